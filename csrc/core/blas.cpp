@@ -1,0 +1,18 @@
+#include "core/blas.h"
+
+#include <mutex>
+
+#if defined(SPADE_SCIPY_OPENBLAS)
+extern "C" void scipy_openblas_set_num_threads(int threads);
+#endif
+
+namespace spade {
+
+void use_serial_blas() {
+#if defined(SPADE_SCIPY_OPENBLAS)
+  static std::once_flag once;
+  std::call_once(once, [] { scipy_openblas_set_num_threads(1); });
+#endif
+}
+
+}  // namespace spade

@@ -1,0 +1,1 @@
+// Kernels of hessian, compiled once an instruction set (see core/isa.h).

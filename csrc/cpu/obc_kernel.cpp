@@ -1,0 +1,1 @@
+// Kernels of obc, compiled once an instruction set (see core/isa.h).

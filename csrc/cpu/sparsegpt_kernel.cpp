@@ -1,0 +1,1 @@
+// Kernels of sparsegpt, compiled once an instruction set (see core/isa.h).

@@ -1,0 +1,241 @@
+/**
+ * libspade: Hessians, exact OBC and SparseGPT for sample-specific sparsity. C99.
+ *
+ * Notation: R rows = outputs, D columns = inputs (x kernel taps), N samples of the layer's input,
+ * X [D, N], H = X X^T [D, D], A = H^-1. All matrices are row-major and dense unless strides are given.
+ *
+ * Rules of every function
+ *  - Inputs are read only. Outputs never overlap inputs unless a comment says so.
+ *  - `threads` >= 1 is the number of OpenMP threads; results are bit-identical for every value of it.
+ *  - `progress` may be NULL. It is called on the calling thread only, at most about 20 times a second.
+ *  - Returns SPADE_SUCCESS or the status of the failure; spade_last_error() then has the text.
+ *    On any status but SPADE_SUCCESS the contents of the outputs are unspecified, except `info` arrays.
+ *  - Nothing is thrown, printed or kept in global state. Calls are thread-safe.
+ *  - Functions come in float (`_f32`) and double (`_f64`) form with the same contract.
+ */
+#ifndef SPADE_SPADE_H
+#define SPADE_SPADE_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define SPADE_API __declspec(dllexport)
+#else
+#define SPADE_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum {
+  SPADE_SUCCESS = 0,
+  SPADE_INVALID_ARGUMENT = 1, /* a size, pointer or option out of range */
+  SPADE_NOT_FINITE = 2,       /* NaN or Inf in an input */
+  SPADE_SINGULAR = 3,         /* a matrix is not positive definite, even with damp = 1 */
+  SPADE_OUT_OF_MEMORY = 4,
+  SPADE_CANCELLED = 5, /* the progress callback asked to stop */
+  SPADE_INTERNAL = 6
+} spade_status_t;
+
+/** Report of work done; `done` counts up to `total`. A non-zero return stops the call: SPADE_CANCELLED. */
+typedef int (*spade_progress_fn)(void* user, int64_t done, int64_t total);
+
+typedef struct {
+  spade_progress_fn report;
+  void* user;
+} spade_progress_t;
+
+/** Text of the last failure on the calling thread; "" if none. Valid until the next call on the thread. */
+SPADE_API const char* spade_last_error(void);
+
+/** Version of the library, "major.minor.patch". */
+SPADE_API const char* spade_version(void);
+
+/** Instruction set that the CPU kernels run with: "avx512", "avx2" or "plain". */
+SPADE_API const char* spade_cpu_isa(void);
+
+/* ------------------------------------------------------------------ Hessian */
+
+/**
+ * Add X X^T of a linear layer's inputs to H.
+ *
+ * @param x    N x D, row n starts at x + n * ldx (ldx >= D): each row is one column of X
+ * @param[in,out] h  D x D, symmetric; both triangles are written
+ */
+SPADE_API spade_status_t spade_hessian_linear_f32(const float* x, int64_t N, int64_t D, int64_t ldx,
+                                                  float* h, int threads,
+                                                  const spade_progress_t* progress);
+SPADE_API spade_status_t spade_hessian_linear_f64(const double* x, int64_t N, int64_t D,
+                                                  int64_t ldx, double* h, int threads,
+                                                  const spade_progress_t* progress);
+
+/**
+ * A 2-d convolution and its input, zero-padded. `stride_*` of the input are in elements, so NCHW and
+ * channels_last need no copy. Pads may differ per side ("same" with even kernels).
+ */
+typedef struct {
+  int64_t batch, channels, height, width;                /* input B x C x H x W */
+  int64_t stride_batch, stride_channel, stride_row, stride_col;
+  int64_t kernel_h, kernel_w;
+  int64_t stride_h, stride_w;                            /* >= 1 */
+  int64_t pad_top, pad_bottom, pad_left, pad_right;      /* >= 0 */
+  int64_t dilation_h, dilation_w;                        /* >= 1 */
+  int64_t groups;                                        /* divides channels */
+} spade_conv2d_t;
+
+/** How spade_hessian_conv2d computes. AUTO takes the form of fewer estimated operations. */
+typedef enum {
+  SPADE_HESSIAN_AUTO = 0,
+  SPADE_HESSIAN_TAP_OFFSETS = 1, /* distinct tap offsets plus border corrections */
+  SPADE_HESSIAN_DIRECT = 2       /* unfold in tiles that stay in cache */
+} spade_hessian_form_t;
+
+/**
+ * Add X X^T of a convolution's unfolded inputs to H, without materialising the unfolded inputs.
+ *
+ * @param[in,out] h  groups x D x D with D = channels / groups * kernel_h * kernel_w; column order:
+ *                   channel-major, then kernel row, then kernel column, as weight.flatten(1)
+ */
+SPADE_API spade_status_t spade_hessian_conv2d_f32(const float* x, const spade_conv2d_t* conv,
+                                                  spade_hessian_form_t form, float* h, int threads,
+                                                  const spade_progress_t* progress);
+SPADE_API spade_status_t spade_hessian_conv2d_f64(const double* x, const spade_conv2d_t* conv,
+                                                  spade_hessian_form_t form, double* h, int threads,
+                                                  const spade_progress_t* progress);
+
+/* ------------------------------------------------------- Inverse and damping */
+
+/**
+ * Damped inverse A = (H' + damp_used * mean(diag H') * I)^-1, factorised in double.
+ *
+ * H' is H with every dead column (H_jj = 0) given a unit diagonal. If the sum is not positive definite
+ * the damping grows tenfold (from 1e-6 if it was 0) up to 1.
+ * @param damp            >= 0, relative to the mean of the diagonal
+ * @param[out] hinv       D x D, both triangles
+ * @param[out] damp_used  the damping that succeeded, >= damp
+ * @returns SPADE_SINGULAR if damp = 1 (or `damp`, if larger) is not enough
+ */
+SPADE_API spade_status_t spade_damped_inverse_f32(const float* h, int64_t D, double damp,
+                                                  float* hinv, double* damp_used, int threads,
+                                                  const spade_progress_t* progress);
+SPADE_API spade_status_t spade_damped_inverse_f64(const double* h, int64_t D, double damp,
+                                                  double* hinv, double* damp_used, int threads,
+                                                  const spade_progress_t* progress);
+
+/* ---------------------------------------------------------------- Exact OBC */
+
+/**
+ * Eliminate every weight of each row in exact OBC order.
+ *
+ * One step: p = argmin_j w_j^2 / A_jj over the kept weights, A = inverse Hessian of the kept set;
+ * ties: lowest j; then w -= A[:,p] w_p / A_pp and A -= A[:,p] A[p,:] / A_pp.
+ * @param w           R x D
+ * @param hinv        D x D, symmetric positive definite, shared by all rows
+ * @param steps       0 <= steps <= D: how many weights of each row to eliminate
+ * @param[out] order  R x steps; order[r][k] is the column removed at step k
+ * @param[out] loss   R x steps; 0.5 w_p^2 / A_pp at step k
+ * @param[out] info   R; 0, or k > 0 if step k (from 1) met A_pp <= 0 or NaN: the row is valid up to
+ *                    step k - 1 and -1 / NaN after it. The status is SPADE_SUCCESS all the same.
+ */
+SPADE_API spade_status_t spade_obc_trace_f32(const float* w, const float* hinv, int64_t R, int64_t D,
+                                             int64_t steps, int32_t* order, float* loss,
+                                             int32_t* info, int threads,
+                                             const spade_progress_t* progress);
+SPADE_API spade_status_t spade_obc_trace_f64(const double* w, const double* hinv, int64_t R,
+                                             int64_t D, int64_t steps, int32_t* order, double* loss,
+                                             int32_t* info, int threads,
+                                             const spade_progress_t* progress);
+
+/**
+ * As spade_obc_trace with n of each m consecutive columns eliminated: when n columns of a group are
+ * gone, the others of the group are kept. D is a multiple of m; each row takes D / m * n steps.
+ */
+SPADE_API spade_status_t spade_obc_trace_nm_f32(const float* w, const float* hinv, int64_t R,
+                                                int64_t D, int64_t n, int64_t m, int32_t* order,
+                                                float* loss, int32_t* info, int threads,
+                                                const spade_progress_t* progress);
+SPADE_API spade_status_t spade_obc_trace_nm_f64(const double* w, const double* hinv, int64_t R,
+                                                int64_t D, int64_t n, int64_t m, int32_t* order,
+                                                double* loss, int32_t* info, int threads,
+                                                const spade_progress_t* progress);
+
+/**
+ * As spade_obc_trace for blocks of `block` consecutive columns (block divides D): one step removes the
+ * block b of least w_b^T (A_bb)^-1 w_b.
+ * @param[out] order  R x D/block, indices of blocks
+ * @param[out] loss   R x D/block, 0.5 w_b^T (A_bb)^-1 w_b
+ */
+SPADE_API spade_status_t spade_obc_trace_block_f32(const float* w, const float* hinv, int64_t R,
+                                                   int64_t D, int64_t block, int32_t* order,
+                                                   float* loss, int32_t* info, int threads,
+                                                   const spade_progress_t* progress);
+SPADE_API spade_status_t spade_obc_trace_block_f64(const double* w, const double* hinv, int64_t R,
+                                                   int64_t D, int64_t block, int32_t* order,
+                                                   double* loss, int32_t* info, int threads,
+                                                   const spade_progress_t* progress);
+
+/**
+ * Weights of each row after its first counts[r] eliminations: the least-squares optimum of the kept
+ * columns, w_K = w0_K + H_KK^-1 H_KP w0_P, pruned ones exactly 0. Solved over the smaller side:
+ * kept (with H) or pruned (with A), in double.
+ *
+ * @param w       R x D, the dense weights w0
+ * @param h       D x D, damped Hessian (the inverse of hinv)
+ * @param hinv    D x D
+ * @param order   R x steps, as from spade_obc_trace
+ * @param counts  R, 0 <= counts[r] <= steps
+ * @param[out] out   R x D
+ * @param[out] info  R; 0, or 1 if the solve met a matrix that is not positive definite (the row of
+ *                   `out` is then unspecified)
+ */
+SPADE_API spade_status_t spade_obc_weights_f32(const float* w, const float* h, const float* hinv,
+                                               int64_t R, int64_t D, int64_t steps,
+                                               const int32_t* order, const int64_t* counts,
+                                               float* out, int32_t* info, int threads,
+                                               const spade_progress_t* progress);
+SPADE_API spade_status_t spade_obc_weights_f64(const double* w, const double* h, const double* hinv,
+                                               int64_t R, int64_t D, int64_t steps,
+                                               const int32_t* order, const int64_t* counts,
+                                               double* out, int32_t* info, int threads,
+                                               const spade_progress_t* progress);
+
+/* ---------------------------------------------------------------- SparseGPT */
+
+/** Options of spade_sparsegpt_prune. */
+typedef struct {
+  double sparsity;    /* in [0, 1]; ignored when m > 0 */
+  int64_t block_size; /* >= 1: columns of one mask block */
+  int64_t n, m;       /* n of each m consecutive weights of a row go; m = 0: unstructured */
+  double damp;        /* >= 0, relative to the mean of the diagonal */
+} spade_sparsegpt_t;
+
+/**
+ * SparseGPT for S Hessians at once, one Cholesky each.
+ *
+ * In each block of block_size columns the floor(sparsity * R * width) weights of least
+ * w^2 / U_jj^2 over all rows go (U: upper Cholesky factor of H^-1; ties: lowest row-major index), and
+ * the columns to the right compensate. A dead column (H_jj = 0) is pruned first, at no loss.
+ * @param w         R x D weights; sample s starts at w + s * w_stride (0: shared by all samples)
+ * @param h         S x D x D
+ * @param[out] out  S x R x D
+ * @param[out] damp_used  S; damping that succeeded, see spade_damped_inverse
+ * @param[out] info       S; 0, or SPADE_SINGULAR: out[s] is then a copy of the dense weights; the
+ *                        other samples are not affected and the status is SPADE_SUCCESS
+ */
+SPADE_API spade_status_t spade_sparsegpt_prune_f32(const float* w, int64_t w_stride, const float* h,
+                                                   int64_t S, int64_t R, int64_t D,
+                                                   const spade_sparsegpt_t* options, float* out,
+                                                   double* damp_used, int32_t* info, int threads,
+                                                   const spade_progress_t* progress);
+SPADE_API spade_status_t spade_sparsegpt_prune_f64(const double* w, int64_t w_stride,
+                                                   const double* h, int64_t S, int64_t R, int64_t D,
+                                                   const spade_sparsegpt_t* options, double* out,
+                                                   double* damp_used, int32_t* info, int threads,
+                                                   const spade_progress_t* progress);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* SPADE_SPADE_H */

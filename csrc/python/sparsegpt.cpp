@@ -1,0 +1,7 @@
+#include "python/common.h"
+
+namespace spade::python {
+
+void bind_sparsegpt(py::module_&) {}
+
+}  // namespace spade::python

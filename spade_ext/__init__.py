@@ -1,0 +1,1 @@
+"""Native Hessians, exact OBC and batched SparseGPT for PyTorch."""

@@ -1,0 +1,104 @@
+"""Argument checks: every error names the function, the argument, what was expected and what came."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+Progress = Callable[[int, int], object]
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_tensor(
+    function: str,
+    name: str,
+    value: object,
+    *,
+    ndim: int | Sequence[int] | None = None,
+    dtypes: Sequence[torch.dtype] = FLOATS,
+) -> torch.Tensor:
+    """Return value if it is a dense tensor of an allowed dtype and number of dimensions."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.dtype not in dtypes:
+        names = ", ".join(str(d) for d in dtypes)
+        raise TypeError(f"{function}: {name} must have dtype {names}, got {value.dtype}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{function}: {name} must be a dense tensor, got layout {value.layout}")
+    if ndim is not None:
+        allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
+        if value.ndim not in allowed:
+            dims = " or ".join(str(d) for d in allowed)
+            raise ValueError(
+                f"{function}: {name} must have {dims} dimensions, got shape {tuple(value.shape)}"
+            )
+    return value
+
+
+def check_shape(
+    function: str, name: str, value: torch.Tensor, shape: Sequence[int]
+) -> torch.Tensor:
+    """Return value if it has the shape."""
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(
+            f"{function}: {name} must have shape {tuple(shape)}, got {tuple(value.shape)}"
+        )
+    return value
+
+
+def check_same_device(function: str, **tensors: torch.Tensor) -> torch.device:
+    """Return the one device of all tensors."""
+    (first, device), *rest = ((name, t.device) for name, t in tensors.items())
+    for name, other in rest:
+        if other != device:
+            raise ValueError(
+                f"{function}: {name} must be on the device of {first}, {device}, got {other}"
+            )
+    return device
+
+
+def check_finite(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
+    """Return value if it holds neither NaN nor Inf."""
+    if value.numel() and not bool(torch.isfinite(value).all()):
+        bad = int((~torch.isfinite(value)).sum())
+        raise ValueError(f"{function}: {name} must be finite, got {bad} NaN or Inf entries")
+    return value
+
+
+def check_range(
+    function: str, name: str, value: float, low: float, high: float = float("inf")
+) -> float:
+    """Return value as a float if low <= value <= high."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{function}: {name} must be a number, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{function}: {name} must be in [{low}, {high}], got {value}")
+    return float(value)
+
+
+def check_int(function: str, name: str, value: object, low: int) -> int:
+    """Return value if it is an int of at least low."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{function}: {name} must be an int, got {type(value).__name__}")
+    if value < low:
+        raise ValueError(f"{function}: {name} must be at least {low}, got {value}")
+    return value
+
+
+def check_nm(function: str, n: object, m: object, columns: int) -> tuple[int, int] | None:
+    """Return (n, m) of an n:m pattern over columns, or None if neither is given."""
+    if n is None and m is None:
+        return None
+    if n is None or m is None:
+        raise ValueError(f"{function}: n and m go together, got n={n}, m={m}")
+    m_ = check_int(function, "m", m, 1)
+    n_ = check_int(function, "n", n, 0)
+    if n_ > m_:
+        raise ValueError(f"{function}: n must be at most m, got n={n_}, m={m_}")
+    if columns % m_:
+        raise ValueError(f"{function}: m must divide the {columns} columns, got {m_}")
+    return n_, m_
+
+
+def resolve_threads(function: str, threads: int | None) -> int:
+    """Threads to run with: the argument, or torch's own count."""
+    return torch.get_num_threads() if threads is None else check_int(function, "threads", threads, 1)

@@ -1,0 +1,17 @@
+"""Exceptions and warnings of spade_ext."""
+
+
+class SingularHessianError(ArithmeticError):
+    """A Hessian is not positive definite even at the largest damping.
+
+    Attributes:
+        index: Position of the Hessian in its batch, or None if there was one only.
+    """
+
+    def __init__(self, message: str, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+class DampingWarning(UserWarning):
+    """More damping than asked for was needed to make a Hessian positive definite."""
