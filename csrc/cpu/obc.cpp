@@ -1,0 +1,101 @@
+// spade_obc_trace and spade_obc_trace_nm: checks, packing of H^-1, rows in parallel.
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/isa.h"
+#include "core/parallel.h"
+#include "cpu/obc_kernel.h"
+
+namespace spade {
+namespace {
+
+// Eliminations between two updates. A longer panel makes the update cheaper in bytes, the steps dearer:
+// chosen by measurement at D = 576 ... 4608.
+int64_t panel_length(int64_t D) { return D <= 768 ? 32 : D <= 3072 ? 64 : 128; }
+
+template <class T>
+void check_finite(const char* function, const char* name, const T* x, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    if (!std::isfinite(x[i]))
+      fail(SPADE_NOT_FINITE, "%s: %s must be finite, got %g at index %lld", function, name,
+           static_cast<double>(x[i]), static_cast<long long>(i));
+}
+
+template <class T>
+void obc_trace(const char* function, const T* w, const T* hinv, int64_t R, ObcTask<T> task,
+               int32_t* order, T* loss, int32_t* info, int threads,
+               const spade_progress_t* progress) {
+  const int64_t D = task.D;
+  SPADE_CHECK(R >= 0, "%s: R must be >= 0, got %lld", function, static_cast<long long>(R));
+  SPADE_CHECK(D >= 0 && D <= INT32_MAX, "%s: D must be in [0, 2^31), got %lld", function,
+              static_cast<long long>(D));
+  SPADE_CHECK(task.m >= 0 && task.n >= 0 && task.n <= std::max<int64_t>(task.m, 0),
+              "%s: n must be in [0, m], got n = %lld, m = %lld", function,
+              static_cast<long long>(task.n), static_cast<long long>(task.m));
+  SPADE_CHECK(task.m == 0 || D % task.m == 0, "%s: m must divide D = %lld, got %lld", function,
+              static_cast<long long>(D), static_cast<long long>(task.m));
+  if (task.m > 0) task.steps = D / task.m * task.n;
+  SPADE_CHECK(task.steps >= 0 && task.steps <= D, "%s: steps must be in [0, D = %lld], got %lld",
+              function, static_cast<long long>(D), static_cast<long long>(task.steps));
+  SPADE_CHECK(threads >= 1, "%s: threads must be >= 1, got %d", function, threads);
+  SPADE_CHECK(R == 0 || info, "%s: info must not be NULL", function);
+  std::fill_n(info, R, 0);
+  if (R == 0 || task.steps == 0) return;
+  SPADE_CHECK(w && hinv && order && loss, "%s: w, hinv, order and loss must not be NULL", function);
+  check_finite(function, "w", w, R * D);
+  check_finite(function, "hinv", hinv, D * D);
+
+  Buffer<T> packed(packed_size(D));
+  std::fill_n(packed.get(), packed_size(D), T(0));
+  parallel_for(threads, tiles(D), [] { return 0; }, [&](int, int64_t I) {
+    for (int64_t i = I * kTile; i < std::min(D, (I + 1) * kTile); ++i)
+      for (int64_t j = 0; j < std::min(D, (I + 1) * kTile); ++j)
+        packed.get()[packed_index(i, j)] = hinv[i * D + j];
+  });
+  task.hinv = packed.get();
+  task.block = std::min(panel_length(D), std::max<int64_t>(D, 8));
+
+  Progress done(progress, R);
+  parallel_for(threads, R, [&] { return ObcScratch<T>(task); },
+               [&](ObcScratch<T>& scratch, int64_t r) {
+                 if (done.cancelled()) return;
+                 info[r] = SPADE_DISPATCH(obc_row(task, w + r * D, scratch, order + r * task.steps,
+                                                  loss + r * task.steps));
+                 done.add(1);
+               });
+  done.finish();
+}
+
+}  // namespace
+}  // namespace spade
+
+#define SPADE_DEFINE_OBC_TRACE(suffix, T)                                                         \
+  spade_status_t spade_obc_trace_##suffix(const T* w, const T* hinv, int64_t R, int64_t D,        \
+                                          int64_t steps, int32_t* order, T* loss, int32_t* info,  \
+                                          int threads, const spade_progress_t* progress) {        \
+    return spade::guarded([&] {                                                                   \
+      spade::ObcTask<T> task{};                                                                   \
+      task.D = D;                                                                                 \
+      task.steps = steps;                                                                         \
+      spade::obc_trace("spade_obc_trace", w, hinv, R, task, order, loss, info, threads,           \
+                       progress);                                                                 \
+    });                                                                                           \
+  }                                                                                               \
+  spade_status_t spade_obc_trace_nm_##suffix(                                                     \
+      const T* w, const T* hinv, int64_t R, int64_t D, int64_t n, int64_t m, int32_t* order,      \
+      T* loss, int32_t* info, int threads, const spade_progress_t* progress) {                    \
+    return spade::guarded([&] {                                                                   \
+      SPADE_CHECK(m >= 1, "spade_obc_trace_nm: m must be >= 1, got %lld",                         \
+                  static_cast<long long>(m));                                                     \
+      spade::ObcTask<T> task{};                                                                   \
+      task.D = D;                                                                                 \
+      task.n = n;                                                                                 \
+      task.m = m;                                                                                 \
+      spade::obc_trace("spade_obc_trace_nm", w, hinv, R, task, order, loss, info, threads,        \
+                       progress);                                                                 \
+    });                                                                                           \
+  }
+
+SPADE_DEFINE_OBC_TRACE(f32, float)
+SPADE_DEFINE_OBC_TRACE(f64, double)

@@ -1,0 +1,72 @@
+// The trailing update of blocked OBC: A <- A - U U^T on packed lower tiles (SYRK of rank b).
+//
+// A 4 x 4 block of A is one AVX-512 register of floats: block += (rows of U, each entry four times) *
+// (columns of U, the four repeated). Expanded rows are built once a tile row and stay in L1; columns are
+// broadcast from the panel in L2. Work m^2 b flop for m^2/2 entries read and written: bound by FMA as
+// long as memory gives 16 / b bytes a flop.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/obc_kernel.h"
+#include "cpu/simd.h"
+
+namespace spade {
+namespace SPADE_ISA {
+
+constexpr int kBlockBytesOfPanel = 256 * 1024;  // columns of U kept in L2 while tile rows go by
+
+// dst = src - U_I U_J^T on P x Q blocks of a tile, from block (p0, q0). expanded: [b, 4, 16], columns: [b, 16].
+template <class T, int P, int Q>
+inline void update_blocks(const T* src, T* dst, const T* expanded, const T* columns, int64_t b,
+                          int p0, int q0) {
+  constexpr int L = Simd<T>::lanes, N = 16 / L;  // N vectors a block
+  Vec<T> sum[P][Q][N] = {};
+  const T* e = expanded + p0 * 16;
+  const T* c = columns + q0 * 4;
+  for (int64_t t = 0; t < b; ++t, e += 64, c += 16) {
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < N; ++v) {
+        const Vec<T> a = load(e + p * 16 + v * L);
+        for (int q = 0; q < Q; ++q) sum[p][q][v] += a * load4(c + q * 4, v % 2);
+      }
+  }
+  for (int p = 0; p < P; ++p)
+    for (int q = 0; q < Q; ++q)
+      for (int v = 0; v < N; ++v) {
+        const int64_t at = ((p0 + p) * 4 + q0 + q) * 16 + v * L;
+        store(dst + at, load(src + at) - sum[p][q][v]);
+      }
+}
+
+// Accumulators fill at most half (AVX-512) or two thirds of the registers.
+template <class T>
+inline void update_tile(const T* src, T* dst, const T* expanded, const T* columns, int64_t b) {
+  constexpr int N = 16 / Simd<T>::lanes;
+  constexpr int blocks = (kVectorBytes == 64 ? 16 : 8) / N;
+  constexpr int Q = blocks >= 4 ? 4 : blocks, P = blocks / Q;
+  for (int p = 0; p < 4; p += P)
+    for (int q = 0; q < 4; q += Q)
+      update_blocks<T, P, Q>(src, dst, expanded, columns, b, p, q);
+}
+
+// dst = src - U U^T for the leading `count` tile rows. panel: [tiles, stride, 16], first b used.
+template <class T>
+void update_matrix(const T* src, T* dst, const T* panel, int64_t stride, int64_t b, int64_t count,
+                   T* expanded) {
+  const int64_t chunk =
+      std::max<int64_t>(1, kBlockBytesOfPanel / (b * kTile * static_cast<int64_t>(sizeof(T))));
+  for (int64_t first = 0; first < count; first += chunk)
+    for (int64_t I = first; I < count; ++I) {
+      const T* rows = panel + I * stride * kTile;
+      for (int64_t t = 0; t < b; ++t)
+        for (int r = 0; r < 16; ++r)
+          for (int k = 0; k < 4; ++k) expanded[t * 64 + r * 4 + k] = rows[t * kTile + r];
+      for (int64_t J = first; J < std::min(first + chunk, I + 1); ++J)
+        update_tile(src + tile_offset(I, J), dst + tile_offset(I, J), expanded,
+                    panel + J * stride * kTile, b);
+    }
+}
+
+}  // namespace SPADE_ISA
+}  // namespace spade
