@@ -10,10 +10,6 @@
 namespace spade {
 namespace {
 
-// Eliminations between two updates. A longer panel makes the update cheaper in bytes, the steps dearer:
-// chosen by measurement at D = 576 ... 4608.
-int64_t panel_length(int64_t D) { return D <= 768 ? 32 : D <= 3072 ? 64 : 128; }
-
 template <class T>
 void check_finite(const char* function, const char* name, const T* x, int64_t count) {
   for (int64_t i = 0; i < count; ++i)
@@ -54,7 +50,6 @@ void obc_trace(const char* function, const T* w, const T* hinv, int64_t R, ObcTa
         packed.get()[packed_index(i, j)] = hinv[i * D + j];
   });
   task.hinv = packed.get();
-  task.block = std::min(panel_length(D), std::max<int64_t>(D, 8));
 
   Progress done(progress, R);
   parallel_for(threads, R, [&] { return ObcScratch<T>(task); },

@@ -1,10 +1,16 @@
 // One row of exact OBC: what obc.cpp hands to the kernel of each instruction set.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace spade {
 
@@ -29,18 +35,25 @@ inline int64_t packed_index(int64_t i, int64_t j) {
   return tile_offset(i / kTile, j / kTile) + (r / 4 * 4 + c / 4) * 16 + r % 4 * 4 + c % 4;
 }
 
-// Uninitialised memory on a cache-line boundary.
+// Uninitialised memory on a cache-line boundary; large pieces on huge pages where the system has them, as
+// a column of a packed matrix touches a page every few lines.
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(int64_t count)
-      : data_(static_cast<T*>(
-            std::aligned_alloc(64, (static_cast<size_t>(count) * sizeof(T) + 64) / 64 * 64))) {
+  explicit Buffer(int64_t count) {
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
+    const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
+    const size_t rounded = (bytes / alignment + 1) * alignment;
+    data_.reset(static_cast<T*>(std::aligned_alloc(alignment, rounded)));
     if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+    if (alignment == kHugePage) madvise(data_.get(), rounded, MADV_HUGEPAGE);
+#endif
   }
   T* get() const { return data_.get(); }
 
  private:
+  static constexpr size_t kHugePage = size_t{1} << 21;
   struct Free {
     void operator()(T* p) const { std::free(p); }
   };
@@ -52,36 +65,41 @@ struct ObcTask {
   const T* hinv;       // packed, shared by all rows
   int64_t D, steps;    // steps <= D
   int64_t n = 0, m = 0;  // m > 0: at most n of each m consecutive columns
-  int64_t block;       // B, eliminations between two updates of the matrix
 };
 
-constexpr int64_t kCandidates = 8;  // columns corrected together
+// B, eliminations between two updates of a matrix of m columns. A step reads m B / 2 entries of the panel, an
+// update moves m^2 / 2 entries of the matrix: the sum is least at B ~ sqrt(m), 1.2 sqrt(m) by
+// measurement. A multiple of 8.
+inline int64_t panel_length(int64_t m) {
+  const double root = 1.2 * std::sqrt(static_cast<double>(m));
+  return std::max<int64_t>(8, std::min<int64_t>(64, static_cast<int64_t>(root) / 8 * 8));
+}
 
-// A thread's memory: D^2 / 2 for the matrix, (B + kCandidates + 4) D for the rest.
+// A thread's memory: D^2 / 2 for the matrix, (B + 4) D for the rest.
 template <class T>
 struct ObcScratch {
   explicit ObcScratch(const ObcTask<T>& task)
       : width(tiles(task.D) * kTile),
+        block(panel_length(task.D)),
         matrix(packed_size(task.D)),
-        panel(width * task.block),
-        expanded(task.block * 64),
-        candidates(width * kCandidates),
-        coefficients(task.block * kCandidates),
+        panel(width * block),
+        expanded(block * 64),
+        coefficients(block),
+        moved(width),
         w(width),
         diagonal(width),
-        score(width),
         column(width),
         eliminated(task.m > 0 ? task.D / task.m : 1) {}
 
   int64_t width;           // D rounded up to a tile
+  int64_t block;           // B of the first block; later ones are shorter
   Buffer<T> matrix;        // packed: inverse Hessian of the kept columns, stale by the panel
   Buffer<T> panel;         // [width / 16, B, 16]: U, the eliminations since the last update
   Buffer<T> expanded;      // [B, 4, 16]: one tile of U, each entry four times
-  Buffer<T> candidates;    // [kCandidates, width]
-  Buffer<T> coefficients;  // [B, kCandidates]
+  Buffer<T> coefficients;  // [B]: row of U at the pivot
+  Buffer<T> moved;         // [width]: a column on its way
   Buffer<T> w;             // [width]; NaN where a column is gone
   Buffer<T> diagonal;      // [width]
-  Buffer<T> score;         // [width]
   Buffer<int32_t> column;  // [width]: original index of each position
   Buffer<int64_t> eliminated;  // [D / m]: eliminations in each group of an n:m pattern
 };

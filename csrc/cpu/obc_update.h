@@ -15,24 +15,43 @@ namespace spade {
 namespace SPADE_ISA {
 
 constexpr int kBlockBytesOfPanel = 256 * 1024;  // columns of U kept in L2 while tile rows go by
+constexpr int kFetchEvery = 4;                  // 64 steps fetch the 16 lines of a tile of floats
 
-// dst = src - U_I U_J^T on P x Q blocks of a tile, from block (p0, q0). expanded: [b, 4, 16], columns: [b, 16].
+// dst = src - U_I U_J^T on P x Q blocks of a tile, from block (p0, q0). expanded: [b, 4, 16], columns:
+// [b, 16]. Meanwhile one cache line of the next tile is fetched every kFetchEvery steps.
 template <class T, int P, int Q>
 inline void update_blocks(const T* src, T* dst, const T* expanded, const T* columns, int64_t b,
                           int p0, int q0) {
   constexpr int L = Simd<T>::lanes, N = 16 / L;  // N vectors a block
-  Vec<T> sum[P][Q][N] = {};
+  Vec<T> sum[P][Q][N];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 16
+      for (int v = 0; v < N; ++v) sum[p][q][v] = Vec<T>{};
   const T* e = expanded + p0 * 16;
   const T* c = columns + q0 * 4;
+  const char* next = reinterpret_cast<const char*>(src + kTileSize);
   for (int64_t t = 0; t < b; ++t, e += 64, c += 16) {
+    if (t % kFetchEvery == 0) {
+      __builtin_prefetch(next, 1);
+      next += 64;
+    }
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
+#pragma GCC unroll 16
       for (int v = 0; v < N; ++v) {
         const Vec<T> a = load(e + p * 16 + v * L);
+#pragma GCC unroll 16
         for (int q = 0; q < Q; ++q) sum[p][q][v] += a * load4(c + q * 4, v % 2);
       }
   }
+#pragma GCC unroll 16
   for (int p = 0; p < P; ++p)
+#pragma GCC unroll 16
     for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 16
       for (int v = 0; v < N; ++v) {
         const int64_t at = ((p0 + p) * 4 + q0 + q) * 16 + v * L;
         store(dst + at, load(src + at) - sum[p][q][v]);

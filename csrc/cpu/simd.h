@@ -62,6 +62,19 @@ inline Vec<double> load4(const double* p, [[maybe_unused]] int half) {
 #endif
 }
 
+// x / y to within 2 ulp. Of AVX-512 floats: the 14-bit reciprocal and one Newton step on the quotient, in a
+// third of the cycles of a division.
+inline Vec<double> quotient(Vec<double> x, Vec<double> y) { return x / y; }
+inline Vec<float> quotient(Vec<float> x, Vec<float> y) {
+#if defined(__AVX512F__)
+  const Vec<float> r = _mm512_rcp14_ps(y);
+  const Vec<float> q = x * r;
+  return q + r * (x - y * q);
+#else
+  return x / y;
+#endif
+}
+
 // Whether any lane of a equals that of b.
 template <class T>
 inline bool any_equal(Vec<T> a, Vec<T> b) {

@@ -1,0 +1,92 @@
+// Columns of a packed symmetric matrix (obc_kernel.h).
+//
+// Column p is row p of the tiles left of the diagonal and column p of those below it; in both, a tile holds
+// its 16 entries in four lines. The lines mostly come from L3, so they are asked for kAhead tiles early.
+#pragma once
+
+#include "cpu/obc_kernel.h"
+#include "cpu/simd.h"
+
+namespace spade {
+namespace SPADE_ISA {
+
+constexpr int64_t kAhead = 8;
+
+// Walks down column p: the four lines of tile I start at `lines`, `stride` apart.
+template <class T>
+struct ColumnWalk {
+  ColumnWalk(T* matrix, int64_t p)
+      : P(p / kTile),
+        lane(static_cast<int>(p % 4)),
+        row(matrix + tile_offset(P, 0) + p % kTile / 4 * 64 + lane * 4),
+        column(matrix + tile_offset(P, P) + p % kTile / 4 * 16) {}
+
+  T* row_lines(int64_t I) const { return row + I * kTileSize; }
+  T* column_lines(int64_t I) const {
+    return column + (tile_offset(I, 0) - tile_offset(P, 0));
+  }
+
+  template <int write>
+  void prefetch(int64_t I) const {
+    const T* lines = I < P ? row_lines(I) : column_lines(I);
+    const int64_t stride = I < P ? 16 : 64;
+    for (int q = 0; q < 4; ++q) __builtin_prefetch(lines + q * stride, write);
+  }
+
+  int64_t P;
+  int lane;  // p % 4
+  T *row, *column;
+};
+
+// out[0, 16) = the column's entries in tile I.
+template <class T>
+inline void read_tile(const ColumnWalk<const T>& walk, int64_t I, T* out) {
+  if (I < walk.P) {
+    const T* lines = walk.row_lines(I);
+    for (int q = 0; q < 4; ++q) std::memcpy(out + q * 4, lines + q * 16, 4 * sizeof(T));
+  } else {
+    const T* lines = walk.column_lines(I);
+    for (int q = 0; q < 4; ++q)
+      for (int k = 0; k < 4; ++k) out[q * 4 + k] = lines[q * 64 + k * 4 + walk.lane];
+  }
+}
+
+template <class T>
+inline void write_tile(const ColumnWalk<T>& walk, int64_t I, const T* in) {
+  if (I <= walk.P) {
+    T* lines = walk.row_lines(I);
+    for (int q = 0; q < 4; ++q) std::memcpy(lines + q * 16, in + q * 4, 4 * sizeof(T));
+  }
+  if (I >= walk.P) {
+    T* lines = walk.column_lines(I);
+    for (int q = 0; q < 4; ++q)
+      for (int k = 0; k < 4; ++k) lines[q * 64 + k * 4 + walk.lane] = in[q * 4 + k];
+  }
+}
+
+#if defined(__AVX512F__)
+// Of floats a line is one register: four masked loads, or four loads and three permutes.
+inline void read_tile(const ColumnWalk<const float>& walk, int64_t I, float* out) {
+  __m512 entries;
+  if (I < walk.P) {
+    const float* lines = walk.row_lines(I);
+    entries = _mm512_castps128_ps512(_mm_loadu_ps(lines));
+    entries = _mm512_mask_broadcast_f32x4(entries, 0x00f0, _mm_loadu_ps(lines + 16));
+    entries = _mm512_mask_broadcast_f32x4(entries, 0x0f00, _mm_loadu_ps(lines + 32));
+    entries = _mm512_mask_broadcast_f32x4(entries, 0xf000, _mm_loadu_ps(lines + 48));
+  } else {
+    const float* lines = walk.column_lines(I);
+    const __m512i lanes = _mm512_add_epi32(
+        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28),
+        _mm512_set1_epi32(walk.lane));
+    entries = _mm512_mask_blend_ps(
+        0xff00,
+        _mm512_permutex2var_ps(_mm512_loadu_ps(lines), lanes, _mm512_loadu_ps(lines + 64)),
+        _mm512_permutex2var_ps(_mm512_loadu_ps(lines + 128), lanes, _mm512_loadu_ps(lines + 192)));
+  }
+  _mm512_storeu_ps(out, entries);
+}
+#endif
+
+}  // namespace SPADE_ISA
+}  // namespace spade
