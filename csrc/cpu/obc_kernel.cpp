@@ -70,7 +70,7 @@ class Row {
   // columns keeps so that no scores are stored.
   struct Minima {
     Vec<T> least[N], tile[N];
-    bool tied = false;
+    int tied = 0;
 
     Minima() {
       for (int v = 0; v < N; ++v) {
@@ -120,40 +120,56 @@ class Row {
     return best(minima);
   }
 
-  // Eliminate column p: read it, correct it by the panel (four chains of FMA a vector hide their latency),
-  // append it there, bring weights and diagonal up to date. Returns the next pivot.
+  // Eliminate column p: read it, correct it by the panel, append it there, bring weights and diagonal up to
+  // date. Returns the next pivot.
   int64_t apply(int64_t p) {
     T* coefficients = s_.coefficients.get();
     for (int64_t t = 0; t < used_; ++t) coefficients[t] = panel(p / kTile, t)[p % kTile];
     const T scale = T(1) / std::sqrt(diagonal_[p]), factor = w_[p] * scale;
     remove(p);
-    Minima minima;
     const ColumnWalk<const T> column(stale_, p);
     const int64_t count = tiles(size_);
     for (int64_t I = 0; I < std::min(kAhead, count); ++I) column.template prefetch<0>(I);
-    for (int64_t I = 0; I < count; ++I) {
+    Minima minima;
+    sweep<true>(column, 0, std::min(column.P, count), scale, factor, minima);
+    sweep<false>(column, column.P, count, scale, factor, minima);
+    ++used_;
+    return best(minima);
+  }
+
+  // The work of apply() on tiles [first, last): left of the diagonal or below it. Four chains of FMA hide
+  // their latency; locals keep what the stores might alias in registers.
+  template <bool left>
+  void sweep(const ColumnWalk<const T>& column, int64_t first, int64_t last, T scale, T factor,
+             Minima& result) {
+    const int64_t used = used_, stride = s_.block * kTile, count = tiles(size_);
+    const T* __restrict coefficients = s_.coefficients.get();
+    T* __restrict w_all = w_;
+    T* __restrict d_all = diagonal_;
+    T* u_all = panel(first, 0);
+    Minima minima = result;
+    for (int64_t I = first; I < last; ++I, u_all += stride) {
       if (I + kAhead < count) column.template prefetch<0>(I + kAhead);
       alignas(64) T entries[kTile];
-      read_tile(column, I, entries);
+      read_tile<left>(column, I, entries);
       for (int v = 0; v < N; ++v) {
         const int64_t i = I * kTile + v * L;
-        const T* earlier = panel(I, 0) + v * L;
+        const T* u_t = u_all + v * L;
         Vec<T> sum[4] = {load(entries + v * L)};
         int64_t t = 0;
-        for (; t + 3 < used_; t += 4, earlier += 4 * kTile)
-          for (int k = 0; k < 4; ++k) sum[k] -= load(earlier + k * kTile) * coefficients[t + k];
-        for (; t < used_; ++t, earlier += kTile) sum[0] -= load(earlier) * coefficients[t];
+        for (; t + 3 < used; t += 4, u_t += 4 * kTile)
+          for (int k = 0; k < 4; ++k) sum[k] -= load(u_t + k * kTile) * coefficients[t + k];
+        for (; t < used; ++t, u_t += kTile) sum[0] -= load(u_t) * coefficients[t];
         const Vec<T> u = (sum[0] + sum[1] + (sum[2] + sum[3])) * scale;
-        store(panel(I, used_) + v * L, u);
-        const Vec<T> w = load(w_ + i) - u * factor;
-        const Vec<T> d = load(diagonal_ + i) - u * u;
-        store(w_ + i, w);
-        store(diagonal_ + i, d);
+        store(u_all + used * kTile + v * L, u);
+        const Vec<T> w = load(w_all + i) - u * factor;
+        const Vec<T> d = load(d_all + i) - u * u;
+        store(w_all + i, w);
+        store(d_all + i, d);
         minima.add(v, score(w, d), splat(static_cast<T>(I)));
       }
     }
-    ++used_;
-    return best(minima);
+    result = minima;
   }
 
   void forget(int64_t p) { w_[p] = kGone; }
@@ -209,7 +225,8 @@ class Row {
         source.template prefetch<0>(I + kAhead);
         target.template prefetch<1>(I + kAhead);
       }
-      read_tile(source, I, s_.moved.get() + I * kTile);
+      I < source.P ? read_tile<true>(source, I, s_.moved.get() + I * kTile)
+                   : read_tile<false>(source, I, s_.moved.get() + I * kTile);
     }
     for (int64_t I = 0; I < count; ++I) write_tile(target, I, s_.moved.get() + I * kTile);
     for (int64_t t = 0; t < used_; ++t)

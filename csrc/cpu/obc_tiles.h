@@ -38,17 +38,36 @@ struct ColumnWalk {
   T *row, *column;
 };
 
-// out[0, 16) = the column's entries in tile I.
-template <class T>
+// out[0, 16) = the column's entries in tile I, left of the diagonal (a row of the tile) or not. With AVX-512 a
+// line of floats is one register: four masked loads, or four loads and three permutes.
+template <bool left, class T>
 inline void read_tile(const ColumnWalk<const T>& walk, int64_t I, T* out) {
-  if (I < walk.P) {
-    const T* lines = walk.row_lines(I);
-    for (int q = 0; q < 4; ++q) std::memcpy(out + q * 4, lines + q * 16, 4 * sizeof(T));
-  } else {
-    const T* lines = walk.column_lines(I);
-    for (int q = 0; q < 4; ++q)
-      for (int k = 0; k < 4; ++k) out[q * 4 + k] = lines[q * 64 + k * 4 + walk.lane];
+  const T* lines = left ? walk.row_lines(I) : walk.column_lines(I);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    __m512 entries;
+    if (left) {
+      entries = _mm512_castps128_ps512(_mm_loadu_ps(lines));
+      entries = _mm512_mask_broadcast_f32x4(entries, 0x00f0, _mm_loadu_ps(lines + 16));
+      entries = _mm512_mask_broadcast_f32x4(entries, 0x0f00, _mm_loadu_ps(lines + 32));
+      entries = _mm512_mask_broadcast_f32x4(entries, 0xf000, _mm_loadu_ps(lines + 48));
+    } else {
+      const __m512i lanes = _mm512_add_epi32(
+          _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28),
+          _mm512_set1_epi32(walk.lane));
+      entries = _mm512_mask_blend_ps(
+          0xff00,
+          _mm512_permutex2var_ps(_mm512_loadu_ps(lines), lanes, _mm512_loadu_ps(lines + 64)),
+          _mm512_permutex2var_ps(_mm512_loadu_ps(lines + 128), lanes,
+                                 _mm512_loadu_ps(lines + 192)));
+    }
+    _mm512_storeu_ps(out, entries);
+    return;
   }
+#endif
+  for (int q = 0; q < 4; ++q)
+    for (int k = 0; k < 4; ++k)
+      out[q * 4 + k] = left ? lines[q * 16 + k] : lines[q * 64 + k * 4 + walk.lane];
 }
 
 template <class T>
@@ -59,34 +78,20 @@ inline void write_tile(const ColumnWalk<T>& walk, int64_t I, const T* in) {
   }
   if (I >= walk.P) {
     T* lines = walk.column_lines(I);
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {
+      const __m512 entries = _mm512_loadu_ps(in);
+      const __mmask16 mask = static_cast<__mmask16>(0x1111 << walk.lane);
+      __m512i from = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+      for (int q = 0; q < 4; ++q, from = _mm512_add_epi32(from, _mm512_set1_epi32(4)))
+        _mm512_mask_storeu_ps(lines + q * 64, mask, _mm512_permutexvar_ps(from, entries));
+      return;
+    }
+#endif
     for (int q = 0; q < 4; ++q)
       for (int k = 0; k < 4; ++k) lines[q * 64 + k * 4 + walk.lane] = in[q * 4 + k];
   }
 }
-
-#if defined(__AVX512F__)
-// Of floats a line is one register: four masked loads, or four loads and three permutes.
-inline void read_tile(const ColumnWalk<const float>& walk, int64_t I, float* out) {
-  __m512 entries;
-  if (I < walk.P) {
-    const float* lines = walk.row_lines(I);
-    entries = _mm512_castps128_ps512(_mm_loadu_ps(lines));
-    entries = _mm512_mask_broadcast_f32x4(entries, 0x00f0, _mm_loadu_ps(lines + 16));
-    entries = _mm512_mask_broadcast_f32x4(entries, 0x0f00, _mm_loadu_ps(lines + 32));
-    entries = _mm512_mask_broadcast_f32x4(entries, 0xf000, _mm_loadu_ps(lines + 48));
-  } else {
-    const float* lines = walk.column_lines(I);
-    const __m512i lanes = _mm512_add_epi32(
-        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28),
-        _mm512_set1_epi32(walk.lane));
-    entries = _mm512_mask_blend_ps(
-        0xff00,
-        _mm512_permutex2var_ps(_mm512_loadu_ps(lines), lanes, _mm512_loadu_ps(lines + 64)),
-        _mm512_permutex2var_ps(_mm512_loadu_ps(lines + 128), lanes, _mm512_loadu_ps(lines + 192)));
-  }
-  _mm512_storeu_ps(out, entries);
-}
-#endif
 
 }  // namespace SPADE_ISA
 }  // namespace spade
