@@ -6,13 +6,13 @@
 extern "C" void scipy_openblas_set_num_threads(int threads);
 #endif
 
-namespace spade {
+namespace spade::blas {
 
-void use_serial_blas() {
+void use_one_thread() {
 #if defined(SPADE_SCIPY_OPENBLAS)
   static std::once_flag once;
   std::call_once(once, [] { scipy_openblas_set_num_threads(1); });
 #endif
 }
 
-}  // namespace spade
+}  // namespace spade::blas

@@ -1,4 +1,4 @@
-// The BLAS and LAPACK routines that libspade uses, always on one thread (see blas.cpp).
+// The BLAS and LAPACK routines that libspade uses, row-major and always on one thread.
 #pragma once
 
 #include <cstdint>
@@ -9,39 +9,63 @@
 #define SPADE_BLAS(name) name
 #endif
 
+#define SPADE_DECLARE_BLAS(c, T)                                                                   \
+  void SPADE_BLAS(cblas_##c##gemm)(int order, int trans_a, int trans_b, int m, int n, int k,      \
+                                   T alpha, const T* a, int lda, const T* b, int ldb, T beta,     \
+                                   T* c_, int ldc);                                               \
+  void SPADE_BLAS(cblas_##c##trsm)(int order, int side, int uplo, int trans, int diag, int m,     \
+                                   int n, T alpha, const T* a, int lda, T* b, int ldb);           \
+  void SPADE_BLAS(c##potrf_)(const char* uplo, const int* n, T* a, const int* lda, int* info);    \
+  void SPADE_BLAS(c##potrs_)(const char* uplo, const int* n, const int* nrhs, const T* a,         \
+                             const int* lda, T* b, const int* ldb, int* info);
 extern "C" {
-void SPADE_BLAS(cblas_sgemm)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha,
-                             const float* a, int lda, const float* b, int ldb, float beta, float* c,
-                             int ldc);
-void SPADE_BLAS(cblas_dgemm)(int order, int trans_a, int trans_b, int m, int n, int k, double alpha,
-                             const double* a, int lda, const double* b, int ldb, double beta,
-                             double* c, int ldc);
-void SPADE_BLAS(cblas_strsm)(int order, int side, int uplo, int trans, int diag, int m, int n,
-                             float alpha, const float* a, int lda, float* b, int ldb);
-void SPADE_BLAS(cblas_dtrsm)(int order, int side, int uplo, int trans, int diag, int m, int n,
-                             double alpha, const double* a, int lda, double* b, int ldb);
-void SPADE_BLAS(spotrf_)(const char* uplo, const int* n, float* a, const int* lda, int* info);
-void SPADE_BLAS(dpotrf_)(const char* uplo, const int* n, double* a, const int* lda, int* info);
-void SPADE_BLAS(dpotri_)(const char* uplo, const int* n, double* a, const int* lda, int* info);
-void SPADE_BLAS(dpotrs_)(const char* uplo, const int* n, const int* nrhs, const double* a,
-                         const int* lda, double* b, const int* ldb, int* info);
+SPADE_DECLARE_BLAS(s, float)
+SPADE_DECLARE_BLAS(d, double)
 }
+#undef SPADE_DECLARE_BLAS
 
-namespace spade {
+namespace spade::blas {
 
-enum { kRowMajor = 101, kColMajor = 102, kNoTrans = 111, kTrans = 112, kUpper = 121, kLower = 122,
-       kNonUnit = 131, kUnit = 132, kLeft = 141, kRight = 142 };
+constexpr int kRowMajor = 101;
+enum Transpose { kNo = 111, kYes = 112 };
+enum Triangle { kUpper = 121, kLower = 122 };
+enum Side { kLeft = 141, kRight = 142 };
+constexpr int kNonUnit = 131;
 
-// Call before any BLAS routine: parallelism and determinism are libspade's own, so BLAS stays serial.
-void use_serial_blas();
+// Call once before the others: parallelism and determinism are libspade's own, so BLAS stays serial.
+void use_one_thread();
 
-inline void gemm(int ta, int tb, int m, int n, int k, float alpha, const float* a, int lda,
-                 const float* b, int ldb, float beta, float* c, int ldc) {
-  SPADE_BLAS(cblas_sgemm)(kRowMajor, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-inline void gemm(int ta, int tb, int m, int n, int k, double alpha, const double* a, int lda,
-                 const double* b, int ldb, double beta, double* c, int ldc) {
-  SPADE_BLAS(cblas_dgemm)(kRowMajor, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
+#define SPADE_DEFINE_BLAS(c, T)                                                                    \
+  /* C = alpha op(A) op(B) + beta C; op(A) is m x k */                                             \
+  inline void gemm(Transpose ta, Transpose tb, int64_t m, int64_t n, int64_t k, T alpha,          \
+                   const T* a, int64_t lda, const T* b, int64_t ldb, T beta, T* out,              \
+                   int64_t ldc) {                                                                 \
+    SPADE_BLAS(cblas_##c##gemm)                                                                    \
+    (kRowMajor, ta, tb, static_cast<int>(m), static_cast<int>(n), static_cast<int>(k), alpha, a,  \
+     static_cast<int>(lda), b, static_cast<int>(ldb), beta, out, static_cast<int>(ldc));          \
+  }                                                                                               \
+  /* B (m x n) = op(A)^-1 B, or B op(A)^-1 on the right */                                         \
+  inline void trsm(Side side, Triangle triangle, Transpose trans, int64_t m, int64_t n,           \
+                   const T* a, int64_t lda, T* b, int64_t ldb) {                                  \
+    SPADE_BLAS(cblas_##c##trsm)                                                                    \
+    (kRowMajor, side, triangle, trans, kNonUnit, static_cast<int>(m), static_cast<int>(n), T(1),  \
+     a, static_cast<int>(lda), b, static_cast<int>(ldb));                                         \
+  }                                                                                               \
+  /* A = L L^T in the lower triangle; false if A is not positive definite */                       \
+  inline bool potrf(int64_t n, T* a, int64_t lda) {                                               \
+    const int n_ = static_cast<int>(n), lda_ = static_cast<int>(lda);                             \
+    int info = 0;                                                                                 \
+    SPADE_BLAS(c##potrf_)("U", &n_, a, &lda_, &info); /* column-major upper = row-major lower */   \
+    return info == 0;                                                                             \
+  }                                                                                               \
+  /* b = (L L^T)^-1 b for one vector */                                                            \
+  inline void potrs(int64_t n, const T* a, int64_t lda, T* b) {                                   \
+    const int n_ = static_cast<int>(n), lda_ = static_cast<int>(lda), one = 1;                    \
+    int info = 0;                                                                                 \
+    SPADE_BLAS(c##potrs_)("U", &n_, &one, a, &lda_, b, &n_, &info);                                \
+  }
+SPADE_DEFINE_BLAS(s, float)
+SPADE_DEFINE_BLAS(d, double)
+#undef SPADE_DEFINE_BLAS
 
-}  // namespace spade
+}  // namespace spade::blas

@@ -1,8 +1,8 @@
 // spade_obc_trace and spade_obc_trace_nm: checks, packing of H^-1, rows in parallel.
 
 #include <algorithm>
-#include <cmath>
 
+#include "core/checks.h"
 #include "core/isa.h"
 #include "core/parallel.h"
 #include "cpu/obc_kernel.h"
@@ -11,21 +11,12 @@ namespace spade {
 namespace {
 
 template <class T>
-void check_finite(const char* function, const char* name, const T* x, int64_t count) {
-  for (int64_t i = 0; i < count; ++i)
-    if (!std::isfinite(x[i]))
-      fail(SPADE_NOT_FINITE, "%s: %s must be finite, got %g at index %lld", function, name,
-           static_cast<double>(x[i]), static_cast<long long>(i));
-}
-
-template <class T>
 void obc_trace(const char* function, const T* w, const T* hinv, int64_t R, ObcTask<T> task,
                int32_t* order, T* loss, int32_t* info, int threads,
                const spade_progress_t* progress) {
   const int64_t D = task.D;
-  SPADE_CHECK(R >= 0, "%s: R must be >= 0, got %lld", function, static_cast<long long>(R));
-  SPADE_CHECK(D >= 0 && D <= INT32_MAX, "%s: D must be in [0, 2^31), got %lld", function,
-              static_cast<long long>(D));
+  check_size(function, "R", R);
+  check_size(function, "D", D);
   SPADE_CHECK(task.m >= 0 && task.n >= 0 && task.n <= std::max<int64_t>(task.m, 0),
               "%s: n must be in [0, m], got n = %lld, m = %lld", function,
               static_cast<long long>(task.n), static_cast<long long>(task.m));
@@ -34,11 +25,14 @@ void obc_trace(const char* function, const T* w, const T* hinv, int64_t R, ObcTa
   if (task.m > 0) task.steps = D / task.m * task.n;
   SPADE_CHECK(task.steps >= 0 && task.steps <= D, "%s: steps must be in [0, D = %lld], got %lld",
               function, static_cast<long long>(D), static_cast<long long>(task.steps));
-  SPADE_CHECK(threads >= 1, "%s: threads must be >= 1, got %d", function, threads);
-  SPADE_CHECK(R == 0 || info, "%s: info must not be NULL", function);
+  check_threads(function, threads);
+  check_pointer(function, "info", info, R);
   std::fill_n(info, R, 0);
   if (R == 0 || task.steps == 0) return;
-  SPADE_CHECK(w && hinv && order && loss, "%s: w, hinv, order and loss must not be NULL", function);
+  check_pointer(function, "w", w, 1);
+  check_pointer(function, "hinv", hinv, 1);
+  check_pointer(function, "order", order, 1);
+  check_pointer(function, "loss", loss, 1);
   check_finite(function, "w", w, R * D);
   check_finite(function, "hinv", hinv, D * D);
 

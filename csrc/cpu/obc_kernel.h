@@ -4,13 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "core/buffer.h"
 
 namespace spade {
 
@@ -34,31 +29,6 @@ inline int64_t packed_index(int64_t i, int64_t j) {
   const int64_t r = i % kTile, c = j % kTile;
   return tile_offset(i / kTile, j / kTile) + (r / 4 * 4 + c / 4) * 16 + r % 4 * 4 + c % 4;
 }
-
-// Uninitialised memory on a cache-line boundary; large pieces on huge pages where the system has them, as
-// a column of a packed matrix touches a page every few lines.
-template <class T>
-class Buffer {
- public:
-  explicit Buffer(int64_t count) {
-    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-    const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
-    const size_t rounded = (bytes / alignment + 1) * alignment;
-    data_.reset(static_cast<T*>(std::aligned_alloc(alignment, rounded)));
-    if (!data_) throw std::bad_alloc();
-#if defined(__linux__)
-    if (alignment == kHugePage) madvise(data_.get(), rounded, MADV_HUGEPAGE);
-#endif
-  }
-  T* get() const { return data_.get(); }
-
- private:
-  static constexpr size_t kHugePage = size_t{1} << 21;
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
-  };
-  std::unique_ptr<T, Free> data_;
-};
 
 template <class T>
 struct ObcTask {

@@ -1,0 +1,142 @@
+// spade_obc_weights: the weights of a row after its first counts[r] eliminations, by the smaller solve.
+//
+// Kept set K, pruned set P, damped H and A = H^-1 (design: the order alone decides K):
+//     |K| <= |P|:  w_K = H_KK^-1 (H w0)_K          |P| < |K|:  w = w0 - A[:,P] A_PP^-1 w0_P.
+// H w0 is one matrix product for all rows. A row costs min(|K|, |P|)^3 / 3 flop in double and gathers as
+// many entries squared; rows are independent.
+
+#include <algorithm>
+#include <vector>
+
+#include "core/blas.h"
+#include "core/buffer.h"
+#include "core/checks.h"
+#include "core/parallel.h"
+
+namespace spade {
+namespace {
+
+template <class T>
+struct Solve {
+  const T *w, *h, *hinv, *products;  // products: R x D, rows of W H
+  int64_t D, steps;
+  const int32_t* order;
+  const int64_t* counts;
+  T* out;
+
+  struct Scratch {
+    explicit Scratch(int64_t D) : matrix(D / 2 * (D / 2) + 1), right(D) {}
+    Buffer<double> matrix;  // [k, k], k <= D / 2
+    Buffer<double> right;   // [D]
+    std::vector<int64_t> kept, pruned;
+  };
+
+  // matrix = a over the index set, lower triangle
+  static void gather(const T* a, int64_t D, const std::vector<int64_t>& set, double* matrix) {
+    const int64_t k = static_cast<int64_t>(set.size());
+    for (int64_t i = 0; i < k; ++i)
+      for (int64_t j = 0; j <= i; ++j) matrix[i * k + j] = a[set[i] * D + set[j]];
+  }
+
+  int32_t row(int64_t r, Scratch& s) const {
+    std::vector<char> gone(static_cast<size_t>(D), 0);
+    for (int64_t k = 0; k < counts[r]; ++k) gone[order[r * steps + k]] = 1;
+    s.kept.clear();
+    s.pruned.clear();
+    for (int64_t j = 0; j < D; ++j) (gone[j] ? s.pruned : s.kept).push_back(j);
+    const T* w0 = w + r * D;
+    T* to = out + r * D;
+    const bool by_kept = s.kept.size() <= s.pruned.size();
+    const std::vector<int64_t>& set = by_kept ? s.kept : s.pruned;
+    const int64_t k = static_cast<int64_t>(set.size());
+    gather(by_kept ? h : hinv, D, set, s.matrix.get());
+    for (int64_t i = 0; i < k; ++i) s.right[i] = by_kept ? products[r * D + set[i]] : w0[set[i]];
+    if (k && !blas::potrf(k, s.matrix.get(), k)) return 1;
+    if (k) blas::potrs(k, s.matrix.get(), k, s.right.get());
+    if (by_kept) {
+      std::fill(to, to + D, T(0));
+      for (int64_t i = 0; i < k; ++i) to[set[i]] = static_cast<T>(s.right[i]);
+      return 0;
+    }
+    std::vector<double> sum(w0, w0 + D);
+    for (int64_t i = 0; i < k; ++i)
+      for (int64_t j = 0; j < D; ++j)
+        sum[j] -= s.right[i] * static_cast<double>(hinv[set[i] * D + j]);
+    for (int64_t j = 0; j < D; ++j) to[j] = gone[j] ? T(0) : static_cast<T>(sum[j]);
+    return 0;
+  }
+};
+
+template <class T>
+void obc_weights(const T* w, const T* h, const T* hinv, int64_t R, int64_t D, int64_t steps,
+                 const int32_t* order, const int64_t* counts, T* out, int32_t* info, int threads,
+                 const spade_progress_t* progress) {
+  const char* function = "spade_obc_weights";
+  check_size(function, "R", R);
+  check_size(function, "D", D);
+  check_size(function, "steps", steps);
+  SPADE_CHECK(steps <= D, "%s: steps must be at most D = %lld, got %lld", function,
+              static_cast<long long>(D), static_cast<long long>(steps));
+  check_threads(function, threads);
+  check_pointer(function, "counts", counts, R);
+  check_pointer(function, "info", info, R);
+  check_pointer(function, "order", order, R * steps);
+  check_pointer(function, "w", w, R * D);
+  check_pointer(function, "h", h, R * D);
+  check_pointer(function, "hinv", hinv, R * D);
+  check_pointer(function, "out", out, R * D);
+  for (int64_t r = 0; r < R; ++r) {
+    SPADE_CHECK(counts[r] >= 0 && counts[r] <= steps,
+                "%s: counts must be in [0, steps = %lld], got %lld for row %lld", function,
+                static_cast<long long>(steps), static_cast<long long>(counts[r]),
+                static_cast<long long>(r));
+    for (int64_t k = 0; k < counts[r]; ++k)
+      SPADE_CHECK(order[r * steps + k] >= 0 && order[r * steps + k] < D,
+                  "%s: order must be in [0, D = %lld), got %d in row %lld", function,
+                  static_cast<long long>(D), order[r * steps + k], static_cast<long long>(r));
+  }
+  std::fill_n(info, R, 0);
+  if (R == 0 || D == 0) return;
+  check_finite(function, "w", w, R * D);
+  check_finite(function, "h", h, D * D);
+  check_finite(function, "hinv", hinv, D * D);
+
+  blas::use_one_thread();
+  Buffer<T> products(R * D);
+  constexpr int64_t kRows = 32;
+  parallel_for(threads, (R + kRows - 1) / kRows, [] { return 0; }, [&](int, int64_t i) {
+    const int64_t first = i * kRows;
+    blas::gemm(blas::kNo, blas::kNo, std::min(kRows, R - first), D, D, T(1), w + first * D, D, h, D,
+               T(0), products.get() + first * D, D);
+  });
+  const Solve<T> solve{w, h, hinv, products.get(), D, steps, order, counts, out};
+  Progress done(progress, R);
+  parallel_for(threads, R, [&] { return typename Solve<T>::Scratch(D); },
+               [&](typename Solve<T>::Scratch& scratch, int64_t r) {
+                 if (done.cancelled()) return;
+                 info[r] = solve.row(r, scratch);
+                 done.add(1);
+               });
+  done.finish();
+}
+
+}  // namespace
+}  // namespace spade
+
+spade_status_t spade_obc_weights_f32(const float* w, const float* h, const float* hinv, int64_t R,
+                                     int64_t D, int64_t steps, const int32_t* order,
+                                     const int64_t* counts, float* out, int32_t* info, int threads,
+                                     const spade_progress_t* progress) {
+  return spade::guarded([&] {
+    spade::obc_weights(w, h, hinv, R, D, steps, order, counts, out, info, threads, progress);
+  });
+}
+
+spade_status_t spade_obc_weights_f64(const double* w, const double* h, const double* hinv,
+                                     int64_t R, int64_t D, int64_t steps, const int32_t* order,
+                                     const int64_t* counts, double* out, int32_t* info, int threads,
+                                     const spade_progress_t* progress) {
+  return spade::guarded([&] {
+    spade::obc_weights(w, h, hinv, R, D, steps, order, counts, out, info, threads, progress);
+  });
+}
