@@ -1,10 +1,9 @@
 """Argument checks: every error names the function, the argument, what was expected and what came."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-Progress = Callable[[int, int], object]
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -102,3 +101,27 @@ def check_nm(function: str, n: object, m: object, columns: int) -> tuple[int, in
 def resolve_threads(function: str, threads: int | None) -> int:
     """Threads to run with: the argument, or torch's own count."""
     return torch.get_num_threads() if threads is None else check_int(function, "threads", threads, 1)
+
+
+def check_square(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
+    """Return value if its last two dimensions are equal."""
+    if value.shape[-1] != value.shape[-2]:
+        raise ValueError(f"{function}: {name} must be square, got shape {tuple(value.shape)}")
+    return value
+
+
+def check_cpu(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
+    """Return value if it is on the CPU."""
+    if value.device.type != "cpu":
+        raise ValueError(f"{function}: {name} must be on device cpu, got {value.device}")
+    return value
+
+
+def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
+    """The dtype an op computes in: float64 if any argument is, otherwise float32."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def suffix(value: torch.Tensor) -> str:
+    """The suffix of the C functions for the dtype of value."""
+    return "f64" if value.dtype == torch.float64 else "f32"

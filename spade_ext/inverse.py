@@ -1,0 +1,72 @@
+"""Damped inverse of a Hessian."""
+
+import warnings
+
+import torch
+
+from spade_ext import _C
+from spade_ext._checks import (
+    check_cpu,
+    check_finite,
+    check_range,
+    check_square,
+    check_tensor,
+    resolve_threads,
+    suffix,
+)
+from spade_ext.errors import DampingWarning, SingularHessianError
+
+
+def damped_inverse(
+    hessian: torch.Tensor, damp: float = 0.01, *, threads: int | None = None
+) -> tuple[torch.Tensor, float]:
+    """Invert a damped Hessian, with more damping if it takes it.
+
+    A = (H' + damp * mean(diag H') * I)^-1, factorised in float64. H' is H with a unit diagonal in every
+    dead column (H_jj = 0). If the sum is not positive definite, damp grows tenfold up to 1.
+
+    Args:
+        hessian: [D, D], symmetric, float32 or float64 (16-bit floats are computed in float32). Not modified.
+        damp: Damping relative to the mean of the diagonal, >= 0.
+        threads: CPU threads; None takes torch.get_num_threads().
+
+    Returns:
+        A [D, D] and the damping that was used.
+
+    Raises:
+        SingularHessianError: Not positive definite even at damp = 1.
+        ValueError: Not square, not finite, or damp out of range.
+
+    Warns:
+        DampingWarning: More damping than asked for was used.
+
+    Source: Frantar and Alistarh, "SparseGPT" (ICML 2023), section 3.4 (damping).
+    Reference: reference.damped_inverse.
+    """
+    function = "damped_inverse"
+    check_tensor(function, "hessian", hessian, ndim=2)
+    check_square(function, "hessian", hessian)
+    check_cpu(function, "hessian", hessian)
+    damp = check_range(function, "damp", damp, 0.0)
+    threads = resolve_threads(function, threads)
+    check_finite(function, "hessian", hessian)
+    dtype = torch.float64 if hessian.dtype == torch.float64 else torch.float32
+    h = hessian.detach().to(dtype).contiguous()
+    out = torch.empty_like(h)
+    call = getattr(_C, f"damped_inverse_{suffix(h)}")
+    try:
+        used: float = call(h.data_ptr(), h.shape[0], damp, out.data_ptr(), threads)
+    except ArithmeticError as error:
+        raise SingularHessianError(f"{function}: {error}") from None
+    warn_damping(function, damp, used)
+    return out, used
+
+
+def warn_damping(function: str, asked: float, used: float) -> None:
+    """Say that more damping than asked for was used."""
+    if used > asked:
+        warnings.warn(
+            f"{function}: the Hessian is not positive definite at damp={asked:g}, used {used:g}",
+            DampingWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,339 @@
+"""Exact OBC: the elimination order of every weight of a layer, and weights for any sparsity from it."""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from spade_ext import _C
+from spade_ext._checks import (
+    check_cpu,
+    check_finite,
+    check_int,
+    check_nm,
+    check_range,
+    check_shape,
+    check_tensor,
+    compute_dtype,
+    resolve_threads,
+    suffix,
+)
+from spade_ext._progress import Callback, reporting
+from spade_ext.errors import SingularHessianError
+from spade_ext.inverse import damped_inverse
+
+FLOAT64_BELOW_DAMP = 1e-3  # less damping leaves rank-deficient Hessians too ill-conditioned for float32
+
+
+def prune_count(sparsity: float, numel: int) -> int:
+    """ceil(sparsity * numel), taking 0.3 * 10 as 3 though the float product is above it."""
+    return min(numel, math.ceil(sparsity * numel - 1e-9 * numel))
+
+
+@dataclass(frozen=True)
+class OBCTrace:
+    """Elimination order of every weight of a layer and what is needed to prune by it.
+
+    Attributes:
+        order: [R, D] int32, column of row r removed at step k.
+        loss: [R, D], cost 0.5 * w_p^2 / A_pp of each step.
+        damp: Damping that was used, relative to the mean diagonal of H.
+        weight: [R, D] dense weights, dead columns set to 0.
+        hessian: [D, D] damped Hessian.
+        hinv: [D, D] its inverse A.
+    """
+
+    order: torch.Tensor
+    loss: torch.Tensor
+    damp: float
+    weight: torch.Tensor
+    hessian: torch.Tensor
+    hinv: torch.Tensor
+
+    def counts(self, sparsity: float) -> torch.Tensor:
+        """Weights that each row loses when the ceil(sparsity R D) least losses of the layer go.
+
+        Row r loses as many weights, in its own order, as it has entries among them; ties: lowest row-major
+        index.
+
+        Returns:
+            [R] int64.
+        """
+        sparsity = check_range("OBCTrace.counts", "sparsity", sparsity, 0.0, 1.0)
+        chosen = self.loss.flatten().argsort(stable=True)[
+            : prune_count(sparsity, self.loss.numel())
+        ]
+        return torch.bincount(chosen // max(1, self.loss.shape[1]), minlength=self.loss.shape[0])
+
+    def prune(self, sparsity: float, *, threads: int | None = None) -> torch.Tensor:
+        """Weights [R, D] of the layer at this sparsity, in [0, 1], chosen by least loss over all rows."""
+        return self.prune_rows(self.counts(sparsity), threads=threads)
+
+    def prune_rows(
+        self,
+        counts: torch.Tensor,
+        *,
+        threads: int | None = None,
+        progress: bool | Callback | None = None,
+    ) -> torch.Tensor:
+        """Weights with the first counts[r] eliminations of each row done.
+
+        The least-squares optimum of the kept columns, w_K = H_KK^-1 (H w0)_K, solved in float64 over the kept or
+        the pruned side, whichever is smaller. Pruned weights are exactly 0.
+
+        Args:
+            counts: [R] integers in [0, D]. Not modified.
+            threads: CPU threads; None takes torch.get_num_threads().
+            progress: None, True for a bar, or callback(done, total).
+
+        Returns:
+            [R, D], dtype of the trace.
+
+        Raises:
+            ValueError: A count out of range.
+            SingularHessianError: A kept set whose Hessian is not positive definite.
+        """
+        function = "OBCTrace.prune_rows"
+        check_tensor(function, "counts", counts, ndim=1, dtypes=(torch.int32, torch.int64))
+        rows, cols = self.weight.shape
+        check_shape(function, "counts", counts, (rows,))
+        threads = resolve_threads(function, threads)
+        counts = counts.to(torch.int64).contiguous()
+        out = torch.empty_like(self.weight)
+        info = torch.empty(rows, dtype=torch.int32)
+        with reporting(progress, "obc_weights") as report:
+            getattr(_C, f"obc_weights_{suffix(self.weight)}")(
+                self.weight.data_ptr(), self.hessian.data_ptr(), self.hinv.data_ptr(),
+                rows, cols, self.order.shape[1], self.order.data_ptr(), counts.data_ptr(),
+                out.data_ptr(), info.data_ptr(), threads, report,
+            )  # fmt: skip
+        if rows and bool(info.any()):
+            row = int(info.nonzero()[0])
+            raise SingularHessianError(
+                f"{function}: the Hessian of the kept columns of row {row} is not positive definite "
+                f"(damp={self.damp:g})",
+                row,
+            )
+        return out
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace as safetensors: to a temporary file beside path, then renamed."""
+        target = Path(path)
+        part = target.with_name(f"{target.name}.part{os.getpid()}")
+        names = ("order", "loss", "weight", "hessian", "hinv")
+        try:
+            save_file(
+                {name: getattr(self, name).contiguous() for name in names},
+                part,
+                {"format": "spade_ext.OBCTrace", "damp": json.dumps(self.damp)},
+            )
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "OBCTrace":
+        """Read a trace that save() wrote.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: Not a trace, or its shapes do not fit together.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"OBCTrace.load: {path} is not a safetensors file: {error}") from None
+        if metadata.get("format") != "spade_ext.OBCTrace":
+            raise ValueError(f"OBCTrace.load: {path} holds no OBCTrace, got metadata {metadata}")
+        trace = cls(damp=json.loads(metadata["damp"]), **tensors)
+        rows, cols = trace.weight.shape
+        for name in ("order", "loss"):
+            check_shape("OBCTrace.load", name, getattr(trace, name), (rows, cols))
+        for name in ("hessian", "hinv"):
+            check_shape("OBCTrace.load", name, getattr(trace, name), (cols, cols))
+        return trace
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Checked, contiguous inputs of an elimination."""
+
+    weight: torch.Tensor  # [R, D], dead columns 0
+    hessian: torch.Tensor  # [D, D], damped
+    hinv: torch.Tensor  # [D, D]
+    damp: float
+
+
+def _prepare(
+    function: str, weight: torch.Tensor, hessian: torch.Tensor, damp: float, threads: int
+) -> _Problem:
+    check_tensor(function, "weight", weight, ndim=2)
+    check_tensor(function, "hessian", hessian, ndim=2)
+    check_shape(function, "hessian", hessian, (weight.shape[1], weight.shape[1]))
+    check_cpu(function, "weight", weight)
+    check_cpu(function, "hessian", hessian)
+    damp = check_range(function, "damp", damp, 0.0)
+    check_finite(function, "weight", weight)
+    check_finite(function, "hessian", hessian)
+    dtype = compute_dtype(weight, hessian)
+    h = hessian.detach().to(dtype)
+    hinv, used = damped_inverse(h, damp, threads=threads)
+    if used < FLOAT64_BELOW_DAMP and dtype != torch.float64:
+        h = h.double()
+        hinv, used = damped_inverse(h, used, threads=threads)
+    diagonal = h.diagonal()
+    dead = diagonal == 0
+    live = torch.where(dead, torch.ones_like(diagonal), diagonal)
+    damped = h.clone(memory_format=torch.contiguous_format)
+    damped.diagonal().copy_(live + used * live.mean() if len(live) else live)
+    w = weight.detach().to(h.dtype).masked_fill(dead, 0).contiguous()
+    return _Problem(w, damped, hinv, used)
+
+
+def _eliminate(
+    function: str,
+    problem: _Problem,
+    kind: str,
+    pattern: tuple[int, ...],
+    steps: int,
+    threads: int,
+    progress: bool | Callback | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run a native elimination; in float64 if it lost definiteness in float32."""
+    weight, hinv = problem.weight, problem.hinv
+    rows, cols = weight.shape
+    for dtype in dict.fromkeys((weight.dtype, torch.float64)):
+        w, a = weight.to(dtype), hinv.to(dtype)
+        if dtype != weight.dtype:
+            a, _ = damped_inverse(problem.hessian.double(), 0.0, threads=threads)
+        order = torch.empty(rows, steps, dtype=torch.int32)
+        loss = torch.empty(rows, steps, dtype=dtype)
+        info = torch.empty(rows, dtype=torch.int32)
+        with reporting(progress, function) as report:
+            getattr(_C, f"obc_trace{kind}_{suffix(w)}")(
+                w.data_ptr(), a.data_ptr(), rows, cols, *pattern,
+                order.data_ptr(), loss.data_ptr(), info.data_ptr(), threads, report,
+            )  # fmt: skip
+        if not rows or not bool(info.any()):
+            return order, loss.to(weight.dtype)
+    row = int(info.nonzero()[0])
+    raise SingularHessianError(
+        f"{function}: the Hessian of row {row} loses definiteness at step {int(info[row])} "
+        f"(damp={problem.damp:g}); use more damping",
+        row,
+    )
+
+
+def obc_trace(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    *,
+    damp: float = 0.01,
+    threads: int | None = None,
+    progress: bool | Callback | None = None,
+) -> OBCTrace:
+    """Eliminate every weight of each row in exact OBC order.
+
+    One step on row w: p = argmin_j w_j^2 / A_jj over the kept weights, A the inverse Hessian of the kept set;
+    w -= A[:,p] w_p / A_pp; ties: lowest j. Already-zero weights and dead columns go first, at no loss.
+
+    Args:
+        weight: [R, D]; float32 or float64 (16-bit floats are computed in float32). Not modified.
+        hessian: [D, D], H = X X^T. Not modified.
+        damp: Damping relative to the mean of the diagonal. Below 1e-3 the trace runs in float64.
+        threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
+        progress: None, True for a bar, or callback(done, total).
+
+    Returns:
+        OBCTrace of order [R, D] and losses [R, D].
+
+    Raises:
+        ValueError: Wrong shape or device, NaN or Inf.
+        SingularHessianError: Not positive definite even at damp = 1.
+
+    Warns:
+        DampingWarning: More damping than asked for was used.
+
+    Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), Algorithm 1.
+    Reference: reference.obc_trace.
+    """
+    threads = resolve_threads("obc_trace", threads)
+    problem = _prepare("obc_trace", weight, hessian, damp, threads)
+    cols = problem.weight.shape[1]
+    order, loss = _eliminate("obc_trace", problem, "", (cols,), cols, threads, progress)
+    return OBCTrace(order, loss, problem.damp, problem.weight, problem.hessian, problem.hinv)
+
+
+def obc_prune(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    sparsity: float = 0.0,
+    *,
+    n: int | None = None,
+    m: int | None = None,
+    block: int | None = None,
+    damp: float = 0.01,
+    threads: int | None = None,
+    progress: bool | Callback | None = None,
+) -> torch.Tensor:
+    """Prune a layer with exact OBC: unstructured, n:m, or in blocks of consecutive columns.
+
+    Args:
+        weight: [R, D]. Not modified.
+        hessian: [D, D], H = X X^T. Not modified.
+        sparsity: In [0, 1]; the ceil(sparsity R D) weights (blocks) of least loss go. Ignored for n:m.
+        n: With m: n weights of each m consecutive ones of a row go.
+        m: Divides D.
+        block: Weights go in blocks of so many consecutive columns; divides D. Not with n and m.
+        damp: As in obc_trace.
+        threads: As in obc_trace.
+        progress: As in obc_trace.
+
+    Returns:
+        [R, D], dtype of weight; pruned weights are exactly 0, kept ones the least-squares optimum.
+
+    Raises:
+        ValueError: Wrong shape, device, pattern or range, NaN or Inf.
+        SingularHessianError: Not positive definite even at damp = 1.
+
+    Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), Algorithms 1 and 2, section 4.
+    Reference: reference.obc_prune.
+    """
+    function = "obc_prune"
+    check_tensor(function, "weight", weight, ndim=2)
+    sparsity = check_range(function, "sparsity", sparsity, 0.0, 1.0)
+    cols = weight.shape[1]
+    pattern = check_nm(function, n, m, cols)
+    if block is not None:
+        check_int(function, "block", block, 1)
+        if pattern:
+            raise ValueError(f"{function}: block does not go with n:m, got block={block}, {n}:{m}")
+        if cols % block:
+            raise ValueError(f"{function}: block must divide the {cols} columns, got {block}")
+    if pattern is None and block is None:
+        trace = obc_trace(weight, hessian, damp=damp, threads=threads, progress=progress)
+        return trace.prune(sparsity, threads=threads).to(weight.dtype)
+    threads = resolve_threads(function, threads)
+    problem = _prepare(function, weight, hessian, damp, threads)
+    if pattern:
+        steps = cols // pattern[1] * pattern[0]
+        order, loss = _eliminate(function, problem, "_nm", pattern, steps, threads, progress)
+        counts = torch.full((weight.shape[0],), steps)
+    else:
+        assert block is not None
+        order, loss = _eliminate(
+            function, problem, "_block", (block,), cols // block, threads, progress
+        )
+        blocks = OBCTrace(order, loss, problem.damp, loss, problem.hessian, problem.hinv)
+        counts = blocks.counts(sparsity) * block
+        within = torch.arange(block, dtype=torch.int32)
+        order = (order[:, :, None] * block + within).flatten(1).contiguous()
+    trace = OBCTrace(order, loss, problem.damp, problem.weight, problem.hessian, problem.hinv)
+    return trace.prune_rows(counts, threads=threads).to(weight.dtype)

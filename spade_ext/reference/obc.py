@@ -1,0 +1,82 @@
+"""Exact OBC step by step, in plain PyTorch: every row's inverse Hessian is updated at every step."""
+
+import torch
+
+from spade_ext.reference.inverse import damped_inverse
+
+
+def _prepared(
+    weight: torch.Tensor, hessian: torch.Tensor, damp: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return weight.masked_fill(hessian.diagonal() == 0, 0), damped_inverse(hessian, damp)[0]
+
+
+def obc_eliminate(
+    weight: torch.Tensor,
+    hinv: torch.Tensor,
+    steps: int,
+    *,
+    n: int | None = None,
+    m: int | None = None,
+    block: int = 1,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Eliminate `steps` blocks of each row, one at a time.
+
+    Score of block b: w_b^T (A_bb)^-1 w_b; the least goes, w -= A[:,b] A_bb^-1 w_b, A -= A[:,b] A_bb^-1 A[b,:].
+    With n:m, a group of m columns that has lost n keeps the others.
+
+    Args:
+        weight: [R, D].
+        hinv: [D, D], shared by the rows.
+        steps: Blocks to remove.
+        n: With m: at most n of each m columns.
+        m: See n.
+        block: Columns a block.
+
+    Returns:
+        order [R, steps] int64, loss [R, steps] = half the score, weights [R, D] after the steps.
+    """
+    rows, cols = weight.shape
+    w = weight.clone()
+    a = hinv.expand(rows, cols, cols).clone()
+    row = torch.arange(rows)
+    open_ = torch.ones(rows, cols // block, dtype=torch.bool)  # may still go
+    gone = torch.zeros_like(w, dtype=torch.bool)
+    order, loss = [], []
+    for _ in range(steps):
+        parts = w.view(rows, -1, block)
+        diagonal = a.view(rows, cols // block, block, cols // block, block)
+        diagonal = diagonal.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)  # [R, D/c, c, c]
+        eye = torch.eye(block, dtype=w.dtype)
+        safe = torch.where(open_[:, :, None, None], diagonal, eye)
+        solved = torch.linalg.solve(safe, parts[..., None])[..., 0]
+        score = (parts * solved).sum(-1).masked_fill(~open_, torch.inf)
+        p = score.argmin(1)
+        order.append(p)
+        loss.append(0.5 * score[row, p])
+        open_[row, p] = False
+        columns = p[:, None] * block + torch.arange(block)  # [R, c]
+        across = a[row[:, None], columns]  # [R, c, D]
+        inverse = torch.linalg.inv(safe[row, p])  # [R, c, c]
+        w = w - (across * solved[row, p][..., None]).sum(1)
+        a = a - across.transpose(1, 2) @ inverse @ across
+        gone[row[:, None], columns] = True
+        w = w.masked_fill(gone, 0)
+        if m:
+            group = p // m
+            full = gone.view(rows, -1, m)[row, group].sum(1) == n
+            open_.view(rows, -1, m)[row[full], group[full]] = False
+    empty = torch.empty(rows, 0)
+    return (
+        torch.stack(order, 1) if order else empty.long(),
+        torch.stack(loss, 1) if loss else empty.to(w.dtype),
+        w,
+    )
+
+
+def obc_trace(
+    weight: torch.Tensor, hessian: torch.Tensor, *, damp: float = 0.01
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Order [R, D] and losses [R, D] of eliminating every weight. See spade_ext.obc_trace."""
+    w, hinv = _prepared(weight, hessian, damp)
+    return obc_eliminate(w, hinv, w.shape[1])[:2]
