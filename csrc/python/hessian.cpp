@@ -1,7 +1,46 @@
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstring>
+
 #include "python/common.h"
 
 namespace spade::python {
 
-void bind_hessian(py::module_&) {}
+namespace {
+
+// batch, channels, height, width and their strides, then kernel, stride, pads, dilation, groups: the order
+// of the fields of spade_conv2d_t.
+using Conv2d = std::array<int64_t, 19>;
+static_assert(sizeof(Conv2d) == sizeof(spade_conv2d_t));
+
+template <class T, class Linear, class Conv>
+void bind(py::module_& module, const std::string& suffix, Linear linear, Conv conv2d) {
+  using Address = uintptr_t;
+  module.def(("hessian_linear_" + suffix).c_str(),
+             [=](Address x, int64_t N, int64_t D, int64_t ldx, Address h, int threads,
+                 py::object progress) {
+               run(std::move(progress), [&](const spade_progress_t* target) {
+                 return linear(pointer<T>(x), N, D, ldx, pointer<double>(h), threads, target);
+               });
+             });
+  module.def(("hessian_conv2d_" + suffix).c_str(),
+             [=](Address x, const Conv2d& fields, int form, Address h, int threads,
+                 py::object progress) {
+               spade_conv2d_t conv;
+               std::memcpy(&conv, fields.data(), sizeof conv);
+               run(std::move(progress), [&](const spade_progress_t* target) {
+                 return conv2d(pointer<T>(x), &conv, static_cast<spade_hessian_form_t>(form),
+                               pointer<double>(h), threads, target);
+               });
+             });
+}
+
+}  // namespace
+
+void bind_hessian(py::module_& module) {
+  bind<float>(module, "f32", spade_hessian_linear_f32, spade_hessian_conv2d_f32);
+  bind<double>(module, "f64", spade_hessian_linear_f64, spade_hessian_conv2d_f64);
+}
 
 }  // namespace spade::python

@@ -58,13 +58,14 @@ SPADE_API const char* spade_cpu_isa(void);
 /* ------------------------------------------------------------------ Hessian */
 
 /**
- * Add X X^T of a linear layer's inputs to H.
+ * Add X X^T of a linear layer's inputs to H. H is kept in double, so that sums over many batches do not
+ * depend on how the samples were split.
  *
  * @param x    N x D, row n starts at x + n * ldx (ldx >= D): each row is one column of X
  * @param[in,out] h  D x D, symmetric; both triangles are written
  */
 SPADE_API spade_status_t spade_hessian_linear_f32(const float* x, int64_t N, int64_t D, int64_t ldx,
-                                                  float* h, int threads,
+                                                  double* h, int threads,
                                                   const spade_progress_t* progress);
 SPADE_API spade_status_t spade_hessian_linear_f64(const double* x, int64_t N, int64_t D,
                                                   int64_t ldx, double* h, int threads,
@@ -98,7 +99,7 @@ typedef enum {
  *                   channel-major, then kernel row, then kernel column, as weight.flatten(1)
  */
 SPADE_API spade_status_t spade_hessian_conv2d_f32(const float* x, const spade_conv2d_t* conv,
-                                                  spade_hessian_form_t form, float* h, int threads,
+                                                  spade_hessian_form_t form, double* h, int threads,
                                                   const spade_progress_t* progress);
 SPADE_API spade_status_t spade_hessian_conv2d_f64(const double* x, const spade_conv2d_t* conv,
                                                   spade_hessian_form_t form, double* h, int threads,

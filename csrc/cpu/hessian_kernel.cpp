@@ -1,1 +1,0 @@
-// Kernels of hessian, compiled once an instruction set (see core/isa.h).

@@ -1,0 +1,23 @@
+"""Hessian of a layer's inputs in plain PyTorch, with the unfolded inputs in memory."""
+
+import torch
+from torch.nn import functional as F
+
+
+def hessian(
+    x: torch.Tensor,
+    *,
+    kernel_size: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> torch.Tensor:
+    """H = X X^T in the dtype of x; padding by ints only. See spade_ext.hessian."""
+    if kernel_size is None:
+        rows = x.reshape(-1, x.shape[-1])
+        return rows.T @ rows
+    patches = F.unfold(x, kernel_size, dilation, padding, stride)  # [B, C taps, positions]
+    columns = patches.unflatten(1, (groups, -1)).permute(1, 2, 0, 3).flatten(2)
+    result = columns @ columns.transpose(1, 2)
+    return result if groups > 1 else result[0]
