@@ -57,7 +57,8 @@ def check_same_device(function: str, **tensors: torch.Tensor) -> torch.device:
 
 def check_finite(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
     """Return value if it holds neither NaN nor Inf."""
-    if value.numel() and not bool(torch.isfinite(value).all()):
+    # A sum is finite only if all entries are, and ten times faster to get; it may overflow without NaN or Inf.
+    if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{function}: {name} must be finite, got {bad} NaN or Inf entries")
     return value

@@ -1,8 +1,7 @@
-// Grams of rows: out += sum_k a_k b_k^T in double, from products of T summed over short runs.
+// Grams of rows: out += sum_k a_k b_k^T in double, from float sums over at most kPromote rows.
 //
 // One tile of the output belongs to one caller and its sum has one order, so that threads do not change a
-// bit. A run of kPromote rows is a BLAS product; its result goes to double, which keeps the error of H
-// near that of a single run however many samples there are.
+// bit. Promotion to double keeps the error of H near that of one short run however many samples there are.
 #pragma once
 
 #include <algorithm>
@@ -10,53 +9,70 @@
 #include <utility>
 #include <vector>
 
-#include "core/blas.h"
+#include "core/buffer.h"
 
 namespace spade {
 
-constexpr int64_t kPromote = 1024;  // rows summed in T; the promotion then costs 4 % of a 128 x 128 product
-constexpr int64_t kGramTile = 192;  // widest tile: its sums in T and double stay in L2
+constexpr int64_t kGramRows = 64;     // rows multiplied at a time: two tiles of them stay in L1
+constexpr int64_t kGramColumns = 32;  // widest packed tile
+constexpr int64_t kGramWidth = 128;   // widest output tile: kGramRows of its columns and its sums stay in L2
+constexpr int64_t kPromote = 1024;    // rows summed in T before they go to double
 
 // `length` rows from row `a` of the left operand and row `b` of the right one.
 struct Segment {
   int64_t a, b, length;
 };
 
-// Width of equal tiles, at most kGramTile, that cover n columns.
+// Rows packed by tiles of columns, [tiles, rows, width], so that a walk down the rows of a tile is
+// contiguous; the last tile is filled with zeros.
+template <class T>
+struct PackedRows {
+  PackedRows(int64_t row_count, int64_t column_count)
+      : rows(row_count),
+        columns(column_count),
+        width(column_count <= 16 ? 16 : kGramColumns),
+        tiles((column_count + width - 1) / width),
+        data(tiles * rows * width) {}
+
+  int64_t rows, columns, width, tiles;
+  Buffer<T> data;
+
+  T* at(int64_t row, int64_t column) const {
+    return data.get() + (column / width * rows + row) * width + column % width;
+  }
+  // Entries from one column to the next, for columns of one row.
+  int64_t offset(int64_t column) const { return column / width * rows * width + column % width; }
+  // Zero what is beyond the last column, in rows [first, last).
+  void clear_rest(int64_t first, int64_t last) const {
+    for (int64_t column = columns; column < tiles * width; ++column)
+      for (int64_t row = first; row < last; ++row) *at(row, column) = T(0);
+  }
+};
+
+// The products of one output tile: m columns of `rows` from column a, n from column b (multiples of the
+// packed width).
+template <class T>
+struct GramTask {
+  const PackedRows<T>* rows;
+  int64_t a, b, m, n;
+  bool symmetric;  // a = b and the same rows on both sides: the lower triangle is enough
+  double* out;     // [m, ldo], added to
+  int64_t ldo;
+};
+
+// Width of equal output tiles, at most kGramWidth, that cover n columns.
 inline int64_t gram_width(int64_t n) {
-  const int64_t count = std::max<int64_t>(1, (n + kGramTile - 1) / kGramTile);
-  return std::max<int64_t>(1, ((n + count - 1) / count + 15) / 16 * 16);
+  if (n == 0) return kGramColumns;
+  const int64_t count = (n + kGramWidth - 1) / kGramWidth;
+  return ((n + count - 1) / count + kGramColumns - 1) / kGramColumns * kGramColumns;
 }
 
-// Tile pairs (I, J), I >= J, of n columns.
+// Output tiles (I, J), I >= J, of n columns.
 inline std::vector<std::pair<int64_t, int64_t>> lower_tiles(int64_t n) {
   std::vector<std::pair<int64_t, int64_t>> pairs;
   for (int64_t I = 0; I * gram_width(n) < n; ++I)
     for (int64_t J = 0; J <= I; ++J) pairs.emplace_back(I, J);
   return pairs;
-}
-
-// out (m x n, row stride ldo) += sum over segments of A^T B; rows of a and b are ld apart.
-// partial: m x n, contents lost.
-template <class T>
-void gram(const T* a, const T* b, int64_t ld, const std::vector<Segment>& segments, int64_t m,
-          int64_t n, double* out, int64_t ldo, T* partial) {
-  int64_t summed = 0;
-  const auto promote = [&] {
-    for (int64_t i = 0; i < m; ++i)
-      for (int64_t j = 0; j < n; ++j) out[i * ldo + j] += static_cast<double>(partial[i * n + j]);
-    summed = 0;
-  };
-  for (const Segment& s : segments)
-    for (int64_t k = 0; k < s.length;) {
-      const int64_t rows = std::min(s.length - k, kPromote - summed);
-      blas::gemm(blas::kYes, blas::kNo, m, n, rows, T(1), a + (s.a + k) * ld, ld,
-                 b + (s.b + k) * ld, ld, summed ? T(1) : T(0), partial, n);
-      k += rows;
-      summed += rows;
-      if (summed == kPromote) promote();
-    }
-  if (summed) promote();
 }
 
 // Copy the lower tile (I, J) of h to the upper triangle.
@@ -66,5 +82,18 @@ inline void mirror_tile(double* h, int64_t n, int64_t I, int64_t J) {
   for (int64_t j = J * width; j < columns; ++j)
     for (int64_t i = std::max(I * width, j + 1); i < rows; ++i) h[j * n + i] = h[i * n + j];
 }
+
+// partial: kGramWidth x kGramWidth, contents lost.
+#define SPADE_DECLARE_GRAM(isa)                                                              \
+  namespace isa {                                                                            \
+  void gram(const GramTask<float>& task, const std::vector<Segment>& segments,               \
+            float* partial);                                                                 \
+  void gram(const GramTask<double>& task, const std::vector<Segment>& segments,              \
+            double* partial);                                                                \
+  }
+SPADE_DECLARE_GRAM(plain)
+SPADE_DECLARE_GRAM(avx2)
+SPADE_DECLARE_GRAM(avx512)
+#undef SPADE_DECLARE_GRAM
 
 }  // namespace spade

@@ -7,7 +7,7 @@
 
 #include <cstring>
 
-#include "core/buffer.h"
+#include "core/isa.h"
 #include "cpu/hessian.h"
 #include "cpu/hessian_plan.h"
 
@@ -19,18 +19,19 @@ constexpr double kSegmentCost = 24;     // rows that starting a product costs
 constexpr double kChannelCost = 40;     // multiply-adds a channel and row that packing operands costs
 constexpr double kAssemblyCost = 100;   // multiply-adds that one entry of H costs
 
-// to[z] = pixels of one line of one group, images and channels inside: [along, batch, channels].
+// Pack one line of one group from row `first` of `to`.
 template <class T>
-void pack_line(const T* x, const spade_conv2d_t& c, int64_t channels, int64_t along,
-               int64_t stride_along, const PackedLines& lines, T* to) {
+void pack_line(const T* x, const spade_conv2d_t& c, int64_t along, int64_t stride_along,
+               const PackedLines& lines, int64_t first, const PackedRows<T>& to) {
   for (int64_t image = 0; image < c.batch; ++image)
-    for (int64_t first = 0; first < channels; first += kBlock) {
-      const int64_t count = std::min(kBlock, channels - first);
-      const T* from = x + image * c.stride_batch + first * c.stride_channel;
+    for (int64_t channel = 0; channel < to.columns; channel += to.width) {
+      const int64_t count = std::min(to.width, to.columns - channel);
+      const T* from = x + image * c.stride_batch + channel * c.stride_channel;
       for (int64_t z = 0; z < along; ++z) {
-        T* pixel = to + (lines.row(0, z) + image) * channels + first;
+        T* pixel = to.at(first + lines.row(0, z) + image, channel);
         for (int64_t k = 0; k < count; ++k)
           pixel[k] = from[z * stride_along + k * c.stride_channel];
+        std::fill(pixel + count, pixel + to.width, T(0));
       }
     }
 }
@@ -48,8 +49,8 @@ class TapHessian {
         row_lines_(conv.width, conv.stride_w, conv.batch),
         column_lines_(conv.height, conv.stride_h, conv.batch),
         column_(static_cast<size_t>(conv.width), -1),
-        rows_(conv.batch * conv.height * conv.width * C_),
-        columns_((count_columns() * conv.height * conv.batch) * C_),
+        rows_(conv.batch * conv.height * conv.width, C_),
+        columns_(count_columns() * conv.height * conv.batch, C_),
         grams_(static_cast<int64_t>(plan.grams().size()) * C_ * C_) {}
 
   void add(const T* x, double* h, Progress& done) {
@@ -77,13 +78,13 @@ class TapHessian {
   void pack(const T* x) {
     const auto none = [] { return 0; };
     parallel_for(threads_, conv_.height, none, [&](int, int64_t y) {
-      pack_line(x + y * conv_.stride_row, conv_, C_, conv_.width, conv_.stride_col, row_lines_,
-                rows_.get() + row_lines_.row(y, 0) * C_);
+      pack_line(x + y * conv_.stride_row, conv_, conv_.width, conv_.stride_col, row_lines_,
+                row_lines_.row(y, 0), rows_);
     });
     parallel_for(threads_, conv_.width, none, [&](int, int64_t z) {
       if (column_[z] >= 0)
-        pack_line(x + z * conv_.stride_col, conv_, C_, conv_.height, conv_.stride_row,
-                  column_lines_, columns_.get() + column_lines_.row(column_[z], 0) * C_);
+        pack_line(x + z * conv_.stride_col, conv_, conv_.height, conv_.stride_row, column_lines_,
+                  column_lines_.row(column_[z], 0), columns_);
     });
   }
 
@@ -103,18 +104,24 @@ class TapHessian {
     const auto pairs = lower_tiles(C_);
     const int64_t width = gram_width(C_), count = static_cast<int64_t>(pairs.size());
     std::memset(grams_.get(), 0, plan_.grams().size() * C_ * C_ * sizeof(double));
-    parallel_for(threads_, jobs(), [&] { return Buffer<T>(width * width); },
+    parallel_for(threads_, jobs(), [] { return Buffer<T>(kGramWidth * kGramWidth); },
                  [&](Buffer<T>& partial, int64_t job) {
                    if (done.cancelled()) return;
                    const OffsetGram& gram_of = plan_.grams()[job / count];
                    const auto [I, J] = pairs[job % count];
                    double* out = grams_.get() + job / count * C_ * C_;
-                   const T* from = gram_of.by_columns ? columns_.get() : rows_.get();
+                   const PackedRows<T>* from = gram_of.by_columns ? &columns_ : &rows_;
                    const auto rows = segments(gram_of);
                    const auto tile = [&](int64_t i, int64_t j) {
-                     gram(from + i * width, from + j * width, C_, rows,
-                          std::min(width, C_ - i * width), std::min(width, C_ - j * width),
-                          out + i * width * C_ + j * width, C_, partial.get());
+                     const GramTask<T> task{from,
+                                            i * width,
+                                            j * width,
+                                            std::min(width, C_ - i * width),
+                                            std::min(width, C_ - j * width),
+                                            i == j && gram_of.symmetric(),
+                                            out + i * width * C_ + j * width,
+                                            C_};
+                     SPADE_DISPATCH(gram(task, rows, partial.get()));
                    };
                    tile(I, J);
                    if (gram_of.symmetric())
@@ -163,8 +170,8 @@ class TapHessian {
   const int64_t C_;  // channels of the group
   PackedLines row_lines_, column_lines_;
   std::vector<int64_t> column_;  // place of an image column in columns_, or -1
-  Buffer<T> rows_;               // [height, width, batch, C]
-  Buffer<T> columns_;            // [columns needed, height, batch, C]
+  PackedRows<T> rows_;           // [height, width, batch] x C
+  PackedRows<T> columns_;        // [columns needed, height, batch] x C
   Buffer<double> grams_;         // [grams, C, C]
 };
 
@@ -187,7 +194,6 @@ double taps_cost(const spade_conv2d_t& conv) {
 template <class T>
 void hessian_taps(const T* x, const spade_conv2d_t& conv, double* h, int threads,
                   const spade_progress_t* progress) {
-  blas::use_one_thread();
   const TapPlan plan(conv);
   TapHessian<T> hessian(conv, plan, threads);
   const ConvSizes sizes(conv);
