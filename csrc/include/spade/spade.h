@@ -209,6 +209,7 @@ typedef struct {
   int64_t block_size; /* >= 1: columns of one mask block */
   int64_t n, m;       /* n of each m consecutive weights of a row go; m = 0: unstructured */
   double damp;        /* >= 0, relative to the mean of the diagonal */
+  int64_t extra;      /* >= 0: weights a block that go beyond the floor; the published code takes one */
 } spade_sparsegpt_t;
 
 /**

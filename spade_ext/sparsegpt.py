@@ -1,0 +1,180 @@
+"""SparseGPT, for one Hessian or a batch of them."""
+
+from typing import NamedTuple
+
+import torch
+
+from spade_ext import _C
+from spade_ext._checks import (
+    check_cpu,
+    check_finite,
+    check_int,
+    check_nm,
+    check_range,
+    check_shape,
+    check_square,
+    check_tensor,
+    compute_dtype,
+    resolve_threads,
+    suffix,
+)
+from spade_ext._progress import Callback, reporting
+from spade_ext.errors import SingularHessianError
+from spade_ext.inverse import warn_damping
+
+
+class SparseGPTBatch(NamedTuple):
+    """Result of sparsegpt_prune_batch."""
+
+    weights: torch.Tensor
+    """[S, R, D]; dense where a sample failed."""
+    damp: torch.Tensor
+    """[S] float64, the damping really used."""
+    failed: torch.Tensor
+    """[S] bool: not positive definite even at damp = 1."""
+
+
+def sparsegpt_prune_batch(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    sparsity: float = 0.0,
+    *,
+    block_size: int = 128,
+    n: int | None = None,
+    m: int | None = None,
+    damp: float = 0.01,
+    extra: int = 0,
+    threads: int | None = None,
+    progress: bool | Callback | None = None,
+) -> SparseGPTBatch:
+    """Prune one weight, or one a sample, for S Hessians; a sample that fails does not stop the others.
+
+    Args:
+        weight: [R, D] shared by the samples, or [S, R, D]. Not modified.
+        hessian: [S, D, D]. Not modified.
+        sparsity: As in sparsegpt_prune.
+        block_size: As in sparsegpt_prune.
+        n: As in sparsegpt_prune.
+        m: As in sparsegpt_prune.
+        damp: As in sparsegpt_prune.
+        extra: Weights of each block that go beyond floor(sparsity * R * width), at most all.
+        threads: As in sparsegpt_prune.
+        progress: As in sparsegpt_prune.
+
+    Returns:
+        SparseGPTBatch(weights, damp, failed); nothing is raised or warned of for a sample that needed more
+        damping or failed.
+
+    Raises:
+        ValueError: Wrong shape, device, pattern or range, NaN or Inf.
+    """
+    return _prune("sparsegpt_prune_batch", weight, hessian, sparsity, block_size, n, m, damp, extra,
+                  threads, progress)  # fmt: skip
+
+
+def _prune(
+    function: str,
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    sparsity: float,
+    block_size: int,
+    n: int | None,
+    m: int | None,
+    damp: float,
+    extra: int,
+    threads: int | None,
+    progress: bool | Callback | None,
+) -> SparseGPTBatch:
+    check_tensor(function, "weight", weight, ndim=(2, 3))
+    check_tensor(function, "hessian", hessian, ndim=3)
+    check_square(function, "hessian", hessian)
+    samples, cols, _ = hessian.shape
+    rows = weight.shape[-2]
+    check_shape(function, "hessian", hessian, (samples, weight.shape[-1], weight.shape[-1]))
+    if weight.ndim == 3:
+        check_shape(function, "weight", weight, (samples, rows, cols))
+    check_cpu(function, "weight", weight)
+    check_cpu(function, "hessian", hessian)
+    check_range(function, "sparsity", sparsity, 0.0, 1.0)
+    check_int(function, "block_size", block_size, 1)
+    check_int(function, "extra", extra, 0)
+    pattern = check_nm(function, n, m, cols) or (0, 0)
+    check_range(function, "damp", damp, 0.0)
+    check_finite(function, "weight", weight)
+    check_finite(function, "hessian", hessian)
+    threads = resolve_threads(function, threads)
+    dtype = compute_dtype(weight, hessian)
+    w = weight.detach().to(dtype).contiguous()
+    h = hessian.detach().to(dtype).contiguous()
+    out = torch.empty(samples, rows, cols, dtype=dtype)
+    used = torch.full((samples,), float(damp), dtype=torch.float64)
+    info = torch.zeros(samples, dtype=torch.int32)
+    with reporting(progress, function) as report:
+        getattr(_C, f"sparsegpt_prune_{suffix(w)}")(
+            w.data_ptr(), rows * cols if weight.ndim == 3 else 0, h.data_ptr(), samples, rows, cols,
+            float(sparsity), block_size, *pattern, float(damp), extra, out.data_ptr(),
+            used.data_ptr(), info.data_ptr(), threads, report,
+        )  # fmt: skip
+    return SparseGPTBatch(out.to(weight.dtype), used, info != 0)
+
+
+def sparsegpt_prune(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    sparsity: float = 0.0,
+    *,
+    block_size: int = 128,
+    n: int | None = None,
+    m: int | None = None,
+    damp: float = 0.01,
+    threads: int | None = None,
+    progress: bool | Callback | None = None,
+) -> torch.Tensor:
+    """Prune a layer with SparseGPT, with one Cholesky a Hessian.
+
+    In each block of block_size columns the floor(sparsity * R * width) weights of least w^2 / U_jj^2 over all
+    rows go (U: upper Cholesky factor of H^-1; ties: lowest row-major index of the block), and the columns to
+    the right compensate: W[:, k] -= (W - Q)[:, j] / U_jj * U_jk. Dead columns (H_jj = 0) go first.
+
+    Args:
+        weight: [R, D], or [S, R, D]; float32 or float64 (16-bit floats are computed in float32). Not modified.
+        hessian: [D, D], or [S, D, D] for S samples at once. Not modified.
+        sparsity: In [0, 1]; 0.95 of 20 weights counts as 19. Ignored for n:m.
+        block_size: Columns of a mask block, any number >= 1.
+        n: With m: n weights of each m consecutive ones of a row go.
+        m: Divides D.
+        damp: Damping relative to the mean of the diagonal, >= 0.
+        threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
+        progress: None, True for a bar, or callback(done, total).
+
+    Returns:
+        [R, D], or [S, R, D] if hessian has three dimensions; dtype of weight.
+
+    Raises:
+        ValueError: Wrong shape, device, pattern or range, NaN or Inf.
+        SingularHessianError: Not positive definite even at damp = 1; .index is the sample.
+
+    Warns:
+        DampingWarning: More damping than asked for was used.
+
+    Source: Frantar, Alistarh, "SparseGPT" (ICML 2023), Algorithm 1.
+    Reference: reference.sparsegpt_prune.
+    """
+    function = "sparsegpt_prune"
+    check_tensor(function, "weight", weight, ndim=(2, 3))
+    check_tensor(function, "hessian", hessian, ndim=(2, 3))
+    single = hessian.ndim == 2
+    if single:
+        check_tensor(function, "weight", weight, ndim=2)
+    batch = _prune(function, weight, hessian[None] if single else hessian, sparsity, block_size, n, m,
+                   damp, 0, threads, progress)  # fmt: skip
+    if bool(batch.failed.any()):
+        index = int(batch.failed.nonzero()[0])
+        which = "hessian" if single else f"hessian[{index}]"
+        raise SingularHessianError(
+            f"{function}: {which} is not positive definite, even with damp = {max(damp, 1.0):g}",
+            None if single else index,
+        )
+    for used in batch.damp.tolist():
+        warn_damping(function, damp, used)
+    return batch.weights[0] if single else batch.weights
