@@ -1,1 +1,40 @@
 """Native Hessians, exact OBC and batched SparseGPT for PyTorch."""
+
+from spade_ext import _ops, compat, reference
+from spade_ext._build import (
+    build_info,
+    cmake_prefix_path,
+    cuda_is_available,
+    include_dir,
+    library_path,
+)
+from spade_ext.errors import DampingWarning, SingularHessianError
+from spade_ext.hessian import Conv2dGeometry, HessianAccumulator, hessian
+from spade_ext.inverse import damped_inverse
+from spade_ext.obc import OBCTrace, obc_prune, obc_trace
+from spade_ext.sparsegpt import SparseGPTBatch, sparsegpt_prune, sparsegpt_prune_batch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Conv2dGeometry",
+    "DampingWarning",
+    "HessianAccumulator",
+    "OBCTrace",
+    "SingularHessianError",
+    "SparseGPTBatch",
+    "_ops",
+    "build_info",
+    "cmake_prefix_path",
+    "compat",
+    "cuda_is_available",
+    "damped_inverse",
+    "hessian",
+    "include_dir",
+    "library_path",
+    "obc_prune",
+    "obc_trace",
+    "reference",
+    "sparsegpt_prune",
+    "sparsegpt_prune_batch",
+]

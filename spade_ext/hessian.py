@@ -13,6 +13,7 @@ from spade_ext._checks import (
     check_finite,
     check_int,
     check_tensor,
+    compute_dtype,
     resolve_threads,
     suffix,
 )
@@ -87,6 +88,23 @@ class Conv2dGeometry:
             )
         count = check_int(function, "groups", groups, 1)
         return cls(kernel, steps, sides, spread, count, padding_mode)
+
+    def hessian(
+        self,
+        x: torch.Tensor,
+        *,
+        form: str = "auto",
+        threads: int | None = None,
+        progress: bool | Callback | None = None,
+    ) -> torch.Tensor:
+        """H of the inputs x [B, C, height, width] of this convolution; see spade_ext.hessian."""
+        _check_input("hessian", x, self)
+        if form not in _FORMS:
+            raise ValueError(f"hessian: form must be one of {', '.join(_FORMS)}, got {form!r}")
+        cols = self.columns(x.shape[1])
+        out = torch.zeros(self.groups, cols, cols, dtype=torch.float64)
+        _add_conv2d(x, self, form, out, resolve_threads("hessian", threads), progress)
+        return (out if self.groups > 1 else out[0]).to(compute_dtype(x))
 
     def columns(self, channels: int) -> int:
         """D of one group: channels of the group times taps."""
@@ -207,24 +225,26 @@ def hessian(
     Source: Frantar, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), section 3: H = 2 X X^T up to the factor.
     Reference: reference.hessian.
     """
-    geometry = None
-    if kernel_size is not None:
-        geometry = Conv2dGeometry.of(
-            kernel_size, stride, padding, dilation, groups, padding_mode, function="hessian"
-        )
-    _check_input("hessian", x, geometry)
-    if form not in _FORMS:
-        raise ValueError(f"hessian: form must be one of {', '.join(_FORMS)}, got {form!r}")
-    threads = resolve_threads("hessian", threads)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if geometry is None:
+    if kernel_size is None:
+        if torch.compiler.is_compiling():
+            result: torch.Tensor = torch.ops.spade_ext.hessian(
+                x, [], [], [], [], 1, padding_mode, form, threads or 0
+            )
+            return result
+        _check_input("hessian", x, None)
         out = torch.zeros(x.shape[-1], x.shape[-1], dtype=torch.float64)
-        _add_linear(x, out, threads, progress)
-        return out.to(dtype)
-    cols = geometry.columns(x.shape[1])
-    out = torch.zeros(geometry.groups, cols, cols, dtype=torch.float64)
-    _add_conv2d(x, geometry, form, out, threads, progress)
-    return (out if geometry.groups > 1 else out[0]).to(dtype)
+        _add_linear(x, out, resolve_threads("hessian", threads), progress)
+        return out.to(compute_dtype(x))
+    geometry = Conv2dGeometry.of(
+        kernel_size, stride, padding, dilation, groups, padding_mode, function="hessian"
+    )
+    if torch.compiler.is_compiling():
+        result = torch.ops.spade_ext.hessian(
+            x, geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, groups,
+            padding_mode, form, threads or 0,
+        )  # fmt: skip
+        return result
+    return geometry.hessian(x, form=form, threads=threads, progress=progress)
 
 
 class HessianAccumulator:
@@ -272,7 +292,7 @@ class HessianAccumulator:
             samples = x.shape[0]
         if self._sum is None:
             self._sum = torch.zeros(groups, cols, cols, dtype=torch.float64)
-            self._dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            self._dtype = compute_dtype(x)
         elif self._sum.shape[-1] != cols:
             raise ValueError(
                 f"{function}: x must give {self._sum.shape[-1]} columns of H, got {cols}"

@@ -40,12 +40,13 @@ class OBCTrace:
     """Elimination order of every weight of a layer and what is needed to prune by it.
 
     Attributes:
-        order: [R, D] int32, column of row r removed at step k.
-        loss: [R, D], cost 0.5 * w_p^2 / A_pp of each step.
+        order: [R, D] int32, column of row r removed at step k; [R, D / block] blocks if block > 1.
+        loss: as order, cost 0.5 * w_p^2 / A_pp of each step (0.5 * w_b^T A_bb^-1 w_b of a block).
         damp: Damping that was used, relative to the mean diagonal of H.
         weight: [R, D] dense weights, dead columns set to 0.
         hessian: [D, D] damped Hessian.
         hinv: [D, D] its inverse A.
+        block: Columns that go together.
     """
 
     order: torch.Tensor
@@ -54,11 +55,12 @@ class OBCTrace:
     weight: torch.Tensor
     hessian: torch.Tensor
     hinv: torch.Tensor
+    block: int = 1
 
     def counts(self, sparsity: float) -> torch.Tensor:
-        """Weights that each row loses when the ceil(sparsity R D) least losses of the layer go.
+        """Steps that each row takes when the ceil(sparsity * steps) least losses of the layer go.
 
-        Row r loses as many weights, in its own order, as it has entries among them; ties: lowest row-major
+        Row r loses as many weights (or blocks), in its own order, as it has entries among them; ties: lowest row-major
         index.
 
         Returns:
@@ -87,7 +89,7 @@ class OBCTrace:
         the pruned side, whichever is smaller. Pruned weights are exactly 0.
 
         Args:
-            counts: [R] integers in [0, D]. Not modified.
+            counts: [R] integers, steps of each row, in [0, D / block]. Not modified.
             threads: CPU threads; None takes torch.get_num_threads().
             progress: None, True for a bar, or callback(done, total).
 
@@ -103,13 +105,16 @@ class OBCTrace:
         rows, cols = self.weight.shape
         check_shape(function, "counts", counts, (rows,))
         threads = resolve_threads(function, threads)
-        counts = counts.to(torch.int64).contiguous()
+        counts, order = counts.to(torch.int64).contiguous() * self.block, self.order
+        if self.block > 1:
+            within = torch.arange(self.block, dtype=torch.int32)
+            order = (order[:, :, None] * self.block + within).flatten(1).contiguous()
         out = torch.empty_like(self.weight)
         info = torch.empty(rows, dtype=torch.int32)
         with reporting(progress, "obc_weights") as report:
             getattr(_C, f"obc_weights_{suffix(self.weight)}")(
                 self.weight.data_ptr(), self.hessian.data_ptr(), self.hinv.data_ptr(),
-                rows, cols, self.order.shape[1], self.order.data_ptr(), counts.data_ptr(),
+                rows, cols, order.shape[1], order.data_ptr(), counts.data_ptr(),
                 out.data_ptr(), info.data_ptr(), threads, report,
             )  # fmt: skip
         if rows and bool(info.any()):
@@ -130,7 +135,11 @@ class OBCTrace:
             save_file(
                 {name: getattr(self, name).contiguous() for name in names},
                 part,
-                {"format": "spade_ext.OBCTrace", "damp": json.dumps(self.damp)},
+                {
+                    "format": "spade_ext.OBCTrace",
+                    "damp": json.dumps(self.damp),
+                    "block": json.dumps(self.block),
+                },
             )
             part.replace(target)
         finally:
@@ -152,10 +161,12 @@ class OBCTrace:
             raise ValueError(f"OBCTrace.load: {path} is not a safetensors file: {error}") from None
         if metadata.get("format") != "spade_ext.OBCTrace":
             raise ValueError(f"OBCTrace.load: {path} holds no OBCTrace, got metadata {metadata}")
-        trace = cls(damp=json.loads(metadata["damp"]), **tensors)
+        trace = cls(
+            damp=json.loads(metadata["damp"]), block=json.loads(metadata["block"]), **tensors
+        )
         rows, cols = trace.weight.shape
         for name in ("order", "loss"):
-            check_shape("OBCTrace.load", name, getattr(trace, name), (rows, cols))
+            check_shape("OBCTrace.load", name, getattr(trace, name), (rows, cols // trace.block))
         for name in ("hessian", "hinv"):
             check_shape("OBCTrace.load", name, getattr(trace, name), (cols, cols))
         return trace
@@ -235,6 +246,7 @@ def obc_trace(
     weight: torch.Tensor,
     hessian: torch.Tensor,
     *,
+    block: int | None = None,
     damp: float = 0.01,
     threads: int | None = None,
     progress: bool | Callback | None = None,
@@ -247,12 +259,13 @@ def obc_trace(
     Args:
         weight: [R, D]; float32 or float64 (16-bit floats are computed in float32). Not modified.
         hessian: [D, D], H = X X^T. Not modified.
+        block: Weights go in blocks of so many consecutive columns, by w_b^T A_bb^-1 w_b; divides D.
         damp: Damping relative to the mean of the diagonal. Below 1e-3 the trace runs in float64.
         threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
         progress: None, True for a bar, or callback(done, total).
 
     Returns:
-        OBCTrace of order [R, D] and losses [R, D].
+        OBCTrace of order [R, D] and losses [R, D], or [R, D / block].
 
     Raises:
         ValueError: Wrong shape or device, NaN or Inf.
@@ -264,11 +277,17 @@ def obc_trace(
     Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), Algorithm 1.
     Reference: reference.obc_trace.
     """
-    threads = resolve_threads("obc_trace", threads)
-    problem = _prepare("obc_trace", weight, hessian, damp, threads)
-    cols = problem.weight.shape[1]
-    order, loss = _eliminate("obc_trace", problem, "", (cols,), cols, threads, progress)
-    return OBCTrace(order, loss, problem.damp, problem.weight, problem.hessian, problem.hinv)
+    function = "obc_trace"
+    check_tensor(function, "weight", weight, ndim=2)
+    cols = weight.shape[1]
+    if block is not None and cols % check_int(function, "block", block, 1):
+        raise ValueError(f"{function}: block must divide the {cols} columns, got {block}")
+    threads = resolve_threads(function, threads)
+    problem = _prepare(function, weight, hessian, damp, threads)
+    size = block or 1
+    kind, pattern = ("", (cols,)) if size == 1 else ("_block", (size,))
+    order, loss = _eliminate(function, problem, kind, pattern, cols // size, threads, progress)
+    return OBCTrace(order, loss, problem.damp, problem.weight, problem.hessian, problem.hinv, size)
 
 
 def obc_prune(
@@ -307,33 +326,26 @@ def obc_prune(
     Reference: reference.obc_prune.
     """
     function = "obc_prune"
+    if torch.compiler.is_compiling():
+        result: torch.Tensor = torch.ops.spade_ext.obc_prune(
+            weight, hessian, sparsity, n, m, block, damp, threads or 0
+        )
+        return result
     check_tensor(function, "weight", weight, ndim=2)
     sparsity = check_range(function, "sparsity", sparsity, 0.0, 1.0)
     cols = weight.shape[1]
     pattern = check_nm(function, n, m, cols)
-    if block is not None:
-        check_int(function, "block", block, 1)
-        if pattern:
-            raise ValueError(f"{function}: block does not go with n:m, got block={block}, {n}:{m}")
-        if cols % block:
-            raise ValueError(f"{function}: block must divide the {cols} columns, got {block}")
-    if pattern is None and block is None:
-        trace = obc_trace(weight, hessian, damp=damp, threads=threads, progress=progress)
+    if pattern is None:
+        trace = obc_trace(
+            weight, hessian, block=block, damp=damp, threads=threads, progress=progress
+        )
         return trace.prune(sparsity, threads=threads).to(weight.dtype)
+    if block is not None:
+        raise ValueError(f"{function}: block does not go with n:m, got block={block}, {n}:{m}")
     threads = resolve_threads(function, threads)
     problem = _prepare(function, weight, hessian, damp, threads)
-    if pattern:
-        steps = cols // pattern[1] * pattern[0]
-        order, loss = _eliminate(function, problem, "_nm", pattern, steps, threads, progress)
-        counts = torch.full((weight.shape[0],), steps)
-    else:
-        assert block is not None
-        order, loss = _eliminate(
-            function, problem, "_block", (block,), cols // block, threads, progress
-        )
-        blocks = OBCTrace(order, loss, problem.damp, loss, problem.hessian, problem.hinv)
-        counts = blocks.counts(sparsity) * block
-        within = torch.arange(block, dtype=torch.int32)
-        order = (order[:, :, None] * block + within).flatten(1).contiguous()
+    steps = cols // pattern[1] * pattern[0]
+    order, loss = _eliminate(function, problem, "_nm", pattern, steps, threads, progress)
     trace = OBCTrace(order, loss, problem.damp, problem.weight, problem.hessian, problem.hinv)
+    counts = torch.full((weight.shape[0],), steps)
     return trace.prune_rows(counts, threads=threads).to(weight.dtype)

@@ -161,6 +161,11 @@ def sparsegpt_prune(
     Reference: reference.sparsegpt_prune.
     """
     function = "sparsegpt_prune"
+    if torch.compiler.is_compiling():
+        result: torch.Tensor = torch.ops.spade_ext.sparsegpt_prune(
+            weight, hessian, sparsity, block_size, n, m, damp, threads or 0
+        )
+        return result
     check_tensor(function, "weight", weight, ndim=(2, 3))
     check_tensor(function, "hessian", hessian, ndim=(2, 3))
     single = hessian.ndim == 2

@@ -25,3 +25,16 @@ void fail(spade_status_t status, const char* format, ...) {
 extern "C" const char* spade_last_error(void) { return spade::last_error; }
 
 extern "C" const char* spade_version(void) { return SPADE_VERSION; }
+
+#define SPADE_TEXT_OF(x) #x
+#define SPADE_TEXT(x) SPADE_TEXT_OF(x)
+
+extern "C" const char* spade_build_info(void) {
+  return "{\"compiler\": \"" SPADE_COMPILER "\", \"blas\": \""
+#if defined(SPADE_SCIPY_OPENBLAS)
+         "scipy-openblas32"
+#else
+         "system"
+#endif
+         "\", \"openmp\": \"" SPADE_TEXT(_OPENMP) "\"}";
+}

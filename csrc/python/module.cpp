@@ -43,6 +43,7 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Bindings of libspade: addresses and sizes in, results in place. Use spade_ext instead.";
   module.def("version", &spade_version);
   module.def("cpu_isa", &spade_cpu_isa);
+  module.def("build_info", &spade_build_info);
   bind_hessian(module);
   bind_inverse(module);
   bind_obc(module);

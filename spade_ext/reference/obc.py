@@ -1,5 +1,7 @@
 """Exact OBC step by step, in plain PyTorch: every row's inverse Hessian is updated at every step."""
 
+import math
+
 import torch
 
 from spade_ext.reference.inverse import damped_inverse
@@ -80,3 +82,28 @@ def obc_trace(
     """Order [R, D] and losses [R, D] of eliminating every weight. See spade_ext.obc_trace."""
     w, hinv = _prepared(weight, hessian, damp)
     return obc_eliminate(w, hinv, w.shape[1])[:2]
+
+
+def obc_prune(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    sparsity: float = 0.0,
+    *,
+    n: int | None = None,
+    m: int | None = None,
+    block: int = 1,
+    damp: float = 0.01,
+) -> torch.Tensor:
+    """Weights [R, D] after the steps that the pattern asks for. See spade_ext.obc_prune."""
+    w, hinv = _prepared(weight, hessian, damp)
+    rows, cols = w.shape
+    if n is not None and m is not None:
+        return obc_eliminate(w, hinv, cols // m * n, n=n, m=m)[2]
+    loss = obc_eliminate(w, hinv, cols // block, block=block)[1]
+    count = math.ceil(sparsity * loss.numel() - 1e-9 * loss.numel())
+    chosen = loss.flatten().argsort(stable=True)[:count]
+    counts = torch.bincount(chosen // max(1, cols // block), minlength=rows)
+    pruned = [
+        obc_eliminate(w[r : r + 1], hinv, int(counts[r]), block=block)[2] for r in range(rows)
+    ]
+    return torch.cat(pruned) if pruned else w

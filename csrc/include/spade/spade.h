@@ -55,6 +55,9 @@ SPADE_API const char* spade_version(void);
 /** Instruction set that the CPU kernels run with: "avx512", "avx2" or "plain". */
 SPADE_API const char* spade_cpu_isa(void);
 
+/** How the library was built: one JSON object of strings, "compiler", "blas" and "openmp". */
+SPADE_API const char* spade_build_info(void);
+
 /* ------------------------------------------------------------------ Hessian */
 
 /**

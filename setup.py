@@ -1,0 +1,47 @@
+"""Build libspade and its binding with CMake and ninja, and lay them into the package."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+def blas_options() -> list[str]:
+    """CMake options for the BLAS of the scipy-openblas32 package; none: a system BLAS."""
+    try:
+        import scipy_openblas32
+    except ImportError:
+        return []
+    return [f"-DSPADE_BLAS_DIR={Path(scipy_openblas32.__file__).parent}"]
+
+
+class CMakeBuild(build_ext):
+    """Configure, build and install the CMake project into the package directory."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Build everything: `ext` stands for the whole CMake project."""
+        package = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = Path(self.build_temp).resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        configure = [
+            "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            "-DSPADE_PYTHON=ON",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DCMAKE_INSTALL_PREFIX={package}",
+            "-DCMAKE_INSTALL_LIBDIR=lib",
+            *blas_options(),
+            *os.environ.get("SPADE_CMAKE_ARGS", "").split(),
+        ]  # fmt: skip
+        subprocess.run(configure, check=True)
+        subprocess.run(["cmake", "--build", str(build)], check=True)
+        subprocess.run(["cmake", "--install", str(build)], check=True)
+
+
+setup(ext_modules=[Extension("spade_ext._C", [])], cmdclass={"build_ext": CMakeBuild})

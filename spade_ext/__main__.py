@@ -1,0 +1,30 @@
+"""Paths and build information: python -m spade_ext --cmake-dir | --include-dir | --lib-dir | --build-info."""
+
+import argparse
+import json
+from pathlib import Path
+
+from spade_ext._build import build_info, cmake_prefix_path, include_dir, library_path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print what one option asks for."""
+    parser = argparse.ArgumentParser(prog="python -m spade_ext", description="Link libspade.")
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--cmake-dir", action="store_true", help="for CMAKE_PREFIX_PATH")
+    group.add_argument("--include-dir", action="store_true", help="directory of spade/spade.h")
+    group.add_argument("--lib-dir", action="store_true", help="directory of the library")
+    group.add_argument("--build-info", action="store_true", help="how it was built, as JSON")
+    chosen = parser.parse_args(arguments)
+    if chosen.cmake_dir:
+        print(cmake_prefix_path())
+    elif chosen.include_dir:
+        print(include_dir())
+    elif chosen.lib_dir:
+        print(Path(library_path()).parent)
+    else:
+        print(json.dumps(build_info(), indent=2))
+
+
+if __name__ == "__main__":
+    main()

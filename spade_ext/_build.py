@@ -1,0 +1,46 @@
+"""Where the native library lies and how it was built, for those who link it."""
+
+import json
+import sys
+from pathlib import Path
+
+from spade_ext import _C
+
+_ROOT = Path(__file__).resolve().parent
+
+
+def _existing(path: Path) -> str:
+    if not path.exists():
+        raise FileNotFoundError(f"spade_ext: {path} is missing; install the package with pip")
+    return str(path)
+
+
+def cmake_prefix_path() -> str:
+    """Prefix for CMAKE_PREFIX_PATH, so that find_package(spade CONFIG) finds this installation."""
+    return _existing(_ROOT / "lib" / "cmake")
+
+
+def include_dir() -> str:
+    """Directory that holds spade/spade.h."""
+    return _existing(_ROOT / "include")
+
+
+def library_path() -> str:
+    """The native library."""
+    return _existing(_ROOT / "lib" / ("libspade.dylib" if sys.platform == "darwin" else "libspade.so"))
+
+
+def cuda_is_available() -> bool:
+    """Whether ops can run on CUDA tensors; build_info()["cuda"] says why not."""
+    return False
+
+
+def build_info() -> dict[str, str]:
+    """Version, compiler, BLAS, OpenMP, the instruction set in use, and the state of the CUDA backend."""
+    info: dict[str, str] = json.loads(_C.build_info())
+    return {
+        "version": _C.version(),
+        **info,
+        "cpu_isa": _C.cpu_isa(),
+        "cuda": "unavailable: this version has no CUDA backend",
+    }
