@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from spade_ext import _C
+
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -57,8 +59,15 @@ def check_same_device(function: str, **tensors: torch.Tensor) -> torch.device:
 
 def check_finite(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
     """Return value if it holds neither NaN nor Inf."""
-    # A sum is finite only if all entries are, and ten times faster to get; it may overflow without NaN or Inf.
-    if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
+    native = value.dtype in (torch.float32, torch.float64)
+    dense = native and value.device.type == "cpu" and value.is_contiguous()
+    if dense:
+        all_finite = _C.all_finite_f64 if value.dtype == torch.float64 else _C.all_finite_f32
+        finite = all_finite(value.data_ptr(), value.numel())
+    else:
+        # A finite sum means finite entries, and is ten times faster to get than a test of each.
+        finite = bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+    if not finite:
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{function}: {name} must be finite, got {bad} NaN or Inf entries")
     return value

@@ -24,10 +24,10 @@ class _LayerHessian:
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
+        self.accumulator = HessianAccumulator(layer)
         self.groups = int(getattr(layer, "groups", 1))
         self.transposed = type(layer).__name__ == "Conv1D"
         self.rows, self.columns = self.weight().shape
-        self.accumulator = HessianAccumulator(layer)
         self.samples = 0
 
     def weight(self) -> torch.Tensor:

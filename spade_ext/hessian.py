@@ -135,7 +135,7 @@ def _floating(x: torch.Tensor) -> torch.Tensor:
 def _add_linear(
     x: torch.Tensor, out: torch.Tensor, threads: int, progress: bool | Callback | None
 ) -> None:
-    rows = _floating(x).reshape(-1, x.shape[-1])
+    rows = _floating(x[None] if x.ndim == 1 else x).flatten(0, -2)
     if rows.shape[-1] > 1 and rows.stride(-1) != 1:
         rows = rows.contiguous()
     ldx = rows.stride(0) if len(rows) > 1 else rows.shape[1]

@@ -11,6 +11,7 @@ from spade_ext._checks import (
     check_range,
     check_square,
     check_tensor,
+    compute_dtype,
     resolve_threads,
     suffix,
 )
@@ -50,16 +51,29 @@ def damped_inverse(
     damp = check_range(function, "damp", damp, 0.0)
     threads = resolve_threads(function, threads)
     check_finite(function, "hessian", hessian)
-    dtype = torch.float64 if hessian.dtype == torch.float64 else torch.float32
-    h = hessian.detach().to(dtype).contiguous()
+    h = hessian.detach().to(compute_dtype(hessian)).contiguous()
     out = torch.empty_like(h)
-    call = getattr(_C, f"damped_inverse_{suffix(h)}")
-    try:
-        used: float = call(h.data_ptr(), h.shape[0], damp, out.data_ptr(), threads)
-    except ArithmeticError as error:
-        raise SingularHessianError(f"{function}: {error}") from None
+    used, _ = invert(function, h, damp, out, None, threads)
     warn_damping(function, damp, used)
     return out, used
+
+
+def invert(
+    function: str,
+    h: torch.Tensor,
+    damp: float,
+    out: torch.Tensor,
+    damped: torch.Tensor | None,
+    threads: int,
+) -> tuple[float, int]:
+    """Run the native inverse on checked tensors: the damping used and the number of dead columns."""
+    call = getattr(_C, f"damped_inverse_{suffix(h)}")
+    address = 0 if damped is None else damped.data_ptr()
+    try:
+        used, dead = call(h.data_ptr(), h.shape[0], damp, out.data_ptr(), address, threads)
+    except ArithmeticError as error:
+        raise SingularHessianError(f"{function}: {error}") from None
+    return used, dead
 
 
 def warn_damping(function: str, asked: float, used: float) -> None:

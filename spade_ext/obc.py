@@ -25,7 +25,7 @@ from spade_ext._checks import (
 )
 from spade_ext._progress import Callback, reporting
 from spade_ext.errors import SingularHessianError
-from spade_ext.inverse import damped_inverse
+from spade_ext.inverse import damped_inverse, invert, warn_damping
 
 FLOAT64_BELOW_DAMP = 1e-3  # less damping leaves rank-deficient Hessians too ill-conditioned for float32
 
@@ -112,13 +112,12 @@ class OBCTrace:
         out = torch.empty_like(self.weight)
         info = torch.empty(rows, dtype=torch.int32)
         with reporting(progress, "obc_weights") as report:
-            getattr(_C, f"obc_weights_{suffix(self.weight)}")(
+            row = getattr(_C, f"obc_weights_{suffix(self.weight)}")(
                 self.weight.data_ptr(), self.hessian.data_ptr(), self.hinv.data_ptr(),
                 rows, cols, order.shape[1], order.data_ptr(), counts.data_ptr(),
                 out.data_ptr(), info.data_ptr(), threads, report,
             )  # fmt: skip
-        if rows and bool(info.any()):
-            row = int(info.nonzero()[0])
+        if row >= 0:
             raise SingularHessianError(
                 f"{function}: the Hessian of the kept columns of row {row} is not positive definite "
                 f"(damp={self.damp:g})",
@@ -194,17 +193,16 @@ def _prepare(
     check_finite(function, "weight", weight)
     check_finite(function, "hessian", hessian)
     dtype = compute_dtype(weight, hessian)
-    h = hessian.detach().to(dtype)
-    hinv, used = damped_inverse(h, damp, threads=threads)
-    if used < FLOAT64_BELOW_DAMP and dtype != torch.float64:
-        h = h.double()
-        hinv, used = damped_inverse(h, used, threads=threads)
-    diagonal = h.diagonal()
-    dead = diagonal == 0
-    live = torch.where(dead, torch.ones_like(diagonal), diagonal)
-    damped = h.clone(memory_format=torch.contiguous_format)
-    damped.diagonal().copy_(live + used * live.mean() if len(live) else live)
-    w = weight.detach().to(h.dtype).masked_fill(dead, 0).contiguous()
+    for wide in (dtype, torch.float64):
+        h = hessian.detach().to(wide).contiguous()
+        hinv, damped = torch.empty_like(h), torch.empty_like(h)
+        used, dead = invert(function, h, damp, hinv, damped, threads)
+        if used >= FLOAT64_BELOW_DAMP or wide == torch.float64:
+            break
+    warn_damping(function, damp, used)
+    w = weight.detach().to(h.dtype).contiguous()
+    if dead:
+        w = w.masked_fill(h.diagonal() == 0, 0)
     return _Problem(w, damped, hinv, used)
 
 
@@ -228,13 +226,12 @@ def _eliminate(
         loss = torch.empty(rows, steps, dtype=dtype)
         info = torch.empty(rows, dtype=torch.int32)
         with reporting(progress, function) as report:
-            getattr(_C, f"obc_trace{kind}_{suffix(w)}")(
+            row = getattr(_C, f"obc_trace{kind}_{suffix(w)}")(
                 w.data_ptr(), a.data_ptr(), rows, cols, *pattern,
                 order.data_ptr(), loss.data_ptr(), info.data_ptr(), threads, report,
             )  # fmt: skip
-        if not rows or not bool(info.any()):
+        if row < 0:
             return order, loss.to(weight.dtype)
-    row = int(info.nonzero()[0])
     raise SingularHessianError(
         f"{function}: the Hessian of row {row} loses definiteness at step {int(info[row])} "
         f"(damp={problem.damp:g}); use more damping",

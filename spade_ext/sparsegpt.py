@@ -173,8 +173,9 @@ def sparsegpt_prune(
         check_tensor(function, "weight", weight, ndim=2)
     batch = _prune(function, weight, hessian[None] if single else hessian, sparsity, block_size, n, m,
                    damp, 0, threads, progress)  # fmt: skip
-    if bool(batch.failed.any()):
-        index = int(batch.failed.nonzero()[0])
+    failed = batch.failed.tolist()
+    if True in failed:
+        index = failed.index(True)
         which = "hessian" if single else f"hessian[{index}]"
         raise SingularHessianError(
             f"{function}: {which} is not positive definite, even with damp = {max(damp, 1.0):g}",

@@ -9,8 +9,8 @@ namespace spade {
 namespace {
 
 template <class T>
-void damped_inverse(const T* h, int64_t D, double damp, T* hinv, double* damp_used, int threads,
-                    const spade_progress_t* progress) {
+void damped_inverse(const T* h, int64_t D, double damp, T* hinv, T* damped, double* damp_used,
+                    int threads, const spade_progress_t* progress) {
   const char* function = "spade_damped_inverse";
   check_size(function, "D", D);
   check_threads(function, threads);
@@ -38,21 +38,25 @@ void damped_inverse(const T* h, int64_t D, double damp, T* hinv, double* damp_us
   done.add(1);
   done.finish();
   std::copy(inverse.get(), inverse.get() + D * D, hinv);
+  if (!damped) return;
+  std::copy(h, h + D * D, damped);
+  for (int64_t j = 0; j < D; ++j)
+    damped[j * D + j] = static_cast<T>(diagonal[j] + *damp_used * mean);
 }
 
 }  // namespace
 }  // namespace spade
 
 spade_status_t spade_damped_inverse_f32(const float* h, int64_t D, double damp, float* hinv,
-                                        double* damp_used, int threads,
+                                        float* damped, double* damp_used, int threads,
                                         const spade_progress_t* progress) {
   return spade::guarded(
-      [&] { spade::damped_inverse(h, D, damp, hinv, damp_used, threads, progress); });
+      [&] { spade::damped_inverse(h, D, damp, hinv, damped, damp_used, threads, progress); });
 }
 
 spade_status_t spade_damped_inverse_f64(const double* h, int64_t D, double damp, double* hinv,
-                                        double* damp_used, int threads,
+                                        double* damped, double* damp_used, int threads,
                                         const spade_progress_t* progress) {
   return spade::guarded(
-      [&] { spade::damped_inverse(h, D, damp, hinv, damp_used, threads, progress); });
+      [&] { spade::damped_inverse(h, D, damp, hinv, damped, damp_used, threads, progress); });
 }

@@ -38,12 +38,33 @@ void check(spade_status_t status) {
 
 }  // namespace spade::python
 
+namespace {
+
+// Whether no entry is NaN or Inf: x * 0 is then 0 for all of them, and sums of that vectorise.
+template <class T>
+bool all_finite(uintptr_t x, int64_t count) {
+  spade::python::py::gil_scoped_release released;
+  const T* values = spade::python::pointer<T>(x);
+  T sum[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16)
+    for (int k = 0; k < 16; ++k) sum[k] += values[i + k] * T(0);
+  for (; i < count; ++i) sum[0] += values[i] * T(0);
+  T total = 0;
+  for (const T s : sum) total += s;
+  return total == T(0);
+}
+
+}  // namespace
+
 PYBIND11_MODULE(_C, module) {
   using namespace spade::python;
   module.doc() = "Bindings of libspade: addresses and sizes in, results in place. Use spade_ext instead.";
   module.def("version", &spade_version);
   module.def("cpu_isa", &spade_cpu_isa);
   module.def("build_info", &spade_build_info);
+  module.def("all_finite_f32", &all_finite<float>);
+  module.def("all_finite_f64", &all_finite<double>);
   bind_hessian(module);
   bind_inverse(module);
   bind_obc(module);

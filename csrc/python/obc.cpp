@@ -4,6 +4,13 @@ namespace spade::python {
 
 namespace {
 
+// The first row whose info is not 0, or -1.
+int64_t first_failed(uintptr_t info, int64_t R) {
+  for (int64_t r = 0; r < R; ++r)
+    if (pointer<int32_t>(info)[r] != 0) return r;
+  return -1;
+}
+
 template <class T, class Trace, class TraceNm, class TraceBlock, class Weights>
 void bind(py::module_& module, const std::string& suffix, Trace trace, TraceNm trace_nm,
           TraceBlock trace_block, Weights weights) {
@@ -15,6 +22,7 @@ void bind(py::module_& module, const std::string& suffix, Trace trace, TraceNm t
                  return trace(pointer<T>(w), pointer<T>(hinv), R, D, steps, pointer<int32_t>(order),
                               pointer<T>(loss), pointer<int32_t>(info), threads, target);
                });
+               return first_failed(info, R);
              });
   module.def(("obc_trace_nm_" + suffix).c_str(),
              [=](Address w, Address hinv, int64_t R, int64_t D, int64_t n, int64_t m, Address order,
@@ -24,6 +32,7 @@ void bind(py::module_& module, const std::string& suffix, Trace trace, TraceNm t
                                  pointer<int32_t>(order), pointer<T>(loss), pointer<int32_t>(info),
                                  threads, target);
                });
+               return first_failed(info, R);
              });
   module.def(("obc_trace_block_" + suffix).c_str(),
              [=](Address w, Address hinv, int64_t R, int64_t D, int64_t block, Address order,
@@ -33,6 +42,7 @@ void bind(py::module_& module, const std::string& suffix, Trace trace, TraceNm t
                                     pointer<int32_t>(order), pointer<T>(loss),
                                     pointer<int32_t>(info), threads, target);
                });
+               return first_failed(info, R);
              });
   module.def(("obc_weights_" + suffix).c_str(),
              [=](Address w, Address h, Address hinv, int64_t R, int64_t D, int64_t steps,
@@ -43,6 +53,7 @@ void bind(py::module_& module, const std::string& suffix, Trace trace, TraceNm t
                                 pointer<int32_t>(order), pointer<int64_t>(counts), pointer<T>(out),
                                 pointer<int32_t>(info), threads, target);
                });
+               return first_failed(info, R);
              });
 }
 

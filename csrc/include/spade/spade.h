@@ -117,14 +117,17 @@ SPADE_API spade_status_t spade_hessian_conv2d_f64(const double* x, const spade_c
  * the damping grows tenfold (from 1e-6 if it was 0) up to 1.
  * @param damp            >= 0, relative to the mean of the diagonal
  * @param[out] hinv       D x D, both triangles
+ * @param[out] damped     D x D, the matrix that was inverted; NULL if not wanted
  * @param[out] damp_used  the damping that succeeded, >= damp
  * @returns SPADE_SINGULAR if damp = 1 (or `damp`, if larger) is not enough
  */
 SPADE_API spade_status_t spade_damped_inverse_f32(const float* h, int64_t D, double damp,
-                                                  float* hinv, double* damp_used, int threads,
+                                                  float* hinv, float* damped, double* damp_used,
+                                                  int threads,
                                                   const spade_progress_t* progress);
 SPADE_API spade_status_t spade_damped_inverse_f64(const double* h, int64_t D, double damp,
-                                                  double* hinv, double* damp_used, int threads,
+                                                  double* hinv, double* damped, double* damp_used,
+                                                  int threads,
                                                   const spade_progress_t* progress);
 
 /* ---------------------------------------------------------------- Exact OBC */
