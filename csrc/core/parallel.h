@@ -1,13 +1,17 @@
-// OpenMP loops that report progress, can be cancelled, and carry exceptions out of the region.
+// Parallel loops that report progress, can be cancelled, and carry exceptions to the caller.
+//
+// Threads are OpenMP's. ThreadSanitizer does not understand an OpenMP runtime that was built without it, so
+// its builds define SPADE_STD_THREADS and run the same loops on std::thread.
 #pragma once
-
-#include <omp.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
 
 #include "core/status.h"
 
@@ -18,10 +22,10 @@ class Progress {
  public:
   Progress(const spade_progress_t* target, int64_t total) : target_(target), total_(total) {}
 
-  // Count `work` units done. Reports on the calling thread (OpenMP thread 0) at most 20 times a second.
+  // Count `work` units done. Reports on the thread that made this, at most 20 times a second.
   void add(int64_t work) {
     done_.fetch_add(work, std::memory_order_relaxed);
-    if (target_ && target_->report && omp_get_thread_num() == 0) report(false);
+    if (target_ && target_->report && std::this_thread::get_id() == caller_) report(false);
   }
 
   bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
@@ -46,27 +50,42 @@ class Progress {
   std::atomic<int64_t> done_{0};
   std::atomic<bool> cancelled_{false};
   std::chrono::steady_clock::time_point reported_{};
+  const std::thread::id caller_ = std::this_thread::get_id();
 };
+
+// Run body() on `threads` threads, the calling one among them; return when all are done.
+template <class Body>
+void on_threads(int threads, Body&& body) {
+#if defined(SPADE_STD_THREADS)
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back([&] { body(); });
+  body();
+  for (std::thread& other : others) other.join();
+#else
+#pragma omp parallel num_threads(threads)
+  body();
+#endif
+}
 
 // Run task(state, i) for i in [0, n) on `threads` threads, dynamically scheduled; make_state() gives each
 // thread its scratch. The first exception ends the loop and is rethrown on the calling thread.
 template <class MakeState, class Task>
 void parallel_for(int threads, int64_t n, MakeState&& make_state, Task&& task) {
   std::exception_ptr first;
+  std::mutex first_mutex;
   std::atomic<bool> stop{false};
   std::atomic<int64_t> next{0};
-#pragma omp parallel num_threads(static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, n))))
-  {
+  on_threads(static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, n))), [&] {
     try {
       auto state = make_state();
       for (int64_t i; !stop.load(std::memory_order_relaxed) && (i = next.fetch_add(1)) < n;)
         task(state, i);
     } catch (...) {
       stop.store(true);
-#pragma omp critical(spade_first_exception)
+      const std::lock_guard<std::mutex> lock(first_mutex);
       if (!first) first = std::current_exception();
     }
-  }
+  });
   if (first) std::rethrow_exception(first);
 }
 

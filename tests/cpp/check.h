@@ -1,0 +1,58 @@
+// What the C++ tests share: CHECK, random layers, and the dense algebra they are checked against.
+#pragma once
+
+#include <spade/spade.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#define CHECK(condition)                                                                     \
+  do {                                                                                       \
+    if (!(condition)) {                                                                      \
+      std::fprintf(stderr, "%s:%d: %s\n(%s)\n", __FILE__, __LINE__, #condition,              \
+                   spade_last_error());                                                      \
+      std::exit(1);                                                                          \
+    }                                                                                        \
+  } while (0)
+
+#define CHECK_OK(call) CHECK((call) == SPADE_SUCCESS)
+
+// The call fails with the status and a text that holds `part`.
+#define CHECK_FAILS(call, status, part) \
+  CHECK((call) == (status) && std::string(spade_last_error()).find(part) != std::string::npos)
+
+template <class T>
+std::vector<T> normal(int64_t count, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<double> distribution;
+  std::vector<T> values(static_cast<size_t>(count));
+  for (T& value : values) value = static_cast<T>(distribution(generator));
+  return values;
+}
+
+// X^T X of N rows of D.
+template <class T>
+std::vector<double> gram(const std::vector<T>& x, int64_t N, int64_t D) {
+  std::vector<double> h(static_cast<size_t>(D * D), 0.0);
+  for (int64_t k = 0; k < N; ++k)
+    for (int64_t i = 0; i < D; ++i)
+      for (int64_t j = 0; j < D; ++j)
+        h[i * D + j] += static_cast<double>(x[k * D + i]) * static_cast<double>(x[k * D + j]);
+  return h;
+}
+
+// A well-conditioned Hessian.
+template <class T>
+std::vector<T> hessian_of(int64_t D, unsigned seed) {
+  const std::vector<double> h = gram(normal<double>((2 * D + 8) * D, seed), 2 * D + 8, D);
+  return std::vector<T>(h.begin(), h.end());
+}
+
+template <class T>
+bool close(T a, double b, double relative) {
+  return std::abs(static_cast<double>(a) - b) <= relative * (1 + std::abs(b));
+}

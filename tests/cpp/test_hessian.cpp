@@ -1,0 +1,70 @@
+#include "check.h"
+
+namespace {
+
+template <class T>
+void linear(int64_t N, int64_t D, int threads) {
+  const auto x = normal<T>(N * D, 1);
+  const auto expected = gram(x, N, D);
+  std::vector<double> h(static_cast<size_t>(D * D), 0.0);
+  if constexpr (sizeof(T) == 4)
+    CHECK_OK(spade_hessian_linear_f32(x.data(), N, D, D, h.data(), threads, nullptr));
+  else
+    CHECK_OK(spade_hessian_linear_f64(x.data(), N, D, D, h.data(), threads, nullptr));
+  for (int64_t i = 0; i < D * D; ++i) CHECK(close(h[i], expected[i], 1e-4));
+}
+
+void convolution(spade_hessian_form_t form, int64_t groups, int64_t stride, int threads) {
+  const int64_t B = 2, C = 6, H = 7, W = 5, k = 3, pad = 1;
+  const auto x = normal<double>(B * C * H * W, 2);
+  const spade_conv2d_t conv{B, C, H, W, C * H * W, H * W, W,  1,   k,   k,
+                            stride, stride, pad, pad, pad, pad, 1, 1, groups};
+  const int64_t D = C / groups * k * k, out_h = (H + 2 * pad - k) / stride + 1,
+                out_w = (W + 2 * pad - k) / stride + 1;
+  std::vector<double> h(static_cast<size_t>(groups * D * D), 0.0);
+  CHECK_OK(spade_hessian_conv2d_f64(x.data(), &conv, form, h.data(), threads, nullptr));
+  for (int64_t g = 0; g < groups; ++g) {
+    std::vector<double> rows;
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t oy = 0; oy < out_h; ++oy)
+        for (int64_t ox = 0; ox < out_w; ++ox)
+          for (int64_t c = 0; c < C / groups; ++c)
+            for (int64_t t = 0; t < k * k; ++t) {
+              const int64_t y = oy * stride + t / k - pad, z = ox * stride + t % k - pad;
+              const bool inside = y >= 0 && y < H && z >= 0 && z < W;
+              rows.push_back(inside ? x[((b * C + g * (C / groups) + c) * H + y) * W + z] : 0);
+            }
+    const auto expected = gram(rows, B * out_h * out_w, D);
+    for (int64_t i = 0; i < D * D; ++i) CHECK(close(h[g * D * D + i], expected[i], 1e-12));
+  }
+}
+
+void errors() {
+  const float x[4] = {1, 2, 3, 4};
+  double h[4] = {};
+  CHECK_FAILS(spade_hessian_linear_f32(x, -1, 2, 2, h, 1, nullptr), SPADE_INVALID_ARGUMENT, "N must");
+  CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 1, h, 1, nullptr), SPADE_INVALID_ARGUMENT, "ldx must");
+  CHECK_FAILS(spade_hessian_linear_f32(nullptr, 2, 2, 2, h, 1, nullptr), SPADE_INVALID_ARGUMENT,
+              "x must not be NULL");
+  CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 2, h, 0, nullptr), SPADE_INVALID_ARGUMENT, "threads");
+  CHECK_OK(spade_hessian_linear_f32(nullptr, 0, 2, 2, h, 1, nullptr));
+  spade_conv2d_t conv{1, 3, 2, 2, 12, 4, 2, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 2};
+  CHECK_FAILS(spade_hessian_conv2d_f32(x, &conv, SPADE_HESSIAN_AUTO, h, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "groups must divide channels");
+  const spade_progress_t stop{[](void*, int64_t, int64_t) { return 1; }, nullptr};
+  CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 2, h, 1, &stop), SPADE_CANCELLED, "cancelled");
+}
+
+}  // namespace
+
+int main() {
+  for (int threads : {1, 3}) {
+    linear<float>(50, 33, threads);
+    linear<double>(1500, 17, threads);
+    linear<float>(3, 150, threads);
+    for (auto form : {SPADE_HESSIAN_TAP_OFFSETS, SPADE_HESSIAN_DIRECT, SPADE_HESSIAN_AUTO})
+      for (int64_t groups : {1, 2, 6})
+        for (int64_t stride : {1, 2}) convolution(form, groups, stride, threads);
+  }
+  errors();
+}

@@ -1,0 +1,110 @@
+#include "check.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace {
+
+// One row, step by step: see spade_obc_trace in spade.h.
+std::vector<int32_t> order_of(std::vector<double> w, std::vector<double> a, int64_t n, int64_t m) {
+  const int64_t D = static_cast<int64_t>(w.size());
+  std::vector<int32_t> order;
+  std::vector<char> closed(w.size(), 0);
+  std::vector<int64_t> gone(w.size(), 0);  // by group
+  for (int64_t step = 0; step < (m ? D / m * n : D); ++step) {
+    int64_t p = -1;
+    double least = std::numeric_limits<double>::infinity();
+    for (int64_t j = 0; j < D; ++j) {
+      const double score = w[j] * w[j] / a[j * D + j];
+      if (!closed[j] && score < least) {
+        least = score;
+        p = j;
+      }
+    }
+    order.push_back(static_cast<int32_t>(p));
+    closed[p] = 1;
+    const std::vector<double> column(a.begin() + p * D, a.begin() + (p + 1) * D);
+    const double pivot = column[p], weight = w[p];
+    for (int64_t i = 0; i < D; ++i) w[i] -= column[i] * weight / pivot;
+    for (int64_t i = 0; i < D; ++i)
+      for (int64_t j = 0; j < D; ++j) a[i * D + j] -= column[i] * column[j] / pivot;
+    a[p * D + p] = 1;
+    if (m && ++gone[p / m] == n)
+      for (int64_t j = p / m * m; j < p / m * m + m; ++j) closed[j] = 1;
+  }
+  return order;
+}
+
+void trace(int64_t R, int64_t D, int64_t n, int64_t m, int threads) {
+  const auto h = hessian_of<double>(D, 5);
+  const auto w = normal<double>(R * D, 6);
+  std::vector<double> hinv(h.size());
+  double damp;
+  CHECK_OK(spade_damped_inverse_f64(h.data(), D, 0.01, hinv.data(), nullptr, &damp, threads, nullptr));
+  const int64_t steps = m ? D / m * n : D;
+  std::vector<int32_t> order(static_cast<size_t>(R * steps)), info(static_cast<size_t>(R));
+  std::vector<double> loss(order.size());
+  if (m)
+    CHECK_OK(spade_obc_trace_nm_f64(w.data(), hinv.data(), R, D, n, m, order.data(), loss.data(),
+                                    info.data(), threads, nullptr));
+  else
+    CHECK_OK(spade_obc_trace_f64(w.data(), hinv.data(), R, D, D, order.data(), loss.data(), info.data(),
+                                 threads, nullptr));
+  for (int64_t r = 0; r < R; ++r) {
+    const auto expected = order_of({w.begin() + r * D, w.begin() + (r + 1) * D}, hinv, n, m);
+    CHECK(std::equal(expected.begin(), expected.end(), order.begin() + r * steps));
+    CHECK(info[r] == 0);
+  }
+}
+
+void blocks_and_weights(int threads) {
+  const int64_t R = 3, D = 24, block = 4;
+  const auto h = hessian_of<float>(D, 7);
+  const auto w = normal<float>(R * D, 8);
+  std::vector<float> hinv(h.size()), damped(h.size()), loss(R * D / block), out(w.size());
+  std::vector<int32_t> order(loss.size()), info(R);
+  double damp;
+  CHECK_OK(spade_damped_inverse_f32(h.data(), D, 0.01, hinv.data(), damped.data(), &damp, threads, nullptr));
+  CHECK_OK(spade_obc_trace_block_f32(w.data(), hinv.data(), R, D, block, order.data(), loss.data(),
+                                     info.data(), threads, nullptr));
+  std::vector<int32_t> columns;
+  for (const int32_t b : order)
+    for (int64_t c = 0; c < block; ++c) columns.push_back(static_cast<int32_t>(b * block + c));
+  const int64_t counts[R] = {0, D / 2, D};
+  CHECK_OK(spade_obc_weights_f32(w.data(), damped.data(), hinv.data(), R, D, D, columns.data(), counts,
+                                 out.data(), info.data(), threads, nullptr));
+  for (int64_t j = 0; j < D; ++j) {
+    CHECK(close(out[j], w[j], 1e-5));
+    CHECK(out[2 * D + j] == 0);
+  }
+  CHECK(std::count(out.begin() + D, out.begin() + 2 * D, 0.0f) == D / 2);
+}
+
+void errors() {
+  const float one[1] = {1}, zero[1] = {0};
+  int32_t order[1], info[1];
+  float loss[1];
+  const int64_t counts[1] = {2};
+  CHECK_FAILS(spade_obc_trace_f32(one, one, 1, 1, 2, order, loss, info, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "steps must");
+  CHECK_FAILS(spade_obc_trace_nm_f32(one, one, 1, 1, 1, 2, order, loss, info, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "m must divide");
+  CHECK_OK(spade_obc_trace_f32(one, zero, 1, 1, 1, order, loss, info, 1, nullptr));
+  CHECK(info[0] == 1);
+  order[0] = 0;
+  float out[1];
+  CHECK_FAILS(spade_obc_weights_f32(one, one, one, 1, 1, 1, order, counts, out, info, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "counts must");
+}
+
+}  // namespace
+
+int main() {
+  for (int threads : {1, 3}) {
+    for (int64_t D : {1, 2, 15, 17, 33, 100}) trace(4, D, 0, 0, threads);
+    trace(4, 96, 2, 4, threads);
+    trace(2, 99, 1, 3, threads);
+    blocks_and_weights(threads);
+  }
+  errors();
+}

@@ -1,0 +1,72 @@
+#include "check.h"
+
+#include <algorithm>
+
+namespace {
+
+void prune(int64_t S, int64_t R, int64_t D, int64_t block, double sparsity, int threads) {
+  const auto w = normal<float>(R * D, 9);
+  std::vector<float> h;
+  for (int64_t s = 0; s < S; ++s) {
+    const auto one = hessian_of<float>(D, static_cast<unsigned>(s));
+    h.insert(h.end(), one.begin(), one.end());
+  }
+  if (S > 1) h[0] = -1e6f;  // the first sample fails, the others do not
+  std::vector<float> out(static_cast<size_t>(S * R * D)), alone(static_cast<size_t>(R * D));
+  std::vector<double> damp(S);
+  std::vector<int32_t> info(S);
+  const spade_sparsegpt_t options{sparsity, block, 0, 0, 0.01, 0};
+  CHECK_OK(spade_sparsegpt_prune_f32(w.data(), 0, h.data(), S, R, D, &options, out.data(), damp.data(),
+                                     info.data(), threads, nullptr));
+  for (int64_t s = 0; s < S; ++s) {
+    const auto begin = out.begin() + s * R * D;
+    if (S > 1 && s == 0) {
+      CHECK(info[s] == SPADE_SINGULAR && std::equal(w.begin(), w.end(), begin));
+      continue;
+    }
+    CHECK(info[s] == 0 && damp[s] == 0.01);
+    int64_t zeros = 0, expected = 0;
+    for (int64_t first = 0; first < D; first += block) {
+      const int64_t width = std::min(block, D - first);
+      expected += static_cast<int64_t>(sparsity * static_cast<double>(R * width) + 1e-6);
+      for (int64_t r = 0; r < R; ++r)
+        zeros += std::count(begin + r * D + first, begin + r * D + first + width, 0.0f);
+    }
+    CHECK(zeros == expected);
+    double alone_damp;
+    int32_t alone_info;
+    CHECK_OK(spade_sparsegpt_prune_f32(w.data(), 0, h.data() + s * D * D, 1, R, D, &options, alone.data(),
+                                       &alone_damp, &alone_info, 1, nullptr));
+    CHECK(std::equal(alone.begin(), alone.end(), begin));
+  }
+}
+
+void errors() {
+  const double one[1] = {1};
+  double out[1], damp[1];
+  int32_t info[1];
+  spade_sparsegpt_t options{1.5, 1, 0, 0, 0.01, 0};
+  const auto call = [&] {
+    return spade_sparsegpt_prune_f64(one, 0, one, 1, 1, 1, &options, out, damp, info, 1, nullptr);
+  };
+  CHECK_FAILS(call(), SPADE_INVALID_ARGUMENT, "sparsity must be in [0, 1], got 1.5");
+  options = {0.5, 0, 0, 0, 0.01, 0};
+  CHECK_FAILS(call(), SPADE_INVALID_ARGUMENT, "block_size must");
+  options = {0.5, 1, 1, 2, 0.01, 0};
+  CHECK_FAILS(call(), SPADE_INVALID_ARGUMENT, "m must divide D");
+  options = {0.5, 1, 0, 0, 0.01, 0};
+  CHECK_OK(call());
+}
+
+}  // namespace
+
+int main() {
+  for (int threads : {1, 3}) {
+    prune(1, 1, 1, 1, 0.5, threads);
+    prune(1, 70, 33, 9, 0.9, threads);
+    prune(3, 65, 140, 128, 0.5, threads);
+    prune(2, 5, 300, 200, 0.3, threads);
+    prune(2, 150, 40, 1, 0.7, threads);
+  }
+  errors();
+}
