@@ -27,7 +27,9 @@ def include_dir() -> str:
 
 def library_path() -> str:
     """The native library."""
-    return _existing(_ROOT / "lib" / ("libspade.dylib" if sys.platform == "darwin" else "libspade.so"))
+    return _existing(
+        _ROOT / "lib" / ("libspade.dylib" if sys.platform == "darwin" else "libspade.so")
+    )
 
 
 def cuda_is_available() -> bool:

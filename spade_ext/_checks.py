@@ -110,7 +110,9 @@ def check_nm(function: str, n: object, m: object, columns: int) -> tuple[int, in
 
 def resolve_threads(function: str, threads: int | None) -> int:
     """Threads to run with: the argument, or torch's own count."""
-    return torch.get_num_threads() if threads is None else check_int(function, "threads", threads, 1)
+    return (
+        torch.get_num_threads() if threads is None else check_int(function, "threads", threads, 1)
+    )
 
 
 def check_square(function: str, name: str, value: torch.Tensor) -> torch.Tensor:

@@ -117,7 +117,14 @@ def sparsegpt_prune_op(
 ) -> torch.Tensor:
     """Compute spade_ext.sparsegpt_prune."""
     return sparsegpt_prune(
-        weight, hessian, sparsity, block_size=block_size, n=n, m=m, damp=damp, threads=threads or None
+        weight,
+        hessian,
+        sparsity,
+        block_size=block_size,
+        n=n,
+        m=m,
+        damp=damp,
+        threads=threads or None,
     )
 
 

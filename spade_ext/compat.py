@@ -32,7 +32,7 @@ class _LayerHessian:
 
     def weight(self) -> torch.Tensor:
         """[R, D] weights of the layer."""
-        weight: torch.Tensor = self.layer.weight.data  # type: ignore[union-attr, assignment]
+        weight = self.layer.get_parameter("weight").data
         return weight.t() if self.transposed else weight.flatten(1)
 
     def add(self, inputs: torch.Tensor) -> None:
@@ -48,10 +48,9 @@ class _LayerHessian:
 
     def set_weight(self, layer: nn.Module, weight: torch.Tensor) -> None:
         """Give layer (of the kind of self.layer) the [R, D] weights."""
-        old: torch.Tensor = layer.weight.data  # type: ignore[union-attr, assignment]
-        layer.weight.data = (  # type: ignore[union-attr]
-            (weight.t() if self.transposed else weight).reshape(old.shape).to(old.dtype)
-        )
+        parameter = layer.get_parameter("weight")
+        shaped = (weight.t() if self.transposed else weight).reshape(parameter.shape)
+        parameter.data = shaped.to(parameter.dtype)
 
 
 def _fasterprune(
@@ -106,7 +105,14 @@ class SparseGPT:
         inputs = self._held()
         hessians = inputs.hessians("SparseGPT.fasterprune")
         weights, failed = _fasterprune(
-            inputs.weight(), hessians[None], inputs.groups, sparsity, prunen, prunem, blocksize, percdamp
+            inputs.weight(),
+            hessians[None],
+            inputs.groups,
+            sparsity,
+            prunen,
+            prunem,
+            blocksize,
+            percdamp,
         )
         if bool(failed.any()):
             raise ArithmeticError("SparseGPT.fasterprune: the Hessian is not positive definite")
@@ -262,7 +268,7 @@ class TrueOBS:
                 diagonal += 1  # as published: a singular H takes the identity
             hessians.append(damped[order][:, order])
         dead = inputs.hessians("TrueOBS").diagonal(dim1=-2, dim2=-1) == 0
-        per_group = inputs.weight().float().unflatten(0, (inputs.groups, -1))
+        per_group = inputs.weight().float().reshape(inputs.groups, -1, self.columns)
         if self.rel_damp == 0:
             per_group = per_group.masked_fill(dead[:, None, :], 0)
         return [w[:, order] for w in per_group], hessians, order.argsort()
@@ -279,10 +285,10 @@ class TrueOBS:
         first = self._traces[0]
         loss = torch.cat([trace.loss for trace in self._traces])
         layer = OBCTrace(loss, loss, first.damp, loss, first.hessian, first.hinv)
-        shape: torch.Size = self.layer.weight.shape  # type: ignore[union-attr, assignment]
+        shape = self.layer.get_parameter("weight").shape
         result = []
         for sparsity in sparsities:
-            counts = layer.counts(sparsity).split([len(trace.loss) for trace in self._traces])
+            counts = layer.counts(sparsity).chunk(len(self._traces))
             rows = [t.prune_rows(c) for t, c in zip(self._traces, counts, strict=True)]
             weight = torch.cat(rows)[:, self._inverse_order].float()
             result.append((weight.t() if self._held().transposed else weight).reshape(shape))

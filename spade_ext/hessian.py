@@ -54,10 +54,10 @@ class Conv2dGeometry:
     @classmethod
     def of(
         cls,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
         groups: int = 1,
         padding_mode: str = "zeros",
         *,
@@ -165,7 +165,12 @@ def _add_conv2d(
         )
     with reporting(progress, "hessian") as report:
         getattr(_C, f"hessian_conv2d_{suffix(images)}")(
-            images.data_ptr(), geometry.fields(images), _FORMS[form], out.data_ptr(), threads, report
+            images.data_ptr(),
+            geometry.fields(images),
+            _FORMS[form],
+            out.data_ptr(),
+            threads,
+            report,
         )
 
 

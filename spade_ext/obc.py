@@ -27,7 +27,9 @@ from spade_ext._progress import Callback, reporting
 from spade_ext.errors import SingularHessianError
 from spade_ext.inverse import damped_inverse, invert, warn_damping
 
-FLOAT64_BELOW_DAMP = 1e-3  # less damping leaves rank-deficient Hessians too ill-conditioned for float32
+FLOAT64_BELOW_DAMP = (
+    1e-3  # less damping leaves rank-deficient Hessians too ill-conditioned for float32
+)
 
 
 def prune_count(sparsity: float, numel: int) -> int:
@@ -155,7 +157,7 @@ class OBCTrace:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
         except SafetensorError as error:
             raise ValueError(f"OBCTrace.load: {path} is not a safetensors file: {error}") from None
         if metadata.get("format") != "spade_ext.OBCTrace":

@@ -108,7 +108,12 @@ def test_trueobs_unstructured(case, rel_damp):
 
 
 def channels_last(conv):
-    return torch.arange(conv.weight[0].numel()).reshape(conv.weight.shape[1:]).permute(1, 2, 0).flatten()
+    return (
+        torch.arange(conv.weight[0].numel())
+        .reshape(conv.weight.shape[1:])
+        .permute(1, 2, 0)
+        .flatten()
+    )
 
 
 def test_trueobs_patterns_of_a_convolution_run_over_channels():
@@ -122,7 +127,9 @@ def test_trueobs_patterns_of_a_convolution_run_over_channels():
     pruner.prepare_blocked(size=4)
     (blocked,) = pruner.prune_blocked([0.5])
     expected = reference.obc_prune(dense, h, 0.5, block=4, damp=0.0)
-    torch.testing.assert_close(blocked.flatten(1)[:, order].double(), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        blocked.flatten(1)[:, order].double(), expected, rtol=1e-3, atol=1e-5
+    )
     pruner.nmprune(2, 4)
     expected = reference.obc_prune(dense, h, n=2, m=4, damp=0.0)
     torch.testing.assert_close(as_rows(module)[:, order].double(), expected, rtol=1e-3, atol=1e-5)

@@ -22,9 +22,7 @@ ROOM = 8 * 4 * 6 * 6 * 64  # entries of every buffer
 
 SIZE = st.one_of(st.integers(0, 6), st.sampled_from([-(2**63), -1, 2**31, 2**40, 2**62, 2**63 - 1]))
 SMALL = st.integers(0, 6)
-NUMBER = st.one_of(
-    st.floats(0, 1), st.sampled_from([-1.0, math.nan, math.inf, 1e308]), st.floats()
-)
+NUMBER = st.one_of(st.floats(0, 1), st.sampled_from([-1.0, math.nan, math.inf, 1e308]), st.floats())
 ENTRY = st.sampled_from([0.0, 1.0, -3.5, 1e-30, 1e30, math.nan, math.inf])
 THREADS = st.sampled_from([1, 2, 3, 0, -1])
 

@@ -53,11 +53,15 @@ def test_lower_instruction_sets_agree(isa, tmp_path):
     assert torch.equal(order, obc_trace(weight, h).order)
     expected = reference.sparsegpt_prune(weight.double(), h.double(), 0.5)
     assert torch.equal(pruned == 0, expected == 0)
-    torch.testing.assert_close(gram.double(), reference.hessian(weight.double()), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        gram.double(), reference.hessian(weight.double()), rtol=1e-5, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("n, m, cols", [(2, 4, 128), (4, 8, 200), (1, 3, 99), (4, 4, 64), (0, 4, 8)])
+@pytest.mark.parametrize(
+    "n, m, cols", [(2, 4, 128), (4, 8, 200), (1, 3, 99), (4, 4, 64), (0, 4, 8)]
+)
 def test_n_of_m(n, m, cols, dtype):
     weight, h = layer(3, cols, dtype=dtype)
     pruned = obc_prune(weight, h, n=n, m=m)
@@ -202,7 +206,11 @@ W, H = torch.ones(2, 4), torch.eye(4)
         (lambda: obc_prune(W, H, n=1), ValueError, "n and m go together"),
         (lambda: obc_prune(W, H, n=1, m=2, block=2), ValueError, "block does not go with n:m"),
         (lambda: obc_trace(W, H).prune(-1.0), ValueError, "OBCTrace.counts: sparsity must be in"),
-        (lambda: obc_trace(W, H).prune_rows(torch.tensor([1])), ValueError, "counts must have shape"),
+        (
+            lambda: obc_trace(W, H).prune_rows(torch.tensor([1])),
+            ValueError,
+            "counts must have shape",
+        ),
         (lambda: obc_trace(W, H).prune_rows(torch.tensor([1, 9])), ValueError, "counts must be in"),
     ],
 )

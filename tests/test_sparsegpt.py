@@ -104,7 +104,9 @@ def test_a_failed_sample_leaves_the_others():
     alone = sparsegpt_prune(weight, h, 0.5)
     assert torch.equal(batch.weights[0], alone) and torch.equal(batch.weights[2], alone)
     before = weight.clone(), hessians.clone()
-    with pytest.raises(SingularHessianError, match=r"hessian\[1\] is not positive definite") as caught:
+    with pytest.raises(
+        SingularHessianError, match=r"hessian\[1\] is not positive definite"
+    ) as caught:
         sparsegpt_prune(weight, hessians, 0.5)
     assert caught.value.index == 1
     assert torch.equal(weight, before[0]) and torch.equal(hessians, before[1])
@@ -150,9 +152,17 @@ W, H = torch.ones(2, 4), torch.eye(4)
     [
         (lambda: sparsegpt_prune("w", H), TypeError, "weight must be a torch.Tensor, got str"),
         (lambda: sparsegpt_prune(W, H.int()), TypeError, "hessian must have dtype"),
-        (lambda: sparsegpt_prune(W, torch.eye(3)), ValueError, r"hessian must have shape \(1, 4, 4\)"),
+        (
+            lambda: sparsegpt_prune(W, torch.eye(3)),
+            ValueError,
+            r"hessian must have shape \(1, 4, 4\)",
+        ),
         (lambda: sparsegpt_prune(W[None], H), ValueError, "weight must have 2 dimensions"),
-        (lambda: sparsegpt_prune(W, H, 1.5), ValueError, r"sparsity must be in \[0.0, 1.0\], got 1.5"),
+        (
+            lambda: sparsegpt_prune(W, H, 1.5),
+            ValueError,
+            r"sparsity must be in \[0.0, 1.0\], got 1.5",
+        ),
         (lambda: sparsegpt_prune(W, H, "a"), TypeError, "sparsity must be a number, got str"),
         (lambda: sparsegpt_prune(W, H, block_size=0), ValueError, "block_size must be at least 1"),
         (lambda: sparsegpt_prune(W, H, n=2), ValueError, "n and m go together"),

@@ -9,14 +9,14 @@
 #define SPADE_BLAS(name) name
 #endif
 
-#define SPADE_DECLARE_BLAS(c, T)                                                                   \
-  void SPADE_BLAS(cblas_##c##gemm)(int order, int trans_a, int trans_b, int m, int n, int k,      \
-                                   T alpha, const T* a, int lda, const T* b, int ldb, T beta,     \
-                                   T* c_, int ldc);                                               \
-  void SPADE_BLAS(cblas_##c##trsm)(int order, int side, int uplo, int trans, int diag, int m,     \
-                                   int n, T alpha, const T* a, int lda, T* b, int ldb);           \
-  void SPADE_BLAS(c##potrf_)(const char* uplo, const int* n, T* a, const int* lda, int* info);    \
-  void SPADE_BLAS(c##potrs_)(const char* uplo, const int* n, const int* nrhs, const T* a,         \
+#define SPADE_DECLARE_BLAS(c, T)                                                               \
+  void SPADE_BLAS(cblas_##c##gemm)(int order, int trans_a, int trans_b, int m, int n, int k,   \
+                                   T alpha, const T* a, int lda, const T* b, int ldb, T beta,  \
+                                   T* c_, int ldc);                                            \
+  void SPADE_BLAS(cblas_##c##trsm)(int order, int side, int uplo, int trans, int diag, int m,  \
+                                   int n, T alpha, const T* a, int lda, T* b, int ldb);        \
+  void SPADE_BLAS(c##potrf_)(const char* uplo, const int* n, T* a, const int* lda, int* info); \
+  void SPADE_BLAS(c##potrs_)(const char* uplo, const int* n, const int* nrhs, const T* a,      \
                              const int* lda, T* b, const int* ldb, int* info);
 extern "C" {
 SPADE_DECLARE_BLAS(s, float)
@@ -32,37 +32,38 @@ enum Triangle { kUpper = 121, kLower = 122 };
 enum Side { kLeft = 141, kRight = 142 };
 constexpr int kNonUnit = 131;
 
-// Call once before the others: parallelism and determinism are libspade's own, so BLAS stays serial.
+// Call once before the others: parallelism and determinism are libspade's own, so BLAS stays
+// serial.
 void use_one_thread();
 
-#define SPADE_DEFINE_BLAS(c, T)                                                                    \
-  /* C = alpha op(A) op(B) + beta C; op(A) is m x k */                                             \
-  inline void gemm(Transpose ta, Transpose tb, int64_t m, int64_t n, int64_t k, T alpha,          \
-                   const T* a, int64_t lda, const T* b, int64_t ldb, T beta, T* out,              \
-                   int64_t ldc) {                                                                 \
-    SPADE_BLAS(cblas_##c##gemm)                                                                    \
-    (kRowMajor, ta, tb, static_cast<int>(m), static_cast<int>(n), static_cast<int>(k), alpha, a,  \
-     static_cast<int>(lda), b, static_cast<int>(ldb), beta, out, static_cast<int>(ldc));          \
-  }                                                                                               \
-  /* B (m x n) = op(A)^-1 B, or B op(A)^-1 on the right */                                         \
-  inline void trsm(Side side, Triangle triangle, Transpose trans, int64_t m, int64_t n,           \
-                   const T* a, int64_t lda, T* b, int64_t ldb) {                                  \
-    SPADE_BLAS(cblas_##c##trsm)                                                                    \
-    (kRowMajor, side, triangle, trans, kNonUnit, static_cast<int>(m), static_cast<int>(n), T(1),  \
-     a, static_cast<int>(lda), b, static_cast<int>(ldb));                                         \
-  }                                                                                               \
-  /* A = L L^T in the lower triangle; false if A is not positive definite */                       \
-  inline bool potrf(int64_t n, T* a, int64_t lda) {                                               \
-    const int n_ = static_cast<int>(n), lda_ = static_cast<int>(lda);                             \
-    int info = 0;                                                                                 \
-    SPADE_BLAS(c##potrf_)("U", &n_, a, &lda_, &info); /* column-major upper = row-major lower */   \
-    return info == 0;                                                                             \
-  }                                                                                               \
-  /* b = (L L^T)^-1 b for one vector */                                                            \
-  inline void potrs(int64_t n, const T* a, int64_t lda, T* b) {                                   \
-    const int n_ = static_cast<int>(n), lda_ = static_cast<int>(lda), one = 1;                    \
-    int info = 0;                                                                                 \
-    SPADE_BLAS(c##potrs_)("U", &n_, &one, a, &lda_, b, &n_, &info);                                \
+#define SPADE_DEFINE_BLAS(c, T)                                                                  \
+  /* C = alpha op(A) op(B) + beta C; op(A) is m x k */                                           \
+  inline void gemm(Transpose ta, Transpose tb, int64_t m, int64_t n, int64_t k, T alpha,         \
+                   const T* a, int64_t lda, const T* b, int64_t ldb, T beta, T* out,             \
+                   int64_t ldc) {                                                                \
+    SPADE_BLAS(cblas_##c##gemm)                                                                  \
+    (kRowMajor, ta, tb, static_cast<int>(m), static_cast<int>(n), static_cast<int>(k), alpha, a, \
+     static_cast<int>(lda), b, static_cast<int>(ldb), beta, out, static_cast<int>(ldc));         \
+  }                                                                                              \
+  /* B (m x n) = op(A)^-1 B, or B op(A)^-1 on the right */                                       \
+  inline void trsm(Side side, Triangle triangle, Transpose trans, int64_t m, int64_t n,          \
+                   const T* a, int64_t lda, T* b, int64_t ldb) {                                 \
+    SPADE_BLAS(cblas_##c##trsm)                                                                  \
+    (kRowMajor, side, triangle, trans, kNonUnit, static_cast<int>(m), static_cast<int>(n), T(1), \
+     a, static_cast<int>(lda), b, static_cast<int>(ldb));                                        \
+  }                                                                                              \
+  /* A = L L^T in the lower triangle; false if A is not positive definite */                     \
+  inline bool potrf(int64_t n, T* a, int64_t lda) {                                              \
+    const int n_ = static_cast<int>(n), lda_ = static_cast<int>(lda);                            \
+    int info = 0;                                                                                \
+    SPADE_BLAS(c##potrf_)("U", &n_, a, &lda_, &info); /* column-major upper = row-major lower */ \
+    return info == 0;                                                                            \
+  }                                                                                              \
+  /* b = (L L^T)^-1 b for one vector */                                                          \
+  inline void potrs(int64_t n, const T* a, int64_t lda, T* b) {                                  \
+    const int n_ = static_cast<int>(n), lda_ = static_cast<int>(lda), one = 1;                   \
+    int info = 0;                                                                                \
+    SPADE_BLAS(c##potrs_)("U", &n_, &one, a, &lda_, b, &n_, &info);                              \
   }
 SPADE_DEFINE_BLAS(s, float)
 SPADE_DEFINE_BLAS(d, double)

@@ -13,8 +13,8 @@
 
 namespace spade {
 
-// Uninitialised memory on a cache-line boundary; large pieces on huge pages where the system has them, as
-// walks down a column touch a page every few lines.
+// Uninitialised memory on a cache-line boundary; large pieces on huge pages where the system has
+// them, as walks down a column touch a page every few lines.
 template <class T>
 class Buffer {
  public:

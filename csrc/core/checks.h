@@ -1,4 +1,5 @@
-// Argument checks shared by the C API functions: each text names function, argument, expected and got.
+// Argument checks shared by the C API functions: each text names function, argument, expected and
+// got.
 #pragma once
 
 #include <cmath>
@@ -9,8 +10,8 @@
 namespace spade {
 
 inline void check_size(const char* function, const char* name, int64_t value, int64_t least = 0) {
-  SPADE_CHECK(value >= least && value <= INT32_MAX, "%s: %s must be in [%lld, 2^31), got %lld", function,
-              name, static_cast<long long>(least), static_cast<long long>(value));
+  SPADE_CHECK(value >= least && value <= INT32_MAX, "%s: %s must be in [%lld, 2^31), got %lld",
+              function, name, static_cast<long long>(least), static_cast<long long>(value));
 }
 
 inline void check_pointer(const char* function, const char* name, const void* pointer,
@@ -24,7 +25,8 @@ inline void check_threads(const char* function, int threads) {
 
 template <class T>
 void check_finite(const char* function, const char* name, const T* x, int64_t count) {
-  // A sum of x * 0 is NaN if and only if some x is NaN or Inf; it vectorises, a branch an entry does not.
+  // A sum of x * 0 is NaN if and only if some x is NaN or Inf; it vectorises, a branch an entry
+  // does not.
   T sum[16] = {};
   int64_t i = 0;
   for (; i + 16 <= count; i += 16)
@@ -40,7 +42,8 @@ void check_finite(const char* function, const char* name, const T* x, int64_t co
 }
 
 inline void check_damp(const char* function, double damp) {
-  SPADE_CHECK(damp >= 0 && std::isfinite(damp), "%s: damp must be finite and >= 0, got %g", function, damp);
+  SPADE_CHECK(damp >= 0 && std::isfinite(damp), "%s: damp must be finite and >= 0, got %g",
+              function, damp);
 }
 
 }  // namespace spade

@@ -8,15 +8,16 @@ namespace spade {
 
 enum class Isa { plain, avx2, avx512 };
 
-// The best compiled set that this CPU has; the environment variable SPADE_CPU_ISA can only lower it.
+// The best compiled set that this CPU has; the environment variable SPADE_CPU_ISA can only lower
+// it.
 Isa isa();
 
 }  // namespace spade
 
 #if defined(SPADE_X86_VARIANTS)
-#define SPADE_DISPATCH(call)                                \
-  (::spade::isa() == ::spade::Isa::avx512 ? avx512::call    \
-   : ::spade::isa() == ::spade::Isa::avx2 ? avx2::call      \
+#define SPADE_DISPATCH(call)                             \
+  (::spade::isa() == ::spade::Isa::avx512 ? avx512::call \
+   : ::spade::isa() == ::spade::Isa::avx2 ? avx2::call   \
                                           : plain::call)
 #else
 #define SPADE_DISPATCH(call) (plain::call)

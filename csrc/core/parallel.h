@@ -1,7 +1,7 @@
 // Parallel loops that report progress, can be cancelled, and carry exceptions to the caller.
 //
-// Threads are OpenMP's. ThreadSanitizer does not understand an OpenMP runtime that was built without it, so
-// its builds define SPADE_STD_THREADS and run the same loops on std::thread.
+// Threads are OpenMP's. ThreadSanitizer does not understand an OpenMP runtime that was built
+// without it, so its builds define SPADE_STD_THREADS and run the same loops on std::thread.
 #pragma once
 
 #include <algorithm>
@@ -67,8 +67,9 @@ void on_threads(int threads, Body&& body) {
 #endif
 }
 
-// Run task(state, i) for i in [0, n) on `threads` threads, dynamically scheduled; make_state() gives each
-// thread its scratch. The first exception ends the loop and is rethrown on the calling thread.
+// Run task(state, i) for i in [0, n) on `threads` threads, dynamically scheduled; make_state()
+// gives each thread its scratch. The first exception ends the loop and is rethrown on the calling
+// thread.
 template <class MakeState, class Task>
 void parallel_for(int threads, int64_t n, MakeState&& make_state, Task&& task) {
   std::exception_ptr first;

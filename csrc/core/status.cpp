@@ -30,7 +30,8 @@ extern "C" const char* spade_version(void) { return SPADE_VERSION; }
 #define SPADE_TEXT(x) SPADE_TEXT_OF(x)
 
 extern "C" const char* spade_build_info(void) {
-  return "{\"compiler\": \"" SPADE_COMPILER "\", \"blas\": \""
+  return "{\"compiler\": \"" SPADE_COMPILER
+         "\", \"blas\": \""
 #if defined(SPADE_SCIPY_OPENBLAS)
          "scipy-openblas32"
 #else

@@ -1,4 +1,5 @@
-// Failures inside libspade: thrown as Failure, turned into a status and a per-thread text by guarded().
+// Failures inside libspade: thrown as Failure, turned into a status and a per-thread text by
+// guarded().
 #pragma once
 
 #include <cstdarg>
@@ -45,7 +46,7 @@ spade_status_t guarded(Body&& body) noexcept {
 }  // namespace spade
 
 // Check one argument of a C API function: names the function, the argument, expected and got.
-#define SPADE_CHECK(condition, ...) \
-  do {                              \
+#define SPADE_CHECK(condition, ...)                                       \
+  do {                                                                    \
     if (!(condition)) ::spade::fail(SPADE_INVALID_ARGUMENT, __VA_ARGS__); \
   } while (0)

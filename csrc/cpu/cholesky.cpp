@@ -1,5 +1,5 @@
-// Blocked right-looking Cholesky over serial BLAS calls: each tile of the trailing matrix belongs to one
-// task and each sum has one order, so that threads do not change a bit.
+// Blocked right-looking Cholesky over serial BLAS calls: each tile of the trailing matrix belongs
+// to one task and each sum has one order, so that threads do not change a bit.
 
 #include "cpu/cholesky.h"
 

@@ -1,7 +1,8 @@
 // Grams of rows: out += sum_k a_k b_k^T in double, from float sums over at most kPromote rows.
 //
-// One tile of the output belongs to one caller and its sum has one order, so that threads do not change a
-// bit. Promotion to double keeps the error of H near that of one short run however many samples there are.
+// One tile of the output belongs to one caller and its sum has one order, so that threads do not
+// change a bit. Promotion to double keeps the error of H near that of one short run however many
+// samples there are.
 #pragma once
 
 #include <algorithm>
@@ -15,8 +16,9 @@ namespace spade {
 
 constexpr int64_t kGramRows = 64;     // rows multiplied at a time: two tiles of them stay in L1
 constexpr int64_t kGramColumns = 32;  // widest packed tile
-constexpr int64_t kGramWidth = 128;   // widest output tile: kGramRows of its columns and its sums stay in L2
-constexpr int64_t kPromote = 1024;    // rows summed in T before they go to double
+constexpr int64_t kGramWidth =
+    128;  // widest output tile: kGramRows of its columns and its sums stay in L2
+constexpr int64_t kPromote = 1024;  // rows summed in T before they go to double
 
 // `length` rows from row `a` of the left operand and row `b` of the right one.
 struct Segment {
@@ -49,8 +51,8 @@ struct PackedRows {
   }
 };
 
-// The products of one output tile: m columns of `rows` from column a, n from column b (multiples of the
-// packed width).
+// The products of one output tile: m columns of `rows` from column a, n from column b (multiples of
+// the packed width).
 template <class T>
 struct GramTask {
   const PackedRows<T>* rows;
@@ -84,12 +86,10 @@ inline void mirror_tile(double* h, int64_t n, int64_t I, int64_t J) {
 }
 
 // partial: kGramWidth x kGramWidth, contents lost.
-#define SPADE_DECLARE_GRAM(isa)                                                              \
-  namespace isa {                                                                            \
-  void gram(const GramTask<float>& task, const std::vector<Segment>& segments,               \
-            float* partial);                                                                 \
-  void gram(const GramTask<double>& task, const std::vector<Segment>& segments,              \
-            double* partial);                                                                \
+#define SPADE_DECLARE_GRAM(isa)                                                                   \
+  namespace isa {                                                                                 \
+  void gram(const GramTask<float>& task, const std::vector<Segment>& segments, float* partial);   \
+  void gram(const GramTask<double>& task, const std::vector<Segment>& segments, double* partial); \
   }
 SPADE_DECLARE_GRAM(plain)
 SPADE_DECLARE_GRAM(avx2)

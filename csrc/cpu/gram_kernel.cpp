@@ -1,9 +1,9 @@
-// Gram of one output tile (gram.h): kGramRows rows of a segment at a time, every pair of packed tiles is
-// multiplied into a partial sum.
+// Gram of one output tile (gram.h): kGramRows rows of a segment at a time, every pair of packed
+// tiles is multiplied into a partial sum.
 //
-// A register tile holds M columns of a (broadcast) by W vectors of b: at AVX-512, 16 accumulators and 10
-// loads for 16 FMA a row. Two packed tiles come from L2 for 32 x 32 products a row. Bound by FMA; segments
-// shorter than about 16 rows by loads and stores of the partial sums.
+// A register tile holds M columns of a (broadcast) by W vectors of b: at AVX-512, 16 accumulators
+// and 10 loads for 16 FMA a row. Two packed tiles come from L2 for 32 x 32 products a row. Bound by
+// FMA; segments shorter than about 16 rows by loads and stores of the partial sums.
 
 #include "cpu/gram.h"
 #include "cpu/simd.h"
@@ -27,7 +27,8 @@ void multiply(const T* a, const T* b, int64_t width, int64_t k, int64_t m, int64
 #pragma GCC unroll 16
       for (int p = 0; p < kM; ++p)
 #pragma GCC unroll 16
-        for (int q = 0; q < W; ++q) sum[p][q] = first ? Vec<T>{} : load(to + p * kGramColumns + q * L);
+        for (int q = 0; q < W; ++q)
+          sum[p][q] = first ? Vec<T>{} : load(to + p * kGramColumns + q * L);
       const T *left = a + i, *right = b + j;
       for (int64_t row = 0; row < k; ++row, left += width, right += width) {
         Vec<T> v[W];

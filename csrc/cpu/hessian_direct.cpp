@@ -1,8 +1,10 @@
-// The direct Hessian: rows of X (given, or unfolded a cache-sized piece at a time) times themselves.
+// The direct Hessian: rows of X (given, or unfolded a cache-sized piece at a time) times
+// themselves.
 //
-// Pieces are packed by all threads, then multiplied by lower tiles; one thread owns a tile and a slot.
-// Few tiles are made enough for all threads by slots: interleaved blocks of rows with sums of their own,
-// added in order at the end. Work N D (D + 1) flop; bound by FMA, and for D below about 64 by packing.
+// Pieces are packed by all threads, then multiplied by lower tiles; one thread owns a tile and a
+// slot. Few tiles are made enough for all threads by slots: interleaved blocks of rows with sums of
+// their own, added in order at the end. Work N D (D + 1) flop; bound by FMA, and for D below about
+// 64 by packing.
 
 #include "core/isa.h"
 #include "cpu/gram.h"
@@ -11,10 +13,10 @@
 namespace spade {
 namespace {
 
-constexpr int64_t kPacked = 1 << 20;    // entries of a packed piece: they stay in the shared cache
-constexpr int64_t kJobs = 16;           // jobs that keep the threads busy
-constexpr int64_t kPackRows = 64;       // rows a packing task
-constexpr double kUnfoldCost = 24;      // multiply-adds that unfolding one entry costs
+constexpr int64_t kPacked = 1 << 20;  // entries of a packed piece: they stay in the shared cache
+constexpr int64_t kJobs = 16;         // jobs that keep the threads busy
+constexpr int64_t kPackRows = 64;     // rows a packing task
+constexpr double kUnfoldCost = 24;    // multiply-adds that unfolding one entry costs
 
 // H of `groups` blocks of D columns each; groups other than one have D small.
 template <class T>
@@ -30,16 +32,16 @@ class DirectHessian {
         pairs_(lower_tiles(D)),
         jobs_(groups * static_cast<int64_t>(pairs_.size())),
         slots_(std::max<int64_t>(1, std::min(kJobs / jobs_, N / kPromote))),
-        slot_rows_(std::min(std::max<int64_t>(
-                                256, kPacked / (groups * D * slots_) / kGramRows * kGramRows),
-                            kPromote)),
+        slot_rows_(std::min(
+            std::max<int64_t>(256, kPacked / (groups * D * slots_) / kGramRows * kGramRows),
+            kPromote)),
         sums_((slots_ - 1) * groups * D * D),
         done_(progress, N) {
     std::fill_n(sums_.get(), (slots_ - 1) * groups * D * D, 0.0);
   }
 
-  // pack(first, count, group, packed, row) writes rows [first, first + count) of a group's X to packed
-  // rows from `row`.
+  // pack(first, count, group, packed, row) writes rows [first, first + count) of a group's X to
+  // packed rows from `row`.
   template <class Pack>
   void add(Pack&& pack) {
     const int64_t piece = slots_ * slot_rows_;
@@ -51,10 +53,12 @@ class DirectHessian {
     for (int64_t first = 0; first < N_ && !done_.cancelled(); first += piece) {
       const int64_t rows = std::min(piece, N_ - first);
       const int64_t tasks = (rows + kPackRows - 1) / kPackRows;
-      parallel_for(threads_, tasks * groups_, [] { return 0; }, [&](int, int64_t task) {
-        const int64_t row = task % tasks * kPackRows, g = task / tasks;
-        pack(first + row, std::min(kPackRows, rows - row), g, packed[g], row);
-      });
+      parallel_for(
+          threads_, tasks * groups_, [] { return 0; },
+          [&](int, int64_t task) {
+            const int64_t row = task % tasks * kPackRows, g = task / tasks;
+            pack(first + row, std::min(kPackRows, rows - row), g, packed[g], row);
+          });
       multiply(packed, rows);
       done_.add(rows);
     }
@@ -70,23 +74,23 @@ class DirectHessian {
 
   void multiply(const std::vector<PackedRows<T>>& packed, int64_t rows) {
     const int64_t width = gram_width(D_), count = static_cast<int64_t>(pairs_.size());
-    parallel_for(threads_, slots_ * jobs_, [] { return Buffer<T>(kGramWidth * kGramWidth); },
-                 [&](Buffer<T>& partial, int64_t job) {
-                   const int64_t s = job / jobs_, g = job % jobs_ / count, first = s * slot_rows_;
-                   if (first >= rows) return;
-                   const auto [I, J] = pairs_[job % count];
-                   const GramTask<T> task{&packed[g],
-                                          I * width,
-                                          J * width,
-                                          std::min(width, D_ - I * width),
-                                          std::min(width, D_ - J * width),
-                                          I == J,
-                                          slot(s) + (g * D_ + I * width) * D_ + J * width,
-                                          D_};
-                   const std::vector<Segment> segment{
-                       {first, first, std::min(slot_rows_, rows - first)}};
-                   SPADE_DISPATCH(gram(task, segment, partial.get()));
-                 });
+    parallel_for(
+        threads_, slots_ * jobs_, [] { return Buffer<T>(kGramWidth * kGramWidth); },
+        [&](Buffer<T>& partial, int64_t job) {
+          const int64_t s = job / jobs_, g = job % jobs_ / count, first = s * slot_rows_;
+          if (first >= rows) return;
+          const auto [I, J] = pairs_[job % count];
+          const GramTask<T> task{&packed[g],
+                                 I * width,
+                                 J * width,
+                                 std::min(width, D_ - I * width),
+                                 std::min(width, D_ - J * width),
+                                 I == J,
+                                 slot(s) + (g * D_ + I * width) * D_ + J * width,
+                                 D_};
+          const std::vector<Segment> segment{{first, first, std::min(slot_rows_, rows - first)}};
+          SPADE_DISPATCH(gram(task, segment, partial.get()));
+        });
   }
 
   const int64_t N_, groups_, D_;
@@ -110,7 +114,8 @@ void unfold(const T* x, const spade_conv2d_t& c, const ConvSizes& sizes, int64_t
     T* out = to.at(row, column);
     for (int64_t i = 0; i < count;) {
       const int64_t position = first + i, o = position % pixels;
-      const int64_t run = std::min(count - i, sizes.out_w - o % sizes.out_w);  // to the output row's end
+      const int64_t run =
+          std::min(count - i, sizes.out_w - o % sizes.out_w);  // to the output row's end
       const int64_t y = o / sizes.out_w * c.stride_h + a;
       const T* line = channel + position / pixels * c.stride_batch + y * c.stride_row;
       const bool outside = y < 0 || y >= c.height;
@@ -154,10 +159,9 @@ void hessian_direct(const T* x, const spade_conv2d_t& conv, double* h, int threa
   if (rows_in_place)
     return hessian_linear(x, sizes.positions, sizes.D, conv.stride_col, h, threads, progress);
   DirectHessian<T> hessian(sizes.positions, conv.groups, sizes.D, h, threads, progress);
-  hessian.add(
-      [&](int64_t first, int64_t count, int64_t g, const PackedRows<T>& to, int64_t row) {
-        unfold(x + g * sizes.channels * conv.stride_channel, conv, sizes, first, count, to, row);
-      });
+  hessian.add([&](int64_t first, int64_t count, int64_t g, const PackedRows<T>& to, int64_t row) {
+    unfold(x + g * sizes.channels * conv.stride_channel, conv, sizes, first, count, to, row);
+  });
 }
 
 template void hessian_linear(const float*, int64_t, int64_t, int64_t, double*, int,

@@ -7,7 +7,8 @@ namespace {
 
 using Lines = std::vector<int64_t>;
 
-// One dimension: for each pair of taps its offset, the lines of its class and those it must not count.
+// One dimension: for each pair of taps its offset, the lines of its class and those it must not
+// count.
 struct AxisPair {
   int64_t offset;
   Lines base, excluded;

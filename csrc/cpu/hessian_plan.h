@@ -1,9 +1,11 @@
 // Which grams the tap-offset Hessian of a convolution needs, and how H is assembled from them.
 //
-// Tap a reads the input rows Y_a = {o s + a dl - p}. For taps (a, a') with Dy = (a' - a) dl, the pairs of
-// equal (Dy, (a dl - p) mod s) sum the same products up to a few border rows, and likewise in x:
-//   H[(c,a,b),(c',a',b')] = R - sum_{y in excl_y} Row_y - sum_{x in excl_x} Col_x + sum_{y,x} Corner_yx,
-//   base_y = union over the class of {y in Y_a : 0 <= y < H, 0 <= y + Dy < H},  excl_y = base_y \ Y_a.
+// Tap a reads the input rows Y_a = {o s + a dl - p}. For taps (a, a') with Dy = (a' - a) dl, the
+// pairs of equal (Dy, (a dl - p) mod s) sum the same products up to a few border rows, and likewise
+// in x:
+//   H[(c,a,b),(c',a',b')] = R - sum_{y in excl_y} Row_y - sum_{x in excl_x} Col_x + sum_{y,x}
+//   Corner_yx, base_y = union over the class of {y in Y_a : 0 <= y < H, 0 <= y + Dy < H},  excl_y =
+//   base_y \ Y_a.
 // Each term is one C x C gram of the input with itself shifted by (Dy, Dx). (SPADE, Hessian of a
 // convolution without unfold; exact for every kernel, stride, padding and dilation.)
 #pragma once
@@ -52,8 +54,8 @@ class TapPlan {
   std::map<Key, int64_t> index_;
 };
 
-// The input packed so that the lines of an offset gram are contiguous: line, slot, image, channel, where
-// the slots of a line hold the pixels 0, s, 2 s, ..., then 1, s + 1, ... of it.
+// The input packed so that the lines of an offset gram are contiguous: line, slot, image, channel,
+// where the slots of a line hold the pixels 0, s, 2 s, ..., then 1, s + 1, ... of it.
 class PackedLines {
  public:
   // `along` pixels a line at stride s.

@@ -1,9 +1,10 @@
-// The tap-offset Hessian of a convolution: one gram a distinct offset of two taps, borders corrected.
+// The tap-offset Hessian of a convolution: one gram a distinct offset of two taps, borders
+// corrected.
 //
-// Per group: pack the input so that the lines of each offset are contiguous, compute the grams of the plan
-// (hessian_plan.h) by tiles, add each pair of taps to H from its terms. For a 3 x 3 convolution at stride 1
-// 13 grams replace 45; the rest is borders. Bound by the BLAS product and, for few samples, by the D^2
-// entries of H.
+// Per group: pack the input so that the lines of each offset are contiguous, compute the grams of
+// the plan (hessian_plan.h) by tiles, add each pair of taps to H from its terms. For a 3 x 3
+// convolution at stride 1 13 grams replace 45; the rest is borders. Bound by the BLAS product and,
+// for few samples, by the D^2 entries of H.
 
 #include <cstring>
 
@@ -14,10 +15,11 @@
 namespace spade {
 namespace {
 
-constexpr int64_t kBlock = 16;          // channels a side of one piece of the assembly: H's lines stay in L1
-constexpr double kSegmentCost = 24;     // rows that starting a product costs
-constexpr double kChannelCost = 40;     // multiply-adds a channel and row that packing operands costs
-constexpr double kAssemblyCost = 100;   // multiply-adds that one entry of H costs
+constexpr int64_t kBlock =
+    16;  // channels a side of one piece of the assembly: H's lines stay in L1
+constexpr double kSegmentCost = 24;  // rows that starting a product costs
+constexpr double kChannelCost = 40;  // multiply-adds a channel and row that packing operands costs
+constexpr double kAssemblyCost = 100;  // multiply-adds that one entry of H costs
 
 // Pack one line of one group from row `first` of `to`.
 template <class T>
@@ -104,63 +106,66 @@ class TapHessian {
     const auto pairs = lower_tiles(C_);
     const int64_t width = gram_width(C_), count = static_cast<int64_t>(pairs.size());
     std::memset(grams_.get(), 0, plan_.grams().size() * C_ * C_ * sizeof(double));
-    parallel_for(threads_, jobs(), [] { return Buffer<T>(kGramWidth * kGramWidth); },
-                 [&](Buffer<T>& partial, int64_t job) {
-                   if (done.cancelled()) return;
-                   const OffsetGram& gram_of = plan_.grams()[job / count];
-                   const auto [I, J] = pairs[job % count];
-                   double* out = grams_.get() + job / count * C_ * C_;
-                   const PackedRows<T>* from = gram_of.by_columns ? &columns_ : &rows_;
-                   const auto rows = segments(gram_of);
-                   const auto tile = [&](int64_t i, int64_t j) {
-                     const GramTask<T> task{from,
-                                            i * width,
-                                            j * width,
-                                            std::min(width, C_ - i * width),
-                                            std::min(width, C_ - j * width),
-                                            i == j && gram_of.symmetric(),
-                                            out + i * width * C_ + j * width,
-                                            C_};
-                     SPADE_DISPATCH(gram(task, rows, partial.get()));
-                   };
-                   tile(I, J);
-                   if (gram_of.symmetric())
-                     mirror_tile(out, C_, I, J);
-                   else if (I != J)
-                     tile(J, I);
-                   done.add(1);
-                 });
+    parallel_for(
+        threads_, jobs(), [] { return Buffer<T>(kGramWidth * kGramWidth); },
+        [&](Buffer<T>& partial, int64_t job) {
+          if (done.cancelled()) return;
+          const OffsetGram& gram_of = plan_.grams()[job / count];
+          const auto [I, J] = pairs[job % count];
+          double* out = grams_.get() + job / count * C_ * C_;
+          const PackedRows<T>* from = gram_of.by_columns ? &columns_ : &rows_;
+          const auto rows = segments(gram_of);
+          const auto tile = [&](int64_t i, int64_t j) {
+            const GramTask<T> task{from,
+                                   i * width,
+                                   j * width,
+                                   std::min(width, C_ - i * width),
+                                   std::min(width, C_ - j * width),
+                                   i == j && gram_of.symmetric(),
+                                   out + i * width * C_ + j * width,
+                                   C_};
+            SPADE_DISPATCH(gram(task, rows, partial.get()));
+          };
+          tile(I, J);
+          if (gram_of.symmetric())
+            mirror_tile(out, C_, I, J);
+          else if (I != J)
+            tile(J, I);
+          done.add(1);
+        });
   }
 
   // h[(c, t), (d, u)] += sum of the terms of (t, u), by blocks of channels c and d.
   void assemble(double* h) const {
     const int64_t taps = sizes_.taps, D = sizes_.D, blocks = (C_ + kBlock - 1) / kBlock;
-    parallel_for(threads_, blocks, [] { return 0; }, [&](int, int64_t block) {
-      const int64_t c0 = block * kBlock, m = std::min(kBlock, C_ - c0);
-      double sum[kBlock][kBlock];
-      for (int64_t d0 = 0; d0 < C_; d0 += kBlock) {
-        const int64_t n = std::min(kBlock, C_ - d0);
-        for (int64_t t = 0; t < taps; ++t)
-          for (int64_t u = 0; u < taps; ++u) {
-            std::memset(sum, 0, sizeof sum);
-            for (const TapTerm& term : plan_.terms(t, u)) {
-              const double* g = grams_.get() + term.gram * C_ * C_;
-              if (term.transposed) {
-                for (int64_t j = 0; j < n; ++j)
-                  for (int64_t i = 0; i < m; ++i)
-                    sum[i][j] += term.sign * g[(d0 + j) * C_ + c0 + i];
-              } else {
+    parallel_for(
+        threads_, blocks, [] { return 0; },
+        [&](int, int64_t block) {
+          const int64_t c0 = block * kBlock, m = std::min(kBlock, C_ - c0);
+          double sum[kBlock][kBlock];
+          for (int64_t d0 = 0; d0 < C_; d0 += kBlock) {
+            const int64_t n = std::min(kBlock, C_ - d0);
+            for (int64_t t = 0; t < taps; ++t)
+              for (int64_t u = 0; u < taps; ++u) {
+                std::memset(sum, 0, sizeof sum);
+                for (const TapTerm& term : plan_.terms(t, u)) {
+                  const double* g = grams_.get() + term.gram * C_ * C_;
+                  if (term.transposed) {
+                    for (int64_t j = 0; j < n; ++j)
+                      for (int64_t i = 0; i < m; ++i)
+                        sum[i][j] += term.sign * g[(d0 + j) * C_ + c0 + i];
+                  } else {
+                    for (int64_t i = 0; i < m; ++i)
+                      for (int64_t j = 0; j < n; ++j)
+                        sum[i][j] += term.sign * g[(c0 + i) * C_ + d0 + j];
+                  }
+                }
                 for (int64_t i = 0; i < m; ++i)
                   for (int64_t j = 0; j < n; ++j)
-                    sum[i][j] += term.sign * g[(c0 + i) * C_ + d0 + j];
+                    h[((c0 + i) * taps + t) * D + (d0 + j) * taps + u] += sum[i][j];
               }
-            }
-            for (int64_t i = 0; i < m; ++i)
-              for (int64_t j = 0; j < n; ++j)
-                h[((c0 + i) * taps + t) * D + (d0 + j) * taps + u] += sum[i][j];
           }
-      }
-    });
+        });
   }
 
   const spade_conv2d_t& conv_;

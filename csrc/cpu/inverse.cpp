@@ -1,4 +1,5 @@
-// spade_damped_inverse: H' + damp mean(diag H') I factorised in double; the damping grows until it holds.
+// spade_damped_inverse: H' + damp mean(diag H') I factorised in double; the damping grows until it
+// holds.
 
 #include "core/buffer.h"
 #include "core/checks.h"

@@ -38,52 +38,54 @@ void obc_trace(const char* function, const T* w, const T* hinv, int64_t R, ObcTa
 
   Buffer<T> packed(packed_size(D));
   std::fill_n(packed.get(), packed_size(D), T(0));
-  parallel_for(threads, tiles(D), [] { return 0; }, [&](int, int64_t I) {
-    for (int64_t i = I * kTile; i < std::min(D, (I + 1) * kTile); ++i)
-      for (int64_t j = 0; j < std::min(D, (I + 1) * kTile); ++j)
-        packed.get()[packed_index(i, j)] = hinv[i * D + j];
-  });
+  parallel_for(
+      threads, tiles(D), [] { return 0; },
+      [&](int, int64_t I) {
+        for (int64_t i = I * kTile; i < std::min(D, (I + 1) * kTile); ++i)
+          for (int64_t j = 0; j < std::min(D, (I + 1) * kTile); ++j)
+            packed.get()[packed_index(i, j)] = hinv[i * D + j];
+      });
   task.hinv = packed.get();
 
   Progress done(progress, R);
-  parallel_for(threads, R, [&] { return ObcScratch<T>(task); },
-               [&](ObcScratch<T>& scratch, int64_t r) {
-                 if (done.cancelled()) return;
-                 info[r] = SPADE_DISPATCH(obc_row(task, w + r * D, scratch, order + r * task.steps,
-                                                  loss + r * task.steps));
-                 done.add(1);
-               });
+  parallel_for(
+      threads, R, [&] { return ObcScratch<T>(task); },
+      [&](ObcScratch<T>& scratch, int64_t r) {
+        if (done.cancelled()) return;
+        info[r] = SPADE_DISPATCH(
+            obc_row(task, w + r * D, scratch, order + r * task.steps, loss + r * task.steps));
+        done.add(1);
+      });
   done.finish();
 }
 
 }  // namespace
 }  // namespace spade
 
-#define SPADE_DEFINE_OBC_TRACE(suffix, T)                                                         \
-  spade_status_t spade_obc_trace_##suffix(const T* w, const T* hinv, int64_t R, int64_t D,        \
-                                          int64_t steps, int32_t* order, T* loss, int32_t* info,  \
-                                          int threads, const spade_progress_t* progress) {        \
-    return spade::guarded([&] {                                                                   \
-      spade::ObcTask<T> task{};                                                                   \
-      task.D = D;                                                                                 \
-      task.steps = steps;                                                                         \
-      spade::obc_trace("spade_obc_trace", w, hinv, R, task, order, loss, info, threads,           \
-                       progress);                                                                 \
-    });                                                                                           \
-  }                                                                                               \
-  spade_status_t spade_obc_trace_nm_##suffix(                                                     \
-      const T* w, const T* hinv, int64_t R, int64_t D, int64_t n, int64_t m, int32_t* order,      \
-      T* loss, int32_t* info, int threads, const spade_progress_t* progress) {                    \
-    return spade::guarded([&] {                                                                   \
-      SPADE_CHECK(m >= 1, "spade_obc_trace_nm: m must be >= 1, got %lld",                         \
-                  static_cast<long long>(m));                                                     \
-      spade::ObcTask<T> task{};                                                                   \
-      task.D = D;                                                                                 \
-      task.n = n;                                                                                 \
-      task.m = m;                                                                                 \
-      spade::obc_trace("spade_obc_trace_nm", w, hinv, R, task, order, loss, info, threads,        \
-                       progress);                                                                 \
-    });                                                                                           \
+#define SPADE_DEFINE_OBC_TRACE(suffix, T)                                                          \
+  spade_status_t spade_obc_trace_##suffix(const T* w, const T* hinv, int64_t R, int64_t D,         \
+                                          int64_t steps, int32_t* order, T* loss, int32_t* info,   \
+                                          int threads, const spade_progress_t* progress) {         \
+    return spade::guarded([&] {                                                                    \
+      spade::ObcTask<T> task{};                                                                    \
+      task.D = D;                                                                                  \
+      task.steps = steps;                                                                          \
+      spade::obc_trace("spade_obc_trace", w, hinv, R, task, order, loss, info, threads, progress); \
+    });                                                                                            \
+  }                                                                                                \
+  spade_status_t spade_obc_trace_nm_##suffix(                                                      \
+      const T* w, const T* hinv, int64_t R, int64_t D, int64_t n, int64_t m, int32_t* order,       \
+      T* loss, int32_t* info, int threads, const spade_progress_t* progress) {                     \
+    return spade::guarded([&] {                                                                    \
+      SPADE_CHECK(m >= 1, "spade_obc_trace_nm: m must be >= 1, got %lld",                          \
+                  static_cast<long long>(m));                                                      \
+      spade::ObcTask<T> task{};                                                                    \
+      task.D = D;                                                                                  \
+      task.n = n;                                                                                  \
+      task.m = m;                                                                                  \
+      spade::obc_trace("spade_obc_trace_nm", w, hinv, R, task, order, loss, info, threads,         \
+                       progress);                                                                  \
+    });                                                                                            \
   }
 
 SPADE_DEFINE_OBC_TRACE(f32, float)

@@ -2,9 +2,9 @@
 //
 // One step, blocks b still kept: b* = argmin w_b^T (A_bb)^-1 w_b, then with P = b*
 //     w -= A[:,P] A_PP^-1 w_P,   A -= A[:,P] A_PP^-1 A[P,:].
-// Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), section 4 (group OBS).
-// In double on a full copy of A a thread. A step is a rank-c update of D^2 entries: D^3 multiply-adds a row,
-// bound by the D^3 / c entries read and written.
+// Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), section 4 (group
+// OBS). In double on a full copy of A a thread. A step is a rank-c update of D^2 entries: D^3
+// multiply-adds a row, bound by the D^3 / c entries read and written.
 
 #include <algorithm>
 #include <cmath>
@@ -55,7 +55,8 @@ struct BlockRow {
       for (int64_t i = 0; i < c; ++i) w[j] -= right[i] * rows[i * D + j];
     std::copy_n(rows, c * D, solved.get());
     blas::trsm(blas::kLeft, blas::kLower, blas::kNo, c, D, factor.get(), c, solved.get(), D);
-    blas::gemm(blas::kYes, blas::kNo, D, D, c, -1.0, solved.get(), D, solved.get(), D, 1.0, a.get(), D);
+    blas::gemm(blas::kYes, blas::kNo, D, D, c, -1.0, solved.get(), D, solved.get(), D, 1.0, a.get(),
+               D);
     kept[b] = 0;
   }
 
@@ -113,11 +114,13 @@ void obc_trace_block(const T* w, const T* hinv, int64_t R, int64_t D, int64_t bl
 
   blas::use_one_thread();
   Progress done(progress, R);
-  parallel_for(threads, R, [&] { return BlockRow(D, block); }, [&](BlockRow& row, int64_t r) {
-    if (done.cancelled()) return;
-    info[r] = row.run(w + r * D, hinv, order + r * (D / block), loss + r * (D / block));
-    done.add(1);
-  });
+  parallel_for(
+      threads, R, [&] { return BlockRow(D, block); },
+      [&](BlockRow& row, int64_t r) {
+        if (done.cancelled()) return;
+        info[r] = row.run(w + r * D, hinv, order + r * (D / block), loss + r * (D / block));
+        done.add(1);
+      });
   done.finish();
 }
 
@@ -127,15 +130,13 @@ void obc_trace_block(const T* w, const T* hinv, int64_t R, int64_t D, int64_t bl
 spade_status_t spade_obc_trace_block_f32(const float* w, const float* hinv, int64_t R, int64_t D,
                                          int64_t block, int32_t* order, float* loss, int32_t* info,
                                          int threads, const spade_progress_t* progress) {
-  return spade::guarded([&] {
-    spade::obc_trace_block(w, hinv, R, D, block, order, loss, info, threads, progress);
-  });
+  return spade::guarded(
+      [&] { spade::obc_trace_block(w, hinv, R, D, block, order, loss, info, threads, progress); });
 }
 
 spade_status_t spade_obc_trace_block_f64(const double* w, const double* hinv, int64_t R, int64_t D,
                                          int64_t block, int32_t* order, double* loss, int32_t* info,
                                          int threads, const spade_progress_t* progress) {
-  return spade::guarded([&] {
-    spade::obc_trace_block(w, hinv, R, D, block, order, loss, info, threads, progress);
-  });
+  return spade::guarded(
+      [&] { spade::obc_trace_block(w, hinv, R, D, block, order, loss, info, threads, progress); });
 }

@@ -1,11 +1,13 @@
 // Exact OBC of one row: blocked Cholesky of A = H^-1, pivoted by argmin w_j^2 / A_jj.
 //
-// Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), Algorithm 1, with the
-// blocking of LAPACK's pstrf. A step takes column p of the stale matrix, corrects it by the panel,
+// Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), Algorithm 1, with
+// the blocking of LAPACK's pstrf. A step takes column p of the stale matrix, corrects it by the
+// panel,
 //     u = (A[:,p] - U U[p,:]^T) / sqrt(A_pp),   w -= (w_p / sqrt(A_pp)) u,   diag(A) -= u^2,
 // and appends u to U; after B steps the survivors move together and A -= U U^T (obc_update.h).
-// One thread runs a row. D^3/3 flop, nearly all in the update; the steps read D^2 B/4 entries of U from L2
-// and move D columns, which a long panel makes dearer and a short one more frequent updates.
+// One thread runs a row. D^3/3 flop, nearly all in the update; the steps read D^2 B/4 entries of U
+// from L2 and move D columns, which a long panel makes dearer and a short one more frequent
+// updates.
 
 #include <cmath>
 #include <limits>
@@ -66,8 +68,8 @@ class Row {
   int64_t span() const { return tiles(size_) * kTile; }
   T* panel(int64_t I, int64_t t) const { return s_.panel.get() + (I * s_.block + t) * kTile; }
 
-  // The least score of each lane, its tile, and whether the lane has met it twice: what a pass over the
-  // columns keeps so that no scores are stored.
+  // The least score of each lane, its tile, and whether the lane has met it twice: what a pass over
+  // the columns keeps so that no scores are stored.
   struct Minima {
     Vec<T> least[N], tile[N];
     int tied = 0;
@@ -120,8 +122,8 @@ class Row {
     return best(minima);
   }
 
-  // Eliminate column p: read it, correct it by the panel, append it there, bring weights and diagonal up to
-  // date. Returns the next pivot.
+  // Eliminate column p: read it, correct it by the panel, append it there, bring weights and
+  // diagonal up to date. Returns the next pivot.
   int64_t apply(int64_t p) {
     T* coefficients = s_.coefficients.get();
     for (int64_t t = 0; t < used_; ++t) coefficients[t] = panel(p / kTile, t)[p % kTile];
@@ -137,8 +139,8 @@ class Row {
     return best(minima);
   }
 
-  // The work of apply() on tiles [first, last): left of the diagonal or below it. Four chains of FMA hide
-  // their latency; locals keep what the stores might alias in registers.
+  // The work of apply() on tiles [first, last): left of the diagonal or below it. Four chains of
+  // FMA hide their latency; locals keep what the stores might alias in registers.
   template <bool left>
   void sweep(const ColumnWalk<const T>& column, int64_t first, int64_t last, T scale, T factor,
              Minima& result) {
@@ -184,17 +186,19 @@ class Row {
       if (column_[i] / task_.m == group) forget(i);
   }
 
-  // Apply the panel to the matrix and move the remaining columns together. The first block reads the
-  // shared matrix, so there the update comes first and writes the row's own copy.
+  // Apply the panel to the matrix and move the remaining columns together. The first block reads
+  // the shared matrix, so there the update comes first and writes the row's own copy.
   void next_block() {
     T* matrix = s_.matrix.get();
     const bool first = stale_ != matrix;
-    if (first) update_matrix(stale_, matrix, s_.panel.get(), s_.block, used_, tiles(size_),
-                             s_.expanded.get());
+    if (first)
+      update_matrix(stale_, matrix, s_.panel.get(), s_.block, used_, tiles(size_),
+                    s_.expanded.get());
     stale_ = matrix;
     compact();
-    if (!first) update_matrix(matrix, matrix, s_.panel.get(), s_.block, used_, tiles(size_),
-                              s_.expanded.get());
+    if (!first)
+      update_matrix(matrix, matrix, s_.panel.get(), s_.block, used_, tiles(size_),
+                    s_.expanded.get());
     used_ = 0;
     length_ = panel_length(size_);
   }

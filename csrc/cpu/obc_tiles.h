@@ -1,7 +1,8 @@
 // Columns of a packed symmetric matrix (obc_kernel.h).
 //
-// Column p is row p of the tiles left of the diagonal and column p of those below it; in both, a tile holds
-// its 16 entries in four lines. The lines mostly come from L3, so they are asked for kAhead tiles early.
+// Column p is row p of the tiles left of the diagonal and column p of those below it; in both, a
+// tile holds its 16 entries in four lines. The lines mostly come from L3, so they are asked for
+// kAhead tiles early.
 #pragma once
 
 #include "cpu/obc_kernel.h"
@@ -22,9 +23,7 @@ struct ColumnWalk {
         column(matrix + tile_offset(P, P) + p % kTile / 4 * 16) {}
 
   T* row_lines(int64_t I) const { return row + I * kTileSize; }
-  T* column_lines(int64_t I) const {
-    return column + (tile_offset(I, 0) - tile_offset(P, 0));
-  }
+  T* column_lines(int64_t I) const { return column + (tile_offset(I, 0) - tile_offset(P, 0)); }
 
   template <int write>
   void prefetch(int64_t I) const {
@@ -38,8 +37,9 @@ struct ColumnWalk {
   T *row, *column;
 };
 
-// out[0, 16) = the column's entries in tile I, left of the diagonal (a row of the tile) or not. With AVX-512 a
-// line of floats is one register: four masked loads, or four loads and three permutes.
+// out[0, 16) = the column's entries in tile I, left of the diagonal (a row of the tile) or not.
+// With AVX-512 a line of floats is one register: four masked loads, or four loads and three
+// permutes.
 template <bool left, class T>
 inline void read_tile(const ColumnWalk<const T>& walk, int64_t I, T* out) {
   const T* lines = left ? walk.row_lines(I) : walk.column_lines(I);

@@ -1,9 +1,9 @@
 // The trailing update of blocked OBC: A <- A - U U^T on packed lower tiles (SYRK of rank b).
 //
-// A 4 x 4 block of A is one AVX-512 register of floats: block += (rows of U, each entry four times) *
-// (columns of U, the four repeated). Expanded rows are built once a tile row and stay in L1; columns are
-// broadcast from the panel in L2. Work m^2 b flop for m^2/2 entries read and written: bound by FMA as
-// long as memory gives 16 / b bytes a flop.
+// A 4 x 4 block of A is one AVX-512 register of floats: block += (rows of U, each entry four times)
+// * (columns of U, the four repeated). Expanded rows are built once a tile row and stay in L1;
+// columns are broadcast from the panel in L2. Work m^2 b flop for m^2/2 entries read and written:
+// bound by FMA as long as memory gives 16 / b bytes a flop.
 #pragma once
 
 #include <algorithm>
@@ -17,8 +17,8 @@ namespace SPADE_ISA {
 constexpr int kBlockBytesOfPanel = 256 * 1024;  // columns of U kept in L2 while tile rows go by
 constexpr int kFetchEvery = 4;                  // 64 steps fetch the 16 lines of a tile of floats
 
-// dst = src - U_I U_J^T on P x Q blocks of a tile, from block (p0, q0). expanded: [b, 4, 16], columns:
-// [b, 16]. Meanwhile one cache line of the next tile is fetched every kFetchEvery steps.
+// dst = src - U_I U_J^T on P x Q blocks of a tile, from block (p0, q0). expanded: [b, 4, 16],
+// columns: [b, 16]. Meanwhile one cache line of the next tile is fetched every kFetchEvery steps.
 template <class T, int P, int Q>
 inline void update_blocks(const T* src, T* dst, const T* expanded, const T* columns, int64_t b,
                           int p0, int q0) {
@@ -65,8 +65,7 @@ inline void update_tile(const T* src, T* dst, const T* expanded, const T* column
   constexpr int blocks = (kVectorBytes == 64 ? 16 : 8) / N;
   constexpr int Q = blocks >= 4 ? 4 : blocks, P = blocks / Q;
   for (int p = 0; p < 4; p += P)
-    for (int q = 0; q < 4; q += Q)
-      update_blocks<T, P, Q>(src, dst, expanded, columns, b, p, q);
+    for (int q = 0; q < 4; q += Q) update_blocks<T, P, Q>(src, dst, expanded, columns, b, p, q);
 }
 
 // dst = src - U U^T for the leading `count` tile rows. panel: [tiles, stride, 16], first b used.

@@ -1,9 +1,10 @@
-// spade_obc_weights: the weights of a row after its first counts[r] eliminations, by the smaller solve.
+// spade_obc_weights: the weights of a row after its first counts[r] eliminations, by the smaller
+// solve.
 //
 // Kept set K, pruned set P, damped H and A = H^-1 (design: the order alone decides K):
 //     |K| <= |P|:  w_K = H_KK^-1 (H w0)_K          |P| < |K|:  w = w0 - A[:,P] A_PP^-1 w0_P.
-// H w0 is one matrix product for all rows. A row costs min(|K|, |P|)^3 / 3 flop in double and gathers as
-// many entries squared; rows are independent.
+// H w0 is one matrix product for all rows. A row costs min(|K|, |P|)^3 / 3 flop in double and
+// gathers as many entries squared; rows are independent.
 
 #include <algorithm>
 #include <vector>
@@ -104,19 +105,22 @@ void obc_weights(const T* w, const T* h, const T* hinv, int64_t R, int64_t D, in
   blas::use_one_thread();
   Buffer<T> products(R * D);
   constexpr int64_t kRows = 32;
-  parallel_for(threads, (R + kRows - 1) / kRows, [] { return 0; }, [&](int, int64_t i) {
-    const int64_t first = i * kRows;
-    blas::gemm(blas::kNo, blas::kNo, std::min(kRows, R - first), D, D, T(1), w + first * D, D, h, D,
-               T(0), products.get() + first * D, D);
-  });
+  parallel_for(
+      threads, (R + kRows - 1) / kRows, [] { return 0; },
+      [&](int, int64_t i) {
+        const int64_t first = i * kRows;
+        blas::gemm(blas::kNo, blas::kNo, std::min(kRows, R - first), D, D, T(1), w + first * D, D,
+                   h, D, T(0), products.get() + first * D, D);
+      });
   const Solve<T> solve{w, h, hinv, products.get(), D, steps, order, counts, out};
   Progress done(progress, R);
-  parallel_for(threads, R, [&] { return typename Solve<T>::Scratch(D); },
-               [&](typename Solve<T>::Scratch& scratch, int64_t r) {
-                 if (done.cancelled()) return;
-                 info[r] = solve.row(r, scratch);
-                 done.add(1);
-               });
+  parallel_for(
+      threads, R, [&] { return typename Solve<T>::Scratch(D); },
+      [&](typename Solve<T>::Scratch& scratch, int64_t r) {
+        if (done.cancelled()) return;
+        info[r] = solve.row(r, scratch);
+        done.add(1);
+      });
   done.finish();
 }
 

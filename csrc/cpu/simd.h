@@ -62,8 +62,8 @@ inline Vec<double> load4(const double* p, [[maybe_unused]] int half) {
 #endif
 }
 
-// x / y to within 2 ulp. Of AVX-512 floats: the 14-bit reciprocal and one Newton step on the quotient, in a
-// third of the cycles of a division.
+// x / y to within 2 ulp. Of AVX-512 floats: the 14-bit reciprocal and one Newton step on the
+// quotient, in a third of the cycles of a division.
 inline Vec<double> quotient(Vec<double> x, Vec<double> y) { return x / y; }
 inline Vec<float> quotient(Vec<float> x, Vec<float> y) {
 #if defined(__AVX512F__)

@@ -1,12 +1,13 @@
-// spade_sparsegpt_prune: SparseGPT with one Cholesky a Hessian (Frantar & Alistarh, ICML 2023, Algorithm 1).
+// spade_sparsegpt_prune: SparseGPT with one Cholesky a Hessian (Frantar & Alistarh, ICML 2023,
+// Algorithm 1).
 //
-// With J the reversal of indices, J H J = L L^T and V = J L J (upper): H = V V^T and U = chol_upper(H^-1) =
-// V^-1, so U_ii = 1 / V_ii and no inverse of H is formed. With E = W - Q, the weights of columns b at the
-// moment all columns before b1 are done are
+// With J the reversal of indices, J H J = L L^T and V = J L J (upper): H = V V^T and U =
+// chol_upper(H^-1) = V^-1, so U_ii = 1 / V_ii and no inverse of H is formed. With E = W - Q, the
+// weights of columns b at the moment all columns before b1 are done are
 //     W_b + (E[:, :b1] V[:b1, b]) U_bb,      U_bb = V_bb^-1,
-// one product for each lazy block of about 128 columns; inside it runs the published recurrence. Mask
-// blocks and lazy blocks are independent. Work D^3 / 3 + R D^2 flop a sample, nearly all in BLAS.
-// Arrays of rows are kept transposed, [column, row]: columns are what the recurrence walks.
+// one product for each lazy block of about 128 columns; inside it runs the published recurrence.
+// Mask blocks and lazy blocks are independent. Work D^3 / 3 + R D^2 flop a sample, nearly all in
+// BLAS. Arrays of rows are kept transposed, [column, row]: columns are what the recurrence walks.
 
 #include <algorithm>
 #include <vector>
@@ -23,10 +24,11 @@
 namespace spade {
 namespace {
 
-constexpr int64_t kLazy = 128;           // columns of a lazy block
-constexpr int64_t kImmediate = 16;       // columns whose errors reach the rest of the lazy block together
-constexpr int64_t kProductRows = 2;      // chunks of rows in one product
-constexpr double kFloatFromDamp = 1e-3;  // with less damping floats are factorised in double
+constexpr int64_t kLazy = 128;  // columns of a lazy block
+constexpr int64_t kImmediate =
+    16;  // columns whose errors reach the rest of the lazy block together
+constexpr int64_t kProductRows = 2;        // chunks of rows in one product
+constexpr double kFloatFromDamp = 1e-3;    // with less damping floats are factorised in double
 constexpr double kParallelWork = 1 << 18;  // multiply-adds worth waking other threads
 
 // Columns of a group that fits `limit`: the largest multiple of `mask` up to it, or `limit`.
@@ -98,8 +100,7 @@ class SparseGpt {
   bool reversed_cholesky(const T* h, const Buffer<double>& diagonal, double shift,
                          const Buffer<F>& v) const {
     std::reverse_copy(h, h + D_ * D_, v.get());
-    for (int64_t j = 0; j < D_; ++j)
-      v[j * D_ + j] = static_cast<F>(diagonal[D_ - 1 - j] + shift);
+    for (int64_t j = 0; j < D_; ++j) v[j * D_ + j] = static_cast<F>(diagonal[D_ - 1 - j] + shift);
     if (!cholesky(v.get(), D_, threads_)) return false;
     std::reverse(v.get(), v.get() + D_ * D_);
     return true;
@@ -108,11 +109,12 @@ class SparseGpt {
   // fn(first row, rows) for each group of `group` chunks; on one thread if it is little work.
   template <class Fn>
   void each_chunk(double work, int64_t group, Fn&& fn) const {
-    parallel_for(work < kParallelWork ? 1 : threads_, (chunks_ + group - 1) / group,
-                 [] { return 0; }, [&](int, int64_t i) {
-                   const int64_t row = i * group * kRowChunk;
-                   fn(row, std::min(group * kRowChunk, stride_ - row));
-                 });
+    parallel_for(
+        work < kParallelWork ? 1 : threads_, (chunks_ + group - 1) / group, [] { return 0; },
+        [&](int, int64_t i) {
+          const int64_t row = i * group * kRowChunk;
+          fn(row, std::min(group * kRowChunk, stride_ - row));
+        });
   }
 
   double work(int64_t columns, int64_t terms) const {
@@ -174,8 +176,8 @@ class SparseGpt {
     weights_at(first, width);
     std::fill(u_.get(), u_.get() + width * width, T(0));
     for (int64_t i = 0; i < width; ++i) u_[i * width + i] = T(1);
-    blas::trsm(blas::kLeft, blas::kUpper, blas::kNo, width, width, v_.get() + first * D_ + first, D_,
-               u_.get(), width);
+    blas::trsm(blas::kLeft, blas::kUpper, blas::kNo, width, width, v_.get() + first * D_ + first,
+               D_, u_.get(), width);
     const LazyBlock<T> block{state_.get(), inner_error_.get(), gone, u_.get(), width, stride_};
     for (int64_t begin = 0, end = 0; begin < width; begin = end) {
       end = std::min(width, begin + multiple_within(mask_, kImmediate));

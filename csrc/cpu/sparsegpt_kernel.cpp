@@ -1,8 +1,9 @@
-// SparseGPT inside a lazy block: q_i = w_i or 0, e_i = (w_i - q_i) / U_ii, w_k -= e_i U_ik for k > i.
+// SparseGPT inside a lazy block: q_i = w_i or 0, e_i = (w_i - q_i) / U_ii, w_k -= e_i U_ik for k >
+// i.
 //
-// A call works on kRowChunk rows, contiguous in each column, so every operation is a full vector. The
-// recurrence runs over a few columns at a time (eliminate); the rest of the lazy block takes their errors
-// together (update): one load and store of a weight for a dozen FMA. Bound by L2.
+// A call works on kRowChunk rows, contiguous in each column, so every operation is a full vector.
+// The recurrence runs over a few columns at a time (eliminate); the rest of the lazy block takes
+// their errors together (update): one load and store of a weight for a dozen FMA. Bound by L2.
 
 #include "cpu/sparsegpt_kernel.h"
 
@@ -79,14 +80,14 @@ void score(const T* w, T inverse, T* out) {
 
 }  // namespace
 
-#define SPADE_DEFINE_SPARSEGPT(T)                                                              \
+#define SPADE_DEFINE_SPARSEGPT(T)                                                               \
   void sparsegpt_eliminate(const LazyBlock<T>& block, int64_t first, int64_t last, int64_t end, \
-                           int64_t row) {                                                      \
-    eliminate(block, first, last, end, row);                                                   \
-  }                                                                                            \
+                           int64_t row) {                                                       \
+    eliminate(block, first, last, end, row);                                                    \
+  }                                                                                             \
   void sparsegpt_update(const LazyBlock<T>& block, int64_t first, int64_t end, int64_t row) {   \
-    update(block, first, end, row);                                                            \
-  }                                                                                            \
+    update(block, first, end, row);                                                             \
+  }                                                                                             \
   void sparsegpt_score(const T* w, T inverse, T* out) { score(w, inverse, out); }
 SPADE_DEFINE_SPARSEGPT(float)
 SPADE_DEFINE_SPARSEGPT(double)

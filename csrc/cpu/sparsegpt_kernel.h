@@ -1,4 +1,5 @@
-// The recurrence inside one lazy block of SparseGPT: what sparsegpt.cpp hands to each instruction set.
+// The recurrence inside one lazy block of SparseGPT: what sparsegpt.cpp hands to each instruction
+// set.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +11,10 @@ constexpr int64_t kRowChunk = 64;  // rows that one call works on; arrays of row
 // Columns of one lazy block for all rows, transposed so that a column is contiguous.
 template <class T>
 struct LazyBlock {
-  T* w;                // [width, stride]: weights at this point; eliminated columns hold their final value
-  T* error;            // [width, stride]: (w - q) / U_ii of the columns so far
+  T* w;      // [width, stride]: weights at this point; eliminated columns hold their final value
+  T* error;  // [width, stride]: (w - q) / U_ii of the columns so far
   const uint8_t* gone;  // [width, stride]: 1 where the weight goes
-  const T* u;          // [width, width]: U_bb, upper
+  const T* u;           // [width, width]: U_bb, upper
   int64_t width, stride;
 };
 
@@ -21,15 +22,15 @@ struct LazyBlock {
 //   eliminate: columns [first, last) in order, updating columns up to `end`;
 //   update: columns [end, width) by the errors of columns [first, end);
 //   score: out[k] = (w[k] / U_jj)^2 for one column, given 1 / U_jj.
-#define SPADE_DECLARE_SPARSEGPT_OF(T)                                                          \
+#define SPADE_DECLARE_SPARSEGPT_OF(T)                                                           \
   void sparsegpt_eliminate(const LazyBlock<T>& block, int64_t first, int64_t last, int64_t end, \
-                           int64_t row);                                                       \
+                           int64_t row);                                                        \
   void sparsegpt_update(const LazyBlock<T>& block, int64_t first, int64_t end, int64_t row);    \
   void sparsegpt_score(const T* w, T inverse, T* out);
-#define SPADE_DECLARE_SPARSEGPT(isa)  \
-  namespace isa {                     \
-  SPADE_DECLARE_SPARSEGPT_OF(float)   \
-  SPADE_DECLARE_SPARSEGPT_OF(double)  \
+#define SPADE_DECLARE_SPARSEGPT(isa) \
+  namespace isa {                    \
+  SPADE_DECLARE_SPARSEGPT_OF(float)  \
+  SPADE_DECLARE_SPARSEGPT_OF(double) \
   }
 SPADE_DECLARE_SPARSEGPT(plain)
 SPADE_DECLARE_SPARSEGPT(avx2)

@@ -48,7 +48,8 @@ void select_block(const T* scores, int64_t rows, int64_t width, int64_t stride, 
       }
 }
 
-// Set gone for the n least of the m scores of each row; ties: lowest column. scores, gone: [m, stride].
+// Set gone for the n least of the m scores of each row; ties: lowest column. scores, gone: [m,
+// stride].
 template <class T>
 void select_nm(const T* scores, int64_t rows, int64_t n, int64_t m, int64_t stride, uint8_t* gone) {
   for (int64_t r = 0; r < rows; ++r)

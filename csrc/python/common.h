@@ -1,4 +1,5 @@
-// Shared by the bindings: status -> Python exception, progress -> Python callback and KeyboardInterrupt.
+// Shared by the bindings: status -> Python exception, progress -> Python callback and
+// KeyboardInterrupt.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -15,8 +16,8 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Calls `callback(done, total)` (None: nothing) and lets signals be handled while a native call runs.
-// A Python exception raised meanwhile cancels the call and is rethrown by run().
+// Calls `callback(done, total)` (None: nothing) and lets signals be handled while a native call
+// runs. A Python exception raised meanwhile cancels the call and is rethrown by run().
 class ProgressBridge {
  public:
   explicit ProgressBridge(py::object callback) : callback_(std::move(callback)) {}

@@ -9,8 +9,8 @@ namespace spade::python {
 
 namespace {
 
-// batch, channels, height, width and their strides, then kernel, stride, pads, dilation, groups: the order
-// of the fields of spade_conv2d_t.
+// batch, channels, height, width and their strides, then kernel, stride, pads, dilation, groups:
+// the order of the fields of spade_conv2d_t.
 using Conv2d = std::array<int64_t, 19>;
 static_assert(sizeof(Conv2d) == sizeof(spade_conv2d_t));
 
@@ -24,16 +24,16 @@ void bind(py::module_& module, const std::string& suffix, Linear linear, Conv co
                  return linear(pointer<T>(x), N, D, ldx, pointer<double>(h), threads, target);
                });
              });
-  module.def(("hessian_conv2d_" + suffix).c_str(),
-             [=](Address x, const Conv2d& fields, int form, Address h, int threads,
-                 py::object progress) {
-               spade_conv2d_t conv;
-               std::memcpy(&conv, fields.data(), sizeof conv);
-               run(std::move(progress), [&](const spade_progress_t* target) {
-                 return conv2d(pointer<T>(x), &conv, static_cast<spade_hessian_form_t>(form),
-                               pointer<double>(h), threads, target);
-               });
-             });
+  module.def(
+      ("hessian_conv2d_" + suffix).c_str(),
+      [=](Address x, const Conv2d& fields, int form, Address h, int threads, py::object progress) {
+        spade_conv2d_t conv;
+        std::memcpy(&conv, fields.data(), sizeof conv);
+        run(std::move(progress), [&](const spade_progress_t* target) {
+          return conv2d(pointer<T>(x), &conv, static_cast<spade_hessian_form_t>(form),
+                        pointer<double>(h), threads, target);
+        });
+      });
 }
 
 }  // namespace

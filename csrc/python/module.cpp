@@ -7,9 +7,8 @@ int ProgressBridge::report(void* self, int64_t done, int64_t total) {
   py::gil_scoped_acquire held;
   bool failed = PyErr_CheckSignals() != 0;
   if (!failed && !bridge->callback_.is_none()) {
-    PyObject* result = PyObject_CallFunction(bridge->callback_.ptr(), "LL",
-                                             static_cast<long long>(done),
-                                             static_cast<long long>(total));
+    PyObject* result = PyObject_CallFunction(
+        bridge->callback_.ptr(), "LL", static_cast<long long>(done), static_cast<long long>(total));
     failed = result == nullptr;
     Py_XDECREF(result);
   }
@@ -59,7 +58,8 @@ bool all_finite(uintptr_t x, int64_t count) {
 
 PYBIND11_MODULE(_C, module) {
   using namespace spade::python;
-  module.doc() = "Bindings of libspade: addresses and sizes in, results in place. Use spade_ext instead.";
+  module.doc() =
+      "Bindings of libspade: addresses and sizes in, results in place. Use spade_ext instead.";
   module.def("version", &spade_version);
   module.def("cpu_isa", &spade_cpu_isa);
   module.def("build_info", &spade_build_info);

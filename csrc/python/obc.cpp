@@ -44,17 +44,17 @@ void bind(py::module_& module, const std::string& suffix, Trace trace, TraceNm t
                });
                return first_failed(info, R);
              });
-  module.def(("obc_weights_" + suffix).c_str(),
-             [=](Address w, Address h, Address hinv, int64_t R, int64_t D, int64_t steps,
-                 Address order, Address counts, Address out, Address info, int threads,
-                 py::object progress) {
-               run(std::move(progress), [&](const spade_progress_t* target) {
-                 return weights(pointer<T>(w), pointer<T>(h), pointer<T>(hinv), R, D, steps,
-                                pointer<int32_t>(order), pointer<int64_t>(counts), pointer<T>(out),
-                                pointer<int32_t>(info), threads, target);
-               });
-               return first_failed(info, R);
-             });
+  module.def(
+      ("obc_weights_" + suffix).c_str(),
+      [=](Address w, Address h, Address hinv, int64_t R, int64_t D, int64_t steps, Address order,
+          Address counts, Address out, Address info, int threads, py::object progress) {
+        run(std::move(progress), [&](const spade_progress_t* target) {
+          return weights(pointer<T>(w), pointer<T>(h), pointer<T>(hinv), R, D, steps,
+                         pointer<int32_t>(order), pointer<int64_t>(counts), pointer<T>(out),
+                         pointer<int32_t>(info), threads, target);
+        });
+        return first_failed(info, R);
+      });
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ def hessian(
         rows = x.reshape(-1, x.shape[-1])
         return rows.T @ rows
     patches = F.unfold(x, kernel_size, dilation, padding, stride)  # [B, C taps, positions]
-    columns = patches.unflatten(1, (groups, -1)).permute(1, 2, 0, 3).flatten(2)
-    result = columns @ columns.transpose(1, 2)
+    grouped = patches.reshape(len(x), groups, -1, patches.shape[2])
+    columns = grouped.permute(1, 2, 0, 3).flatten(2)
+    result = torch.bmm(columns, columns.transpose(1, 2))
     return result if groups > 1 else result[0]

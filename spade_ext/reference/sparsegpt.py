@@ -12,9 +12,9 @@ def select(
 ) -> torch.Tensor:
     """Mask of the weights of one block [R, width] that go: the least scores, or n of each m of a row."""
     if m:
-        order = scores.unflatten(1, (-1, m)).argsort(dim=2, stable=True)
-        gone = torch.zeros_like(scores, dtype=torch.bool).unflatten(1, (-1, m))
-        return gone.scatter(2, order[:, :, :n], True).flatten(1)
+        order = scores.view(len(scores), -1, m).argsort(dim=2, stable=True)
+        groups = torch.zeros_like(order, dtype=torch.bool)
+        return groups.scatter(2, order[:, :, :n], True).flatten(1)
     count = math.floor(sparsity * scores.numel() + 1e-6)
     gone = torch.zeros(scores.numel(), dtype=torch.bool)
     gone[scores.flatten().argsort(stable=True)[:count]] = True

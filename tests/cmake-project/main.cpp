@@ -14,8 +14,8 @@ int main() {
   double damp = 0;
   int32_t info = 0;
   const spade_sparsegpt_t options{2.0 / 3, 3, 0, 0, 0.0, 0};
-  if (spade_sparsegpt_prune_f32(w.data(), 0, hessian.data(), 1, 1, 3, &options, out.data(), &damp, &info,
-                                2, nullptr) != SPADE_SUCCESS)
+  if (spade_sparsegpt_prune_f32(w.data(), 0, hessian.data(), 1, 1, 3, &options, out.data(), &damp,
+                                &info, 2, nullptr) != SPADE_SUCCESS)
     return 3;
   if (out != std::vector<float>{0, 1, 0} || info != 0) return 4;
   const spade_progress_t stop{[](void*, int64_t, int64_t) { return 1; }, nullptr};

@@ -10,13 +10,13 @@
 #include <string>
 #include <vector>
 
-#define CHECK(condition)                                                                     \
-  do {                                                                                       \
-    if (!(condition)) {                                                                      \
-      std::fprintf(stderr, "%s:%d: %s\n(%s)\n", __FILE__, __LINE__, #condition,              \
-                   spade_last_error());                                                      \
-      std::exit(1);                                                                          \
-    }                                                                                        \
+#define CHECK(condition)                                                        \
+  do {                                                                          \
+    if (!(condition)) {                                                         \
+      std::fprintf(stderr, "%s:%d: %s\n(%s)\n", __FILE__, __LINE__, #condition, \
+                   spade_last_error());                                         \
+      std::exit(1);                                                             \
+    }                                                                           \
   } while (0)
 
 #define CHECK_OK(call) CHECK((call) == SPADE_SUCCESS)

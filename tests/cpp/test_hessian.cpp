@@ -17,8 +17,8 @@ void linear(int64_t N, int64_t D, int threads) {
 void convolution(spade_hessian_form_t form, int64_t groups, int64_t stride, int threads) {
   const int64_t B = 2, C = 6, H = 7, W = 5, k = 3, pad = 1;
   const auto x = normal<double>(B * C * H * W, 2);
-  const spade_conv2d_t conv{B, C, H, W, C * H * W, H * W, W,  1,   k,   k,
-                            stride, stride, pad, pad, pad, pad, 1, 1, groups};
+  const spade_conv2d_t conv{B,      C,      H,   W,   C * H * W, H * W, W, 1, k,     k,
+                            stride, stride, pad, pad, pad,       pad,   1, 1, groups};
   const int64_t D = C / groups * k * k, out_h = (H + 2 * pad - k) / stride + 1,
                 out_w = (W + 2 * pad - k) / stride + 1;
   std::vector<double> h(static_cast<size_t>(groups * D * D), 0.0);
@@ -42,11 +42,14 @@ void convolution(spade_hessian_form_t form, int64_t groups, int64_t stride, int 
 void errors() {
   const float x[4] = {1, 2, 3, 4};
   double h[4] = {};
-  CHECK_FAILS(spade_hessian_linear_f32(x, -1, 2, 2, h, 1, nullptr), SPADE_INVALID_ARGUMENT, "N must");
-  CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 1, h, 1, nullptr), SPADE_INVALID_ARGUMENT, "ldx must");
+  CHECK_FAILS(spade_hessian_linear_f32(x, -1, 2, 2, h, 1, nullptr), SPADE_INVALID_ARGUMENT,
+              "N must");
+  CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 1, h, 1, nullptr), SPADE_INVALID_ARGUMENT,
+              "ldx must");
   CHECK_FAILS(spade_hessian_linear_f32(nullptr, 2, 2, 2, h, 1, nullptr), SPADE_INVALID_ARGUMENT,
               "x must not be NULL");
-  CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 2, h, 0, nullptr), SPADE_INVALID_ARGUMENT, "threads");
+  CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 2, h, 0, nullptr), SPADE_INVALID_ARGUMENT,
+              "threads");
   CHECK_OK(spade_hessian_linear_f32(nullptr, 0, 2, 2, h, 1, nullptr));
   spade_conv2d_t conv{1, 3, 2, 2, 12, 4, 2, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 2};
   CHECK_FAILS(spade_hessian_conv2d_f32(x, &conv, SPADE_HESSIAN_AUTO, h, 1, nullptr),

@@ -6,7 +6,8 @@ void inverse(int64_t D, int threads) {
   const auto h = hessian_of<double>(D, 3);
   std::vector<double> hinv(h.size()), damped(h.size());
   double damp = -1;
-  CHECK_OK(spade_damped_inverse_f64(h.data(), D, 0.01, hinv.data(), damped.data(), &damp, threads, nullptr));
+  CHECK_OK(spade_damped_inverse_f64(h.data(), D, 0.01, hinv.data(), damped.data(), &damp, threads,
+                                    nullptr));
   CHECK(damp == 0.01);
   for (int64_t i = 0; i < D; ++i)
     for (int64_t j = 0; j < D; ++j) {
@@ -23,10 +24,10 @@ int main() {
     for (int64_t D : {1, 2, 31, 200}) inverse(D, threads);
   const double negative[1] = {-1}, nan[1] = {std::nan("")};
   double out[1], damp;
-  CHECK_FAILS(spade_damped_inverse_f64(negative, 1, 0.01, out, nullptr, &damp, 1, nullptr), SPADE_SINGULAR,
-              "not positive definite");
-  CHECK_FAILS(spade_damped_inverse_f64(nan, 1, 0.01, out, nullptr, &damp, 1, nullptr), SPADE_NOT_FINITE,
-              "h must be finite");
+  CHECK_FAILS(spade_damped_inverse_f64(negative, 1, 0.01, out, nullptr, &damp, 1, nullptr),
+              SPADE_SINGULAR, "not positive definite");
+  CHECK_FAILS(spade_damped_inverse_f64(nan, 1, 0.01, out, nullptr, &damp, 1, nullptr),
+              SPADE_NOT_FINITE, "h must be finite");
   CHECK_FAILS(spade_damped_inverse_f64(nan, 1, -1, out, nullptr, &damp, 1, nullptr),
               SPADE_INVALID_ARGUMENT, "damp must be");
   CHECK_OK(spade_damped_inverse_f64(nullptr, 0, 0.01, nullptr, nullptr, &damp, 1, nullptr));

@@ -1,7 +1,7 @@
-#include "check.h"
-
 #include <algorithm>
 #include <limits>
+
+#include "check.h"
 
 namespace {
 
@@ -40,7 +40,8 @@ void trace(int64_t R, int64_t D, int64_t n, int64_t m, int threads) {
   const auto w = normal<double>(R * D, 6);
   std::vector<double> hinv(h.size());
   double damp;
-  CHECK_OK(spade_damped_inverse_f64(h.data(), D, 0.01, hinv.data(), nullptr, &damp, threads, nullptr));
+  CHECK_OK(
+      spade_damped_inverse_f64(h.data(), D, 0.01, hinv.data(), nullptr, &damp, threads, nullptr));
   const int64_t steps = m ? D / m * n : D;
   std::vector<int32_t> order(static_cast<size_t>(R * steps)), info(static_cast<size_t>(R));
   std::vector<double> loss(order.size());
@@ -48,8 +49,8 @@ void trace(int64_t R, int64_t D, int64_t n, int64_t m, int threads) {
     CHECK_OK(spade_obc_trace_nm_f64(w.data(), hinv.data(), R, D, n, m, order.data(), loss.data(),
                                     info.data(), threads, nullptr));
   else
-    CHECK_OK(spade_obc_trace_f64(w.data(), hinv.data(), R, D, D, order.data(), loss.data(), info.data(),
-                                 threads, nullptr));
+    CHECK_OK(spade_obc_trace_f64(w.data(), hinv.data(), R, D, D, order.data(), loss.data(),
+                                 info.data(), threads, nullptr));
   for (int64_t r = 0; r < R; ++r) {
     const auto expected = order_of({w.begin() + r * D, w.begin() + (r + 1) * D}, hinv, n, m);
     CHECK(std::equal(expected.begin(), expected.end(), order.begin() + r * steps));
@@ -64,15 +65,16 @@ void blocks_and_weights(int threads) {
   std::vector<float> hinv(h.size()), damped(h.size()), loss(R * D / block), out(w.size());
   std::vector<int32_t> order(loss.size()), info(R);
   double damp;
-  CHECK_OK(spade_damped_inverse_f32(h.data(), D, 0.01, hinv.data(), damped.data(), &damp, threads, nullptr));
+  CHECK_OK(spade_damped_inverse_f32(h.data(), D, 0.01, hinv.data(), damped.data(), &damp, threads,
+                                    nullptr));
   CHECK_OK(spade_obc_trace_block_f32(w.data(), hinv.data(), R, D, block, order.data(), loss.data(),
                                      info.data(), threads, nullptr));
   std::vector<int32_t> columns;
   for (const int32_t b : order)
     for (int64_t c = 0; c < block; ++c) columns.push_back(static_cast<int32_t>(b * block + c));
   const int64_t counts[R] = {0, D / 2, D};
-  CHECK_OK(spade_obc_weights_f32(w.data(), damped.data(), hinv.data(), R, D, D, columns.data(), counts,
-                                 out.data(), info.data(), threads, nullptr));
+  CHECK_OK(spade_obc_weights_f32(w.data(), damped.data(), hinv.data(), R, D, D, columns.data(),
+                                 counts, out.data(), info.data(), threads, nullptr));
   for (int64_t j = 0; j < D; ++j) {
     CHECK(close(out[j], w[j], 1e-5));
     CHECK(out[2 * D + j] == 0);

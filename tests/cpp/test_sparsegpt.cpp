@@ -1,6 +1,6 @@
-#include "check.h"
-
 #include <algorithm>
+
+#include "check.h"
 
 namespace {
 
@@ -16,8 +16,8 @@ void prune(int64_t S, int64_t R, int64_t D, int64_t block, double sparsity, int 
   std::vector<double> damp(S);
   std::vector<int32_t> info(S);
   const spade_sparsegpt_t options{sparsity, block, 0, 0, 0.01, 0};
-  CHECK_OK(spade_sparsegpt_prune_f32(w.data(), 0, h.data(), S, R, D, &options, out.data(), damp.data(),
-                                     info.data(), threads, nullptr));
+  CHECK_OK(spade_sparsegpt_prune_f32(w.data(), 0, h.data(), S, R, D, &options, out.data(),
+                                     damp.data(), info.data(), threads, nullptr));
   for (int64_t s = 0; s < S; ++s) {
     const auto begin = out.begin() + s * R * D;
     if (S > 1 && s == 0) {
@@ -35,8 +35,8 @@ void prune(int64_t S, int64_t R, int64_t D, int64_t block, double sparsity, int 
     CHECK(zeros == expected);
     double alone_damp;
     int32_t alone_info;
-    CHECK_OK(spade_sparsegpt_prune_f32(w.data(), 0, h.data() + s * D * D, 1, R, D, &options, alone.data(),
-                                       &alone_damp, &alone_info, 1, nullptr));
+    CHECK_OK(spade_sparsegpt_prune_f32(w.data(), 0, h.data() + s * D * D, 1, R, D, &options,
+                                       alone.data(), &alone_damp, &alone_info, 1, nullptr));
     CHECK(std::equal(alone.begin(), alone.end(), begin));
   }
 }

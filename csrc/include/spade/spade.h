@@ -2,14 +2,18 @@
  * libspade: Hessians, exact OBC and SparseGPT for sample-specific sparsity. C99.
  *
  * Notation: R rows = outputs, D columns = inputs (x kernel taps), N samples of the layer's input,
- * X [D, N], H = X X^T [D, D], A = H^-1. All matrices are row-major and dense unless strides are given.
+ * X [D, N], H = X X^T [D, D], A = H^-1. All matrices are row-major and dense unless strides are
+ * given.
  *
  * Rules of every function
  *  - Inputs are read only. Outputs never overlap inputs unless a comment says so.
- *  - `threads` >= 1 is the number of OpenMP threads; results are bit-identical for every value of it.
- *  - `progress` may be NULL. It is called on the calling thread only, at most about 20 times a second.
+ *  - `threads` >= 1 is the number of OpenMP threads; results are bit-identical for every value of
+ * it.
+ *  - `progress` may be NULL. It is called on the calling thread only, at most about 20 times a
+ * second.
  *  - Returns SPADE_SUCCESS or the status of the failure; spade_last_error() then has the text.
- *    On any status but SPADE_SUCCESS the contents of the outputs are unspecified, except `info` arrays.
+ *    On any status but SPADE_SUCCESS the contents of the outputs are unspecified, except `info`
+ * arrays.
  *  - Nothing is thrown, printed or kept in global state. Calls are thread-safe.
  *  - Functions come in float (`_f32`) and double (`_f64`) form with the same contract.
  */
@@ -38,7 +42,8 @@ typedef enum {
   SPADE_INTERNAL = 6
 } spade_status_t;
 
-/** Report of work done; `done` counts up to `total`. A non-zero return stops the call: SPADE_CANCELLED. */
+/** Report of work done; `done` counts up to `total`. A non-zero return stops the call:
+ * SPADE_CANCELLED. */
 typedef int (*spade_progress_fn)(void* user, int64_t done, int64_t total);
 
 typedef struct {
@@ -46,7 +51,8 @@ typedef struct {
   void* user;
 } spade_progress_t;
 
-/** Text of the last failure on the calling thread; "" if none. Valid until the next call on the thread. */
+/** Text of the last failure on the calling thread; "" if none. Valid until the next call on the
+ * thread. */
 SPADE_API const char* spade_last_error(void);
 
 /** Version of the library, "major.minor.patch". */
@@ -61,8 +67,8 @@ SPADE_API const char* spade_build_info(void);
 /* ------------------------------------------------------------------ Hessian */
 
 /**
- * Add X X^T of a linear layer's inputs to H. H is kept in double, so that sums over many batches do not
- * depend on how the samples were split.
+ * Add X X^T of a linear layer's inputs to H. H is kept in double, so that sums over many batches do
+ * not depend on how the samples were split.
  *
  * @param x    N x D, row n starts at x + n * ldx (ldx >= D): each row is one column of X
  * @param[in,out] h  D x D, symmetric; both triangles are written
@@ -75,17 +81,17 @@ SPADE_API spade_status_t spade_hessian_linear_f64(const double* x, int64_t N, in
                                                   const spade_progress_t* progress);
 
 /**
- * A 2-d convolution and its input, zero-padded. `stride_*` of the input are in elements, so NCHW and
- * channels_last need no copy. Pads may differ per side ("same" with even kernels).
+ * A 2-d convolution and its input, zero-padded. `stride_*` of the input are in elements, so NCHW
+ * and channels_last need no copy. Pads may differ per side ("same" with even kernels).
  */
 typedef struct {
-  int64_t batch, channels, height, width;                /* input B x C x H x W */
+  int64_t batch, channels, height, width; /* input B x C x H x W */
   int64_t stride_batch, stride_channel, stride_row, stride_col;
   int64_t kernel_h, kernel_w;
-  int64_t stride_h, stride_w;                            /* >= 1 */
-  int64_t pad_top, pad_bottom, pad_left, pad_right;      /* >= 0 */
-  int64_t dilation_h, dilation_w;                        /* >= 1 */
-  int64_t groups;                                        /* divides channels */
+  int64_t stride_h, stride_w;                       /* >= 1 */
+  int64_t pad_top, pad_bottom, pad_left, pad_right; /* >= 0 */
+  int64_t dilation_h, dilation_w;                   /* >= 1 */
+  int64_t groups;                                   /* divides channels */
 } spade_conv2d_t;
 
 /** How spade_hessian_conv2d computes. AUTO takes the form of fewer estimated operations. */
@@ -113,8 +119,8 @@ SPADE_API spade_status_t spade_hessian_conv2d_f64(const double* x, const spade_c
 /**
  * Damped inverse A = (H' + damp_used * mean(diag H') * I)^-1, factorised in double.
  *
- * H' is H with every dead column (H_jj = 0) given a unit diagonal. If the sum is not positive definite
- * the damping grows tenfold (from 1e-6 if it was 0) up to 1.
+ * H' is H with every dead column (H_jj = 0) given a unit diagonal. If the sum is not positive
+ * definite the damping grows tenfold (from 1e-6 if it was 0) up to 1.
  * @param damp            >= 0, relative to the mean of the diagonal
  * @param[out] hinv       D x D, both triangles
  * @param[out] damped     D x D, the matrix that was inverted; NULL if not wanted
@@ -123,12 +129,10 @@ SPADE_API spade_status_t spade_hessian_conv2d_f64(const double* x, const spade_c
  */
 SPADE_API spade_status_t spade_damped_inverse_f32(const float* h, int64_t D, double damp,
                                                   float* hinv, float* damped, double* damp_used,
-                                                  int threads,
-                                                  const spade_progress_t* progress);
+                                                  int threads, const spade_progress_t* progress);
 SPADE_API spade_status_t spade_damped_inverse_f64(const double* h, int64_t D, double damp,
                                                   double* hinv, double* damped, double* damp_used,
-                                                  int threads,
-                                                  const spade_progress_t* progress);
+                                                  int threads, const spade_progress_t* progress);
 
 /* ---------------------------------------------------------------- Exact OBC */
 
@@ -145,8 +149,8 @@ SPADE_API spade_status_t spade_damped_inverse_f64(const double* h, int64_t D, do
  * @param[out] info   R; 0, or k > 0 if step k (from 1) met A_pp <= 0 or NaN: the row is valid up to
  *                    step k - 1 and -1 / NaN after it. The status is SPADE_SUCCESS all the same.
  */
-SPADE_API spade_status_t spade_obc_trace_f32(const float* w, const float* hinv, int64_t R, int64_t D,
-                                             int64_t steps, int32_t* order, float* loss,
+SPADE_API spade_status_t spade_obc_trace_f32(const float* w, const float* hinv, int64_t R,
+                                             int64_t D, int64_t steps, int32_t* order, float* loss,
                                              int32_t* info, int threads,
                                              const spade_progress_t* progress);
 SPADE_API spade_status_t spade_obc_trace_f64(const double* w, const double* hinv, int64_t R,
@@ -168,8 +172,8 @@ SPADE_API spade_status_t spade_obc_trace_nm_f64(const double* w, const double* h
                                                 const spade_progress_t* progress);
 
 /**
- * As spade_obc_trace for blocks of `block` consecutive columns (block divides D): one step removes the
- * block b of least w_b^T (A_bb)^-1 w_b.
+ * As spade_obc_trace for blocks of `block` consecutive columns (block divides D): one step removes
+ * the block b of least w_b^T (A_bb)^-1 w_b.
  * @param[out] order  R x D/block, indices of blocks
  * @param[out] loss   R x D/block, 0.5 w_b^T (A_bb)^-1 w_b
  */
@@ -215,15 +219,15 @@ typedef struct {
   int64_t block_size; /* >= 1: columns of one mask block */
   int64_t n, m;       /* n of each m consecutive weights of a row go; m = 0: unstructured */
   double damp;        /* >= 0, relative to the mean of the diagonal */
-  int64_t extra;      /* >= 0: weights a block that go beyond the floor; the published code takes one */
+  int64_t extra; /* >= 0: weights a block that go beyond the floor; the published code takes one */
 } spade_sparsegpt_t;
 
 /**
  * SparseGPT for S Hessians at once, one Cholesky each.
  *
  * In each block of block_size columns the floor(sparsity * R * width) weights of least
- * w^2 / U_jj^2 over all rows go (U: upper Cholesky factor of H^-1; ties: lowest row-major index), and
- * the columns to the right compensate. A dead column (H_jj = 0) is pruned first, at no loss.
+ * w^2 / U_jj^2 over all rows go (U: upper Cholesky factor of H^-1; ties: lowest row-major index),
+ * and the columns to the right compensate. A dead column (H_jj = 0) is pruned first, at no loss.
  * @param w         R x D weights; sample s starts at w + s * w_stride (0: shared by all samples)
  * @param h         S x D x D
  * @param[out] out  S x R x D
