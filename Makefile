@@ -1,17 +1,54 @@
 # Everything runs in .venv; each target sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+IN := PATH="$(CURDIR)/$(BIN):$$PATH"
+SOURCES := $(shell find csrc spade_ext -name '*.cpp' -o -name '*.h' -o -name '*.map' -o -name '*.py') \
+	CMakeLists.txt setup.py pyproject.toml
+BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirname(s.__file__))")
 
-.PHONY: test
-.venv/ready: pyproject.toml
+.PHONY: demo test lint cpp-test python-test bench clean
+
+# torch by its exact pin and first: a bare requirement may take a build with several GB of CUDA packages.
+.venv/torch: constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q cmake ninja pybind11 scipy-openblas32 pytest
+	$(BIN)/pip install -q -c constraints.txt torch
 	touch $@
 
-build/libspade.so: .venv/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build -G Ninja -DSPADE_BLAS_DIR=$$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirname(s.__file__))")
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build
+.venv/installed: .venv/torch $(SOURCES)
+	$(BIN)/pip install -q -c constraints.txt ".[demo]"
+	touch $@
 
-test: build/libspade.so
-	SPADE_LIBRARY=build/libspade.so $(BIN)/python -m pytest -q
+.venv/tools: .venv/installed
+	$(BIN)/pip install -q -c constraints.txt ".[demo,test,lint]"
+	touch $@
+
+# Prune a real convolutional network on real images and print errors, sparsity and time.
+demo: .venv/installed
+	$(BIN)/python examples/prune_digits.py
+
+# All that CI runs.
+test: lint cpp-test python-test
+
+lint: .venv/tools
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files '*.cpp' '*.h' '*.c' | xargs $(BIN)/clang-format --dry-run -Werror
+
+# The C++ tests under AddressSanitizer with UBSan, then under ThreadSanitizer.
+cpp-test: .venv/tools
+	for sanitizer in address,undefined thread; do \
+	  $(IN) cmake -S . -B build/$$sanitizer -G Ninja -DSPADE_TESTS=ON -DSPADE_SANITIZE=$$sanitizer \
+	    -DSPADE_BLAS_DIR=$(BLAS) > /dev/null && \
+	  $(IN) cmake --build build/$$sanitizer && \
+	  $(IN) ctest --test-dir build/$$sanitizer --output-on-failure || exit 1; \
+	done
+
+python-test: .venv/tools
+	$(IN) SPADE_FUZZ_SECONDS=60 $(BIN)/pytest -q
+
+# Timings of every op to .benchmarks; see CONTRIBUTING.md.
+bench: .venv/tools
+	$(BIN)/pytest benchmarks --benchmark-autosave
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -15,7 +15,9 @@ PROJECT = Path(__file__).parent / "cmake-project"
 
 def query(option):
     command = [sys.executable, "-m", "spade_ext", option]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=PROJECT
+    ).stdout.strip()
 
 
 def test_outside_project_builds_and_runs(tmp_path):
@@ -43,7 +45,8 @@ def test_build_info():
 
 
 def test_one_option_is_required():
-    result = subprocess.run([sys.executable, "-m", "spade_ext"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "spade_ext"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
     assert result.returncode == 2 and "--cmake-dir" in result.stderr
 
 

@@ -1,0 +1,14 @@
+"""The README's Python runs as it stands."""
+
+import re
+from pathlib import Path
+
+
+def test_python_of_the_readme(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(program, names)
+    assert names["batch"].shape == (25, 32, 64)
+    assert (tmp_path / "layer.safetensors").exists()
