@@ -15,11 +15,14 @@ BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirn
 	touch $@
 
 .venv/installed: .venv/torch $(SOURCES)
-	$(BIN)/pip install -q -c constraints.txt ".[demo]"
+	rm -rf build/wheel
+	$(BIN)/pip wheel -q --no-deps -w build/wheel .
+	$(BIN)/pip install -q --no-deps --force-reinstall build/wheel/*.whl
+	$(BIN)/pip install -q -c constraints.txt "$$(ls build/wheel/*.whl)[demo]"
 	touch $@
 
 .venv/tools: .venv/installed
-	$(BIN)/pip install -q -c constraints.txt ".[demo,test,lint]"
+	$(BIN)/pip install -q -c constraints.txt "$$(ls build/wheel/*.whl)[demo,test,lint]"
 	touch $@
 
 # Prune a real convolutional network on real images and print errors, sparsity and time.
