@@ -70,7 +70,7 @@ def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict
 
 @pytest.fixture
 def record(benchmark) -> Callable[..., None]:
-    """record(flop=..., **more): rate, and its share of the SGEMM rate measured right after."""
+    """A function that writes figures down: rate from flop, and its share of the SGEMM rate measured right after."""
 
     def write(flop: float | None = None, **more: object) -> None:
         benchmark.extra_info.update(more)
