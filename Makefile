@@ -40,10 +40,10 @@ lint: .venv/tools
 # The C++ tests under AddressSanitizer with UBSan, then under ThreadSanitizer.
 cpp-test: .venv/tools
 	for sanitizer in address,undefined thread; do \
-	  $(IN) cmake -S . -B build/$$sanitizer -G Ninja -DSPADE_TESTS=ON -DSPADE_SANITIZE=$$sanitizer \
+	  $(IN) cmake -S . -B build/$${sanitizer%,*} -G Ninja -DSPADE_TESTS=ON -DSPADE_SANITIZE=$$sanitizer \
 	    -DSPADE_BLAS_DIR=$(BLAS) > /dev/null && \
-	  $(IN) cmake --build build/$$sanitizer && \
-	  $(IN) ctest --test-dir build/$$sanitizer --output-on-failure || exit 1; \
+	  $(IN) cmake --build build/$${sanitizer%,*} && \
+	  $(IN) ctest --test-dir build/$${sanitizer%,*} --output-on-failure || exit 1; \
 	done
 
 python-test: .venv/tools
