@@ -7,6 +7,17 @@ from pathlib import Path
 from spade_ext._build import build_info, cmake_prefix_path, include_dir, library_path
 
 
+def answer(chosen: argparse.Namespace) -> str:
+    """Text for the one option that was chosen."""
+    if chosen.cmake_dir:
+        return cmake_prefix_path()
+    if chosen.include_dir:
+        return include_dir()
+    if chosen.lib_dir:
+        return str(Path(library_path()).parent)
+    return json.dumps(build_info(), indent=2)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print what one option asks for."""
     parser = argparse.ArgumentParser(prog="python -m spade_ext", description="Link libspade.")
@@ -16,14 +27,10 @@ def main(arguments: list[str] | None = None) -> None:
     group.add_argument("--lib-dir", action="store_true", help="directory of the library")
     group.add_argument("--build-info", action="store_true", help="how it was built, as JSON")
     chosen = parser.parse_args(arguments)
-    if chosen.cmake_dir:
-        print(cmake_prefix_path())
-    elif chosen.include_dir:
-        print(include_dir())
-    elif chosen.lib_dir:
-        print(Path(library_path()).parent)
-    else:
-        print(json.dumps(build_info(), indent=2))
+    try:
+        print(answer(chosen))
+    except FileNotFoundError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

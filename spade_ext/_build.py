@@ -1,7 +1,6 @@
 """Where the native library lies and how it was built, for those who link it."""
 
 import json
-import sys
 from pathlib import Path
 
 from spade_ext import _C
@@ -27,9 +26,7 @@ def include_dir() -> str:
 
 def library_path() -> str:
     """The native library."""
-    return _existing(
-        _ROOT / "lib" / ("libspade.dylib" if sys.platform == "darwin" else "libspade.so")
-    )
+    return _existing(_ROOT / "lib" / "libspade.so.0")
 
 
 def cuda_is_available() -> bool:
@@ -38,7 +35,11 @@ def cuda_is_available() -> bool:
 
 
 def build_info() -> dict[str, str]:
-    """Version, compiler, BLAS, OpenMP, the instruction set in use, and the state of the CUDA backend."""
+    """How the native library was built and what it runs with.
+
+    Keys: version, compiler, kernels (instruction sets compiled), openmp, blas, cpu_isa (the instruction set in use),
+    cuda (why the CUDA backend is not available).
+    """
     info: dict[str, str] = json.loads(_C.build_info())
     return {
         "version": _C.version(),

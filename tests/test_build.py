@@ -1,5 +1,6 @@
 """The installed package as others link it."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -9,10 +10,13 @@ from pathlib import Path
 import pytest
 
 import spade_ext
+from spade_ext import _build
+from spade_ext.__main__ import main
 
 PROJECT = Path(__file__).parent / "cmake-project"
 
 
+@functools.cache
 def query(option):
     command = [sys.executable, "-m", "spade_ext", option]
     return subprocess.run(
@@ -40,14 +44,63 @@ def test_build_info():
     info = json.loads(query("--build-info"))
     assert info == spade_ext.build_info()
     assert info["version"] == spade_ext.__version__
-    assert info["cpu_isa"] in ("plain", "avx2", "avx512")
+    assert info["cpu_isa"] in info["kernels"].split()
+    assert all(info[key] for key in ("compiler", "openmp", "blas"))
     assert not spade_ext.cuda_is_available() and info["cuda"].startswith("unavailable: ")
 
 
-def test_one_option_is_required():
-    command = [sys.executable, "-m", "spade_ext"]
+@pytest.mark.parametrize("options", [[], ["--cmake-dir", "--lib-dir"], ["--headers"]])
+def test_exactly_one_known_option(options):
+    command = [sys.executable, "-m", "spade_ext", *options]
     result = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
-    assert result.returncode == 2 and "--cmake-dir" in result.stderr
+    assert result.returncode == 2 and "--cmake-dir" in result.stderr and not result.stdout
+
+
+@pytest.mark.parametrize("option", ["--cmake-dir", "--include-dir", "--lib-dir"])
+def test_missing_files_are_named(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_build, "_ROOT", tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([option])
+    assert stopped.value.code == 1
+    assert f"{tmp_path}/" in (text := capsys.readouterr().err) and "is missing; install" in text
+
+
+def dynamic(path, tag):
+    """Values of one tag of a library's dynamic section."""
+    text = subprocess.run(
+        ["readelf", "-d", path], check=True, capture_output=True, text=True
+    ).stdout
+    return [line.split("[")[1].rstrip("]") for line in text.splitlines() if f"({tag})" in line]
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")
+def test_libraries_find_each_other_wherever_the_package_lies():
+    library = spade_ext.library_path()
+    assert Path(library).name == "libspade.so.0"
+    assert dynamic(library, "SONAME") == ["libspade.so.0"]
+    assert dynamic(library, "RUNPATH") == ["$ORIGIN"]
+    assert "libspade.so.0" in dynamic(spade_ext._C.__file__, "NEEDED")
+    assert dynamic(spade_ext._C.__file__, "RUNPATH") == ["$ORIGIN/lib"]
+
+
+def test_bundled_openblas_comes_with_its_licence():
+    directory = Path(spade_ext.library_path()).parent
+    if not (directory / "libscipy_openblas.so").exists():
+        pytest.skip("built with a system BLAS")
+    text = (directory / "libscipy_openblas.LICENSE.txt").read_text()
+    assert "The OpenBLAS Project" in text and "LAPACK" in text
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler called cc")
+def test_links_without_cmake(tmp_path):
+    directory = query("--lib-dir")
+    command = [
+        "cc", "-std=c99", str(PROJECT / "main.c"), "-o", "consumer", f"-I{query('--include-dir')}",
+        f"-L{directory}", "-lspade", f"-Wl,-rpath,{directory}",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, cwd=tmp_path)
+    result = subprocess.run([tmp_path / "consumer"], check=True, capture_output=True, text=True)
+    assert result.stdout == f"libspade {spade_ext.__version__} works from C\n"
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")

@@ -1,7 +1,8 @@
-// The BLAS and LAPACK routines that libspade uses, row-major and always on one thread.
+// The BLAS and LAPACK routines that libspade uses, row-major.
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #if defined(SPADE_SCIPY_OPENBLAS)
 #define SPADE_BLAS(name) scipy_##name
@@ -32,9 +33,12 @@ enum Triangle { kUpper = 121, kLower = 122 };
 enum Side { kLeft = 141, kRight = 142 };
 constexpr int kNonUnit = 131;
 
-// Call once before the others: parallelism and determinism are libspade's own, so BLAS stays
-// serial.
+// Call once before the others: parallelism and determinism are libspade's own, so its own copy of
+// OpenBLAS stays serial. A system BLAS is shared with others and keeps its setting.
 void use_one_thread();
+
+// Which BLAS this is, for spade_build_info.
+std::string name();
 
 #define SPADE_DEFINE_BLAS(c, T)                                                                  \
   /* C = alpha op(A) op(B) + beta C; op(A) is m x k */                                           \

@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include "core/blas.h"
+
 namespace spade {
 namespace {
 thread_local char last_error[512] = "";
@@ -28,14 +30,16 @@ extern "C" const char* spade_version(void) { return SPADE_VERSION; }
 
 #define SPADE_TEXT_OF(x) #x
 #define SPADE_TEXT(x) SPADE_TEXT_OF(x)
+#if defined(SPADE_X86_VARIANTS)
+#define SPADE_KERNELS "plain avx2 avx512"
+#else
+#define SPADE_KERNELS "plain"
+#endif
 
 extern "C" const char* spade_build_info(void) {
-  return "{\"compiler\": \"" SPADE_COMPILER
-         "\", \"blas\": \""
-#if defined(SPADE_SCIPY_OPENBLAS)
-         "scipy-openblas32"
-#else
-         "system"
-#endif
-         "\", \"openmp\": \"" SPADE_TEXT(_OPENMP) "\"}";
+  static const std::string text =
+      std::string("{\"compiler\": \"" SPADE_COMPILER "\", \"kernels\": \"" SPADE_KERNELS
+                  "\", \"openmp\": \"" SPADE_TEXT(_OPENMP) "\", \"blas\": \"") +
+      spade::blas::name() + "\"}";
+  return text.c_str();
 }

@@ -49,16 +49,21 @@ void check_conv(const char* function, const spade_conv2d_t* conv) {
                          static_cast<double>(conv->kernel_h) * static_cast<double>(conv->kernel_w);
   SPADE_CHECK(columns <= INT32_MAX, "%s: columns of H must be below 2^31, got %.0f", function,
               columns);
+  const double entries = static_cast<double>(conv->batch) *
+                         static_cast<double>(conv->height + conv->pad_top + conv->pad_bottom) *
+                         static_cast<double>(conv->width + conv->pad_left + conv->pad_right);
+  SPADE_CHECK(entries < 0x1p62, "%s: batch x padded image must be below 2^62, got %.3g", function,
+              entries);
 }
 
 template <class T>
-void checked_conv2d(const T* x, const spade_conv2d_t* conv, spade_hessian_form_t form, double* h,
-                    int threads, const spade_progress_t* progress) {
+void checked_conv2d(const T* x, const spade_conv2d_t* conv, int form, double* h, int threads,
+                    const spade_progress_t* progress) {
   const char* function = "spade_hessian_conv2d";
   check_conv(function, conv);
   SPADE_CHECK(form == SPADE_HESSIAN_AUTO || form == SPADE_HESSIAN_TAP_OFFSETS ||
                   form == SPADE_HESSIAN_DIRECT,
-              "%s: form must be a spade_hessian_form_t, got %d", function, static_cast<int>(form));
+              "%s: form must be a spade_hessian_form_t, got %d", function, form);
   check_threads(function, threads);
   const ConvSizes sizes(*conv);
   if (sizes.positions == 0 || sizes.D == 0) return;
@@ -83,14 +88,12 @@ spade_status_t spade_hessian_linear_f64(const double* x, int64_t N, int64_t D, i
   return spade::guarded([&] { spade::checked_linear(x, N, D, ldx, h, threads, progress); });
 }
 
-spade_status_t spade_hessian_conv2d_f32(const float* x, const spade_conv2d_t* conv,
-                                        spade_hessian_form_t form, double* h, int threads,
-                                        const spade_progress_t* progress) {
+spade_status_t spade_hessian_conv2d_f32(const float* x, const spade_conv2d_t* conv, int form,
+                                        double* h, int threads, const spade_progress_t* progress) {
   return spade::guarded([&] { spade::checked_conv2d(x, conv, form, h, threads, progress); });
 }
 
-spade_status_t spade_hessian_conv2d_f64(const double* x, const spade_conv2d_t* conv,
-                                        spade_hessian_form_t form, double* h, int threads,
-                                        const spade_progress_t* progress) {
+spade_status_t spade_hessian_conv2d_f64(const double* x, const spade_conv2d_t* conv, int form,
+                                        double* h, int threads, const spade_progress_t* progress) {
   return spade::guarded([&] { spade::checked_conv2d(x, conv, form, h, threads, progress); });
 }

@@ -30,8 +30,7 @@ void bind(py::module_& module, const std::string& suffix, Linear linear, Conv co
         spade_conv2d_t conv;
         std::memcpy(&conv, fields.data(), sizeof conv);
         run(std::move(progress), [&](const spade_progress_t* target) {
-          return conv2d(pointer<T>(x), &conv, static_cast<spade_hessian_form_t>(form),
-                        pointer<double>(h), threads, target);
+          return conv2d(pointer<T>(x), &conv, form, pointer<double>(h), threads, target);
         });
       });
 }

@@ -54,6 +54,12 @@ void errors() {
   spade_conv2d_t conv{1, 3, 2, 2, 12, 4, 2, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 2};
   CHECK_FAILS(spade_hessian_conv2d_f32(x, &conv, SPADE_HESSIAN_AUTO, h, 1, nullptr),
               SPADE_INVALID_ARGUMENT, "groups must divide channels");
+  conv = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX, 1, 1, 1};
+  CHECK_FAILS(spade_hessian_conv2d_f32(x, &conv, SPADE_HESSIAN_AUTO, h, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "batch x padded image must be below 2^62");
+  conv.pad_top = conv.pad_bottom = conv.pad_left = conv.pad_right = 0;
+  CHECK_FAILS(spade_hessian_conv2d_f32(x, &conv, 7, h, 1, nullptr), SPADE_INVALID_ARGUMENT,
+              "form must be a spade_hessian_form_t, got 7");
   const spade_progress_t stop{[](void*, int64_t, int64_t) { return 1; }, nullptr};
   CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 2, h, 1, &stop), SPADE_CANCELLED, "cancelled");
 }

@@ -61,7 +61,8 @@ SPADE_API const char* spade_version(void);
 /** Instruction set that the CPU kernels run with: "avx512", "avx2" or "plain". */
 SPADE_API const char* spade_cpu_isa(void);
 
-/** How the library was built: one JSON object of strings, "compiler", "blas" and "openmp". */
+/** How the library was built: one JSON object of strings: "compiler", "kernels" (instruction sets
+ * compiled), "openmp" (the date of its specification), "blas". */
 SPADE_API const char* spade_build_info(void);
 
 /* ------------------------------------------------------------------ Hessian */
@@ -104,14 +105,15 @@ typedef enum {
 /**
  * Add X X^T of a convolution's unfolded inputs to H, without materialising the unfolded inputs.
  *
+ * @param form  a spade_hessian_form_t
  * @param[in,out] h  groups x D x D with D = channels / groups * kernel_h * kernel_w; column order:
  *                   channel-major, then kernel row, then kernel column, as weight.flatten(1)
  */
 SPADE_API spade_status_t spade_hessian_conv2d_f32(const float* x, const spade_conv2d_t* conv,
-                                                  spade_hessian_form_t form, double* h, int threads,
+                                                  int form, double* h, int threads,
                                                   const spade_progress_t* progress);
 SPADE_API spade_status_t spade_hessian_conv2d_f64(const double* x, const spade_conv2d_t* conv,
-                                                  spade_hessian_form_t form, double* h, int threads,
+                                                  int form, double* h, int threads,
                                                   const spade_progress_t* progress);
 
 /* ------------------------------------------------------- Inverse and damping */
