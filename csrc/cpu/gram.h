@@ -25,8 +25,19 @@ struct Segment {
   int64_t a, b, length;
 };
 
-// Rows packed by tiles of columns, [tiles, rows, width], so that a walk down the rows of a tile is
-// contiguous; the last tile is filled with zeros.
+// Rows in tiles of `width` columns: where entry (row, column) lies, and nothing beyond the last
+// column but zeros up to a full tile.
+template <class T>
+struct TiledRows {
+  const T* data;
+  int64_t width, row_stride, tile_stride;
+
+  const T* at(int64_t row, int64_t column) const {
+    return data + column / width * tile_stride + row * row_stride + column % width;
+  }
+};
+
+// Rows packed as [tiles, rows, width]: a walk down the rows of a tile is contiguous.
 template <class T>
 struct PackedRows {
   PackedRows(int64_t row_count, int64_t column_count)
@@ -39,11 +50,8 @@ struct PackedRows {
   int64_t rows, columns, width, tiles;
   Buffer<T> data;
 
-  T* at(int64_t row, int64_t column) const {
-    return data.get() + (column / width * rows + row) * width + column % width;
-  }
-  // Entries from one column to the next, for columns of one row.
-  int64_t offset(int64_t column) const { return column / width * rows * width + column % width; }
+  TiledRows<T> view() const { return {data.get(), width, width, rows * width}; }
+  T* at(int64_t row, int64_t column) const { return const_cast<T*>(view().at(row, column)); }
   // Zero what is beyond the last column, in rows [first, last).
   void clear_rest(int64_t first, int64_t last) const {
     for (int64_t column = columns; column < tiles * width; ++column)
@@ -55,7 +63,7 @@ struct PackedRows {
 // the packed width).
 template <class T>
 struct GramTask {
-  const PackedRows<T>* rows;
+  TiledRows<T> rows;
   int64_t a, b, m, n;
   bool symmetric;  // a = b and the same rows on both sides: the lower triangle is enough
   double* out;     // [m, ldo], added to

@@ -15,9 +15,9 @@ namespace {
 constexpr int kM = kVectorBytes == 64 ? 8 : 4;  // columns of a in a register tile
 constexpr int64_t kTileSquare = kGramColumns * kGramColumns;
 
-// partial (row stride 32) = or += a^T b over k rows of `width` columns; W vectors of b at a time.
+// partial (row stride 32) = or += a^T b over k rows, `stride` apart; W vectors of b at a time.
 template <class T, int W>
-void multiply(const T* a, const T* b, int64_t width, int64_t k, int64_t m, int64_t n, bool first,
+void multiply(const T* a, const T* b, int64_t stride, int64_t k, int64_t m, int64_t n, bool first,
               T* partial) {
   constexpr int L = Simd<T>::lanes;
   for (int64_t j = 0; j < n; j += W * L)
@@ -30,7 +30,7 @@ void multiply(const T* a, const T* b, int64_t width, int64_t k, int64_t m, int64
         for (int q = 0; q < W; ++q)
           sum[p][q] = first ? Vec<T>{} : load(to + p * kGramColumns + q * L);
       const T *left = a + i, *right = b + j;
-      for (int64_t row = 0; row < k; ++row, left += width, right += width) {
+      for (int64_t row = 0; row < k; ++row, left += stride, right += stride) {
         Vec<T> v[W];
 #pragma GCC unroll 16
         for (int q = 0; q < W; ++q) v[q] = load(right + q * L);
@@ -49,7 +49,7 @@ void multiply(const T* a, const T* b, int64_t width, int64_t k, int64_t m, int64
 // fn(i, j, m, n) of every pair of packed tiles; of the lower ones if symmetric.
 template <class T, class Fn>
 void each_pair(const GramTask<T>& task, Fn&& fn) {
-  const int64_t width = task.rows->width;
+  const int64_t width = task.rows.width;
   for (int64_t i = 0; i * width < task.m; ++i)
     for (int64_t j = 0; j * width < task.n && (j <= i || !task.symmetric); ++j)
       fn(i, j, std::min(width, task.m - i * width), std::min(width, task.n - j * width));
@@ -62,20 +62,20 @@ inline int64_t partial_offset(int64_t i, int64_t j) {
 template <class T>
 void multiply_block(const GramTask<T>& task, int64_t row_a, int64_t row_b, int64_t k, bool first,
                     T* partial) {
-  const PackedRows<T>& rows = *task.rows;
+  const TiledRows<T>& rows = task.rows;
   each_pair(task, [&](int64_t i, int64_t j, int64_t m, int64_t n) {
     const T* a = rows.at(row_a, task.a + i * rows.width);
     const T* b = rows.at(row_b, task.b + j * rows.width);
     if (n <= Simd<T>::lanes)
-      multiply<T, 1>(a, b, rows.width, k, m, n, first, partial + partial_offset(i, j));
+      multiply<T, 1>(a, b, rows.row_stride, k, m, n, first, partial + partial_offset(i, j));
     else
-      multiply<T, 2>(a, b, rows.width, k, m, n, first, partial + partial_offset(i, j));
+      multiply<T, 2>(a, b, rows.row_stride, k, m, n, first, partial + partial_offset(i, j));
   });
 }
 
 template <class T>
 void promote(const GramTask<T>& task, const T* partial) {
-  const int64_t width = task.rows->width;
+  const int64_t width = task.rows.width;
   each_pair(task, [&](int64_t i, int64_t j, int64_t m, int64_t n) {
     const T* from = partial + partial_offset(i, j);
     double* to = task.out + i * width * task.ldo + j * width;

@@ -13,10 +13,12 @@
 namespace spade {
 namespace {
 
-constexpr int64_t kPacked = 1 << 20;  // entries of a packed piece: they stay in the shared cache
-constexpr int64_t kJobs = 16;         // jobs that keep the threads busy
-constexpr int64_t kPackRows = 64;     // rows a packing task
-constexpr double kUnfoldCost = 24;    // multiply-adds that unfolding one entry costs
+constexpr int64_t kPacked = 1 << 20;    // entries of a packed piece: they stay in the shared cache
+constexpr int64_t kJobs = 16;           // jobs that keep the threads busy
+constexpr int64_t kPackRows = 64;       // rows a packing task
+constexpr int64_t kNarrow = 256;        // row stride up to which rows are multiplied where they lie
+constexpr int64_t kInPlaceRows = 4096;  // rows of a slot then
+constexpr double kUnfoldCost = 24;      // multiply-adds that unfolding one entry costs
 
 // H of `groups` blocks of D columns each; groups other than one have D small.
 template <class T>
@@ -46,10 +48,12 @@ class DirectHessian {
   void add(Pack&& pack) {
     const int64_t piece = slots_ * slot_rows_;
     std::vector<PackedRows<T>> packed;
+    std::vector<TiledRows<T>> views;
     for (int64_t g = 0; g < groups_; ++g) {
       packed.emplace_back(std::min(piece, N_), D_);
       packed.back().clear_rest(0, packed.back().rows);
     }
+    for (const PackedRows<T>& rows : packed) views.push_back(rows.view());
     for (int64_t first = 0; first < N_ && !done_.cancelled(); first += piece) {
       const int64_t rows = std::min(piece, N_ - first);
       const int64_t tasks = (rows + kPackRows - 1) / kPackRows;
@@ -59,9 +63,26 @@ class DirectHessian {
             const int64_t row = task % tasks * kPackRows, g = task / tasks;
             pack(first + row, std::min(kPackRows, rows - row), g, packed[g], row);
           });
-      multiply(packed, rows);
+      multiply(views, rows, slot_rows_);
       done_.add(rows);
     }
+    finish();
+  }
+
+  // As add() for the rows of x where they lie; D is a multiple of kGramColumns.
+  void add_in_place(const T* x, int64_t ldx) {
+    const int64_t piece = slots_ * kInPlaceRows;
+    for (int64_t first = 0; first < N_ && !done_.cancelled(); first += piece) {
+      const int64_t rows = std::min(piece, N_ - first);
+      multiply({{x + first * ldx, kGramColumns, ldx, kGramColumns}}, rows, kInPlaceRows);
+      done_.add(rows);
+    }
+    finish();
+  }
+
+ private:
+  // Add up the slots and fill the upper triangle.
+  void finish() {
     for (int64_t s = 1; s < slots_; ++s)
       for (int64_t i = 0; i < groups_ * D_ * D_; ++i) h_[i] += slot(s)[i];
     for (int64_t g = 0; g < groups_; ++g)
@@ -69,18 +90,18 @@ class DirectHessian {
     done_.finish();
   }
 
- private:
   double* slot(int64_t s) const { return s ? sums_.get() + (s - 1) * groups_ * D_ * D_ : h_; }
 
-  void multiply(const std::vector<PackedRows<T>>& packed, int64_t rows) {
+  // Add the products of `rows` rows, slot_rows to a slot.
+  void multiply(const std::vector<TiledRows<T>>& views, int64_t rows, int64_t slot_rows) {
     const int64_t width = gram_width(D_), count = static_cast<int64_t>(pairs_.size());
     parallel_for(
         threads_, slots_ * jobs_, [] { return Buffer<T>(kGramWidth * kGramWidth); },
         [&](Buffer<T>& partial, int64_t job) {
-          const int64_t s = job / jobs_, g = job % jobs_ / count, first = s * slot_rows_;
+          const int64_t s = job / jobs_, g = job % jobs_ / count, first = s * slot_rows;
           if (first >= rows) return;
           const auto [I, J] = pairs_[job % count];
-          const GramTask<T> task{&packed[g],
+          const GramTask<T> task{views[g],
                                  I * width,
                                  J * width,
                                  std::min(width, D_ - I * width),
@@ -88,7 +109,7 @@ class DirectHessian {
                                  I == J,
                                  slot(s) + (g * D_ + I * width) * D_ + J * width,
                                  D_};
-          const std::vector<Segment> segment{{first, first, std::min(slot_rows_, rows - first)}};
+          const std::vector<Segment> segment{{first, first, std::min(slot_rows, rows - first)}};
           SPADE_DISPATCH(gram(task, segment, partial.get()));
         });
   }
@@ -133,6 +154,7 @@ template <class T>
 void hessian_linear(const T* x, int64_t N, int64_t D, int64_t ldx, double* h, int threads,
                     const spade_progress_t* progress) {
   DirectHessian<T> hessian(N, 1, D, h, threads, progress);
+  if (D % kGramColumns == 0 && ldx <= kNarrow) return hessian.add_in_place(x, ldx);
   hessian.add([&](int64_t first, int64_t count, int64_t, const PackedRows<T>& to, int64_t row) {
     for (int64_t i = 0; i < count; ++i)
       for (int64_t j = 0; j < D; j += to.width)

@@ -113,7 +113,7 @@ class TapHessian {
           const OffsetGram& gram_of = plan_.grams()[job / count];
           const auto [I, J] = pairs[job % count];
           double* out = grams_.get() + job / count * C_ * C_;
-          const PackedRows<T>* from = gram_of.by_columns ? &columns_ : &rows_;
+          const TiledRows<T> from = (gram_of.by_columns ? columns_ : rows_).view();
           const auto rows = segments(gram_of);
           const auto tile = [&](int64_t i, int64_t j) {
             const GramTask<T> task{from,
