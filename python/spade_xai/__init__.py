@@ -1,0 +1,1 @@
+"""SPADE: sample-specific pruning for interpretation."""

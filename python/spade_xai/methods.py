@@ -1,0 +1,237 @@
+"""The ten attribution methods on one batch: nine through captum, LRP through `spade_xai.lrp`."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from captum import attr as captum
+from captum._utils.models.linear_model import SkLearnRidge
+from torch import Tensor, nn
+
+from spade_xai.forward import Forward, slices
+from spade_xai.lrp import relevance
+from spade_xai.rescale import Rescaled
+
+
+class CompletenessWarning(UserWarning):
+    """Attributions do not sum to the difference of outputs that they should explain."""
+
+
+@dataclass
+class Job:
+    """One batch of one method."""
+
+    forward: Forward
+    x: Tensor
+    target: Tensor
+    extra: tuple[Any, ...]
+    batch_size: int
+    seed: int
+
+    def captum(self) -> dict[str, Any]:
+        """The arguments all captum methods share."""
+        extra = self.extra if self.extra else None
+        return {"inputs": self.x, "target": self.target, "additional_forward_args": extra}
+
+
+def _saliency(job: Job, options: dict[str, Any]) -> Tensor:
+    return captum.Saliency(job.forward).attribute(**job.captum(), abs=False)
+
+
+def _input_x_gradient(job: Job, options: dict[str, Any]) -> Tensor:
+    return captum.InputXGradient(job.forward).attribute(**job.captum())
+
+
+def _deep_lift(job: Job, options: dict[str, Any]) -> Tensor:
+    baseline = _baseline(job.x, options["baseline"])
+    method = captum.DeepLift(Rescaled(job.forward))
+    result, delta = method.attribute(
+        **job.captum(), baselines=baseline, return_convergence_delta=True
+    )
+    delta = delta.detach()
+    difference = result.detach().flatten(1).sum(1) - delta
+    worst = float((delta.abs() / difference.abs().clamp_min(1e-6)).max())
+    if worst > 1e-2:
+        warnings.warn(
+            f"attribute: deep_lift attributions miss the difference of outputs by {worst:.1e} of it: the model has "
+            "functions without a rescale rule (attention), or a layer norm divides by almost 0 on the baseline",
+            CompletenessWarning,
+            stacklevel=4,
+        )
+    return result
+
+
+def _lrp(job: Job, options: dict[str, Any]) -> Tensor:
+    return relevance(job.forward, job.x, job.target, extra=job.extra, **options)
+
+
+def _guided_backprop(job: Job, options: dict[str, Any]) -> Tensor:
+    return captum.GuidedBackprop(job.forward).attribute(**job.captum())
+
+
+def _guided_grad_cam(job: Job, options: dict[str, Any]) -> Tensor:
+    if job.x.ndim != 4:
+        raise ValueError(
+            f"attribute: guided_grad_cam needs x [B, C, H, W], got shape {tuple(job.x.shape)}"
+        )
+    layer = options["layer"]
+    if layer is None:
+        layer = _last_feature_map(job)
+    else:
+        layer = job.forward.model.get_submodule(layer)
+    result = captum.GuidedGradCam(job.forward, layer).attribute(
+        **job.captum(), interpolate_mode=options["interpolation"]
+    )
+    return result
+
+
+def _last_feature_map(job: Job) -> nn.Module:
+    """The module that ran last of those with outputs [B, C, h, w] of more than one position."""
+    found: list[nn.Module] = []
+
+    def look(module: nn.Module, args: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
+            found.append(module)
+
+    hooks = [m.register_forward_hook(look) for m in job.forward.model.modules()]
+    try:
+        with torch.no_grad():
+            job.forward(job.x[:1], *job.forward.extra(slice(0, 1)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise ValueError(
+            "attribute: guided_grad_cam needs a layer with outputs [B, C, h, w], got a model with none"
+        )
+    return found[-1]
+
+
+def _lime(job: Job, options: dict[str, Any]) -> Tensor:
+    features = _grid(job.x) if options["features"] is None else options["features"].to(job.x.device)
+    method = captum.Lime(job.forward, interpretable_model=SkLearnRidge(alpha=options["alpha"]))
+    devices = [job.x.device] if job.x.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(job.seed)
+        return method.attribute(
+            **job.captum(),
+            baselines=_baseline(job.x, options["baseline"]),
+            feature_mask=features.expand_as(job.x[:1]),
+            n_samples=options["samples"],
+            perturbations_per_eval=job.batch_size,
+        )
+
+
+def _grid(x: Tensor) -> Tensor:
+    """Segments: an 8 x 8 grid of an image [B, C, H, W], or each entry (token) of dimension 1."""
+    if x.ndim != 4:
+        return torch.arange(x.shape[1], device=x.device).view(1, -1, *[1] * (x.ndim - 2))
+    rows = torch.arange(x.shape[2], device=x.device) * 8 // x.shape[2]
+    cols = torch.arange(x.shape[3], device=x.device) * 8 // x.shape[3]
+    segments = rows[:, None] * 8 + cols
+    return segments.unique(return_inverse=True)[1][None, None]
+
+
+def _occlusion(job: Job, options: dict[str, Any]) -> Tensor:
+    shape = tuple(job.x.shape[1:])
+    default: tuple[int, ...]
+    if job.x.ndim == 4:
+        default = (shape[0], max(1, shape[1] // 8), max(1, shape[2] // 8))
+    else:
+        default = (1, *shape[1:])
+    window = _sizes(options["window"], default)
+    stride = _sizes(options["stride"], tuple(max(1, w // 2) for w in window[-2:]))
+    if job.x.ndim != 4:
+        stride = (1, *window[1:])
+    return captum.Occlusion(job.forward).attribute(
+        **job.captum(),
+        sliding_window_shapes=window,
+        strides=(shape[0], *stride) if job.x.ndim == 4 else stride,
+        baselines=_baseline(job.x, options["baseline"]),
+        perturbations_per_eval=job.batch_size,
+    )
+
+
+def _sizes(value: int | None, default: tuple[int, ...]) -> tuple[int, ...]:
+    """An option in pixels for both sides of an image, or the default."""
+    if value is None:
+        return default
+    return (*default[:-2], value, value)
+
+
+def _integrated_gradients(job: Job, options: dict[str, Any]) -> Tensor:
+    return captum.IntegratedGradients(job.forward).attribute(
+        **job.captum(),
+        baselines=_baseline(job.x, options["baseline"]),
+        n_steps=options["steps"],
+        internal_batch_size=job.batch_size,
+    )
+
+
+def _gradient_shap(job: Job, options: dict[str, Any]) -> Tensor:
+    """E[(x - b) * gradient at b + u (x + noise - b)] over baselines b, u in [0, 1] and noise.
+
+    The draws are made here, from a generator of their own: captum's GradientShap takes them from the global states of
+    torch and NumPy, in an order that depends on the batch.
+    """
+    x, samples = job.x, options["samples"]
+    generator = torch.Generator().manual_seed(job.seed)
+    baselines = _baseline(x, options["baseline"], several=True)
+    pick = torch.randint(len(baselines), (samples,), generator=generator)
+    u = torch.rand(samples, *[1] * (x.ndim - 1), generator=generator)
+    noise = torch.randn(samples, *x.shape[1:], generator=generator) * options["noise"]
+    gradient = captum.Saliency(job.forward)
+    total = torch.zeros_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    for part in slices(samples, job.batch_size):
+        b = baselines[pick[part].to(x.device)]
+        noisy = x + noise[part].to(x)
+        count = len(noisy)
+        slope = gradient.attribute(
+            inputs=b + u[part].to(x) * (noisy - b),
+            target=job.target.expand(count),
+            additional_forward_args=_repeat(job.extra, count) or None,
+            abs=False,
+        )
+        total += ((noisy - b) * slope).sum(0)
+    return (total / samples).to(x.dtype)
+
+
+def _repeat(extra: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """Further arguments of one input, for as many inputs as given."""
+
+    def expand(value: Any) -> Any:
+        one = isinstance(value, Tensor) and value.ndim > 0 and len(value) == 1
+        return value.expand(count, *value.shape[1:]) if one else value
+
+    return tuple(expand(v) for v in extra)
+
+
+def _baseline(x: Tensor, baseline: float | Tensor, several: bool = False) -> Tensor:
+    """The baseline of each input, or for several=True a set of baselines [K, ...]."""
+    value = torch.as_tensor(baseline, dtype=x.dtype, device=x.device)
+    try:
+        if several:
+            value = value if value.ndim == x.ndim else value.expand(1, *x.shape[1:])
+            return value.expand(len(value), *x.shape[1:])
+        return value.expand_as(x)
+    except RuntimeError as error:
+        raise ValueError(
+            f"attribute: baseline must broadcast to one input {tuple(x.shape[1:])}, "
+            f"got shape {tuple(value.shape)}"
+        ) from error
+
+
+RUN: dict[str, Callable[[Job, dict[str, Any]], Tensor]] = {
+    "saliency": _saliency,
+    "input_x_gradient": _input_x_gradient,
+    "deep_lift": _deep_lift,
+    "lrp": _lrp,
+    "guided_backprop": _guided_backprop,
+    "guided_grad_cam": _guided_grad_cam,
+    "lime": _lime,
+    "occlusion": _occlusion,
+    "integrated_gradients": _integrated_gradients,
+    "gradient_shap": _gradient_shap,
+}
