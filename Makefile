@@ -57,7 +57,7 @@ python-test: .venv/tools
 
 # Timings of every op to .benchmarks; see CONTRIBUTING.md.
 bench: .venv/tools
-	$(BIN)/pytest benchmarks --benchmark-autosave
+	$(BIN)/pytest benchmarks/bench_*.py --benchmark-json=benchmark.json --benchmark-save-data
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -137,3 +137,10 @@ def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
 def suffix(value: torch.Tensor) -> str:
     """The suffix of the C functions for the dtype of value."""
     return "f64" if value.dtype == torch.float64 else "f32"
+
+
+def dense(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Value without gradient, contiguous, in dtype; value's own memory where it fits."""
+    if value.dtype == dtype and value.is_contiguous():
+        return value.detach() if value.requires_grad else value
+    return value.detach().to(dtype).contiguous()

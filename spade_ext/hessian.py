@@ -129,22 +129,25 @@ class Conv2dGeometry:
 
 def _floating(x: torch.Tensor) -> torch.Tensor:
     """X without gradient, 16-bit floats widened to float32."""
-    return x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
+    if x.dtype in (torch.float32, torch.float64):
+        return x.detach() if x.requires_grad else x
+    return x.detach().float()
 
 
 def _add_linear(
     x: torch.Tensor, out: torch.Tensor, threads: int, progress: bool | Callback | None
 ) -> None:
-    rows = _floating(x[None] if x.ndim == 1 else x).flatten(0, -2)
-    if rows.shape[-1] > 1 and rows.stride(-1) != 1:
+    rows = _floating(x)
+    if rows.ndim != 2:
+        rows = rows[None] if rows.ndim == 1 else rows.flatten(0, -2)
+    samples, cols = rows.shape
+    ldx = rows.stride(0) if samples > 1 else cols
+    if (cols > 1 and rows.stride(1) != 1) or ldx < cols:  # strided columns, expanded rows
         rows = rows.contiguous()
-    ldx = rows.stride(0) if len(rows) > 1 else rows.shape[1]
-    if ldx < rows.shape[1]:  # expanded or overlapping rows
-        rows = rows.contiguous()
-        ldx = rows.shape[1]
+        ldx = cols
     with reporting(progress, "hessian") as report:
         getattr(_C, f"hessian_linear_{suffix(rows)}")(
-            rows.data_ptr(), len(rows), rows.shape[1], ldx, out.data_ptr(), threads, report
+            rows.data_ptr(), samples, cols, ldx, out.data_ptr(), threads, report
         )
 
 

@@ -12,6 +12,7 @@ from spade_ext._checks import (
     check_square,
     check_tensor,
     compute_dtype,
+    dense,
     resolve_threads,
     suffix,
 )
@@ -51,7 +52,7 @@ def damped_inverse(
     damp = check_range(function, "damp", damp, 0.0)
     threads = resolve_threads(function, threads)
     check_finite(function, "hessian", hessian)
-    h = hessian.detach().to(compute_dtype(hessian)).contiguous()
+    h = dense(hessian, compute_dtype(hessian))
     out = torch.empty_like(h)
     used, _ = invert(function, h, damp, out, None, threads)
     warn_damping(function, damp, used)

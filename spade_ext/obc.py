@@ -20,6 +20,7 @@ from spade_ext._checks import (
     check_shape,
     check_tensor,
     compute_dtype,
+    dense,
     resolve_threads,
     suffix,
 )
@@ -196,15 +197,14 @@ def _prepare(
     check_finite(function, "hessian", hessian)
     dtype = compute_dtype(weight, hessian)
     for wide in (dtype, torch.float64):
-        h = hessian.detach().to(wide).contiguous()
+        h = dense(hessian, wide)
         hinv, damped = torch.empty_like(h), torch.empty_like(h)
         used, dead = invert(function, h, damp, hinv, damped, threads)
         if used >= FLOAT64_BELOW_DAMP or wide == torch.float64:
             break
     warn_damping(function, damp, used)
-    w = weight.detach().to(h.dtype).contiguous()
-    if dead:
-        w = w.masked_fill(h.diagonal() == 0, 0)
+    w = dense(weight, h.dtype)
+    w = w.masked_fill(h.diagonal() == 0, 0) if dead else w.clone()
     return _Problem(w, damped, hinv, used)
 
 
@@ -233,7 +233,7 @@ def _eliminate(
                 order.data_ptr(), loss.data_ptr(), info.data_ptr(), threads, report,
             )  # fmt: skip
         if row < 0:
-            return order, loss.to(weight.dtype)
+            return order, loss if loss.dtype == weight.dtype else loss.to(weight.dtype)
     raise SingularHessianError(
         f"{function}: the Hessian of row {row} loses definiteness at step {int(info[row])} "
         f"(damp={problem.damp:g}); use more damping",

@@ -15,6 +15,7 @@ from spade_ext._checks import (
     check_square,
     check_tensor,
     compute_dtype,
+    dense,
     resolve_threads,
     suffix,
 )
@@ -68,8 +69,13 @@ def sparsegpt_prune_batch(
     Raises:
         ValueError: Wrong shape, device, pattern or range, NaN or Inf.
     """
-    return _prune("sparsegpt_prune_batch", weight, hessian, sparsity, block_size, n, m, damp, extra,
-                  threads, progress)  # fmt: skip
+    weights, used, info = _prune(
+        "sparsegpt_prune_batch", weight, hessian, sparsity, block_size, n, m, damp, extra, threads,
+        progress,
+    )  # fmt: skip
+    return SparseGPTBatch(
+        weights, torch.tensor(used, dtype=torch.float64), torch.tensor(info, dtype=torch.bool)
+    )
 
 
 def _prune(
@@ -84,7 +90,8 @@ def _prune(
     extra: int,
     threads: int | None,
     progress: bool | Callback | None,
-) -> SparseGPTBatch:
+) -> tuple[torch.Tensor, list[float], list[int]]:
+    """Weights, damping and info (0: success) of each sample."""
     check_tensor(function, "weight", weight, ndim=(2, 3))
     check_tensor(function, "hessian", hessian, ndim=3)
     check_square(function, "hessian", hessian)
@@ -104,18 +111,15 @@ def _prune(
     check_finite(function, "hessian", hessian)
     threads = resolve_threads(function, threads)
     dtype = compute_dtype(weight, hessian)
-    w = weight.detach().to(dtype).contiguous()
-    h = hessian.detach().to(dtype).contiguous()
+    w, h = dense(weight, dtype), dense(hessian, dtype)
     out = torch.empty(samples, rows, cols, dtype=dtype)
-    used = torch.full((samples,), float(damp), dtype=torch.float64)
-    info = torch.zeros(samples, dtype=torch.int32)
     with reporting(progress, function) as report:
-        getattr(_C, f"sparsegpt_prune_{suffix(w)}")(
+        used, info = getattr(_C, f"sparsegpt_prune_{suffix(w)}")(
             w.data_ptr(), rows * cols if weight.ndim == 3 else 0, h.data_ptr(), samples, rows, cols,
-            float(sparsity), block_size, *pattern, float(damp), extra, out.data_ptr(),
-            used.data_ptr(), info.data_ptr(), threads, report,
+            float(sparsity), block_size, *pattern, float(damp), extra, out.data_ptr(), threads,
+            report,
         )  # fmt: skip
-    return SparseGPTBatch(out.to(weight.dtype), used, info != 0)
+    return out if dtype == weight.dtype else out.to(weight.dtype), used, info
 
 
 def sparsegpt_prune(
@@ -171,16 +175,17 @@ def sparsegpt_prune(
     single = hessian.ndim == 2
     if single:
         check_tensor(function, "weight", weight, ndim=2)
-    batch = _prune(function, weight, hessian[None] if single else hessian, sparsity, block_size, n, m,
-                   damp, 0, threads, progress)  # fmt: skip
-    failed = batch.failed.tolist()
-    if True in failed:
-        index = failed.index(True)
+    weights, used, info = _prune(
+        function, weight, hessian[None] if single else hessian, sparsity, block_size, n, m, damp, 0,
+        threads, progress,
+    )  # fmt: skip
+    if any(info):
+        index = next(i for i, status in enumerate(info) if status)
         which = "hessian" if single else f"hessian[{index}]"
         raise SingularHessianError(
             f"{function}: {which} is not positive definite, even with damp = {max(damp, 1.0):g}",
             None if single else index,
         )
-    for used in batch.damp.tolist():
-        warn_damping(function, damp, used)
-    return batch.weights[0] if single else batch.weights
+    for one in used:
+        warn_damping(function, damp, one)
+    return weights[0] if single else weights

@@ -10,6 +10,8 @@
 namespace spade {
 namespace {
 
+constexpr double kParallelFlop = 1e6;  // work worth waking other threads
+
 template <class T>
 void obc_trace(const char* function, const T* w, const T* hinv, int64_t R, ObcTask<T> task,
                int32_t* order, T* loss, int32_t* info, int threads,
@@ -48,8 +50,10 @@ void obc_trace(const char* function, const T* w, const T* hinv, int64_t R, ObcTa
   task.hinv = packed.get();
 
   Progress done(progress, R);
+  const double flop =
+      static_cast<double>(R) * static_cast<double>(D) * static_cast<double>(D * D) / 3;
   parallel_for(
-      threads, R, [&] { return ObcScratch<T>(task); },
+      flop < kParallelFlop ? 1 : threads, R, [&] { return ObcScratch<T>(task); },
       [&](ObcScratch<T>& scratch, int64_t r) {
         if (done.cancelled()) return;
         info[r] = SPADE_DISPATCH(
