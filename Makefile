@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 IN := PATH="$(CURDIR)/$(BIN):$$PATH"
-SOURCES := $(shell find csrc spade_ext -name '*.cpp' -o -name '*.h' -o -name '*.map' -o -name '*.py') \
+SOURCES := $(shell find csrc spade_ext python -name '*.cpp' -o -name '*.h' -o -name '*.map' -o -name '*.py') \
 	CMakeLists.txt setup.py pyproject.toml
 # An uninstrumented Python loads a library under AddressSanitizer: the runtime comes first, with the C++ library whose
 # exceptions it watches, and Python's own allocations go through it. Python never frees all it has, hence no leak check.
@@ -26,7 +26,7 @@ BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirn
 	touch $@
 
 .venv/tools: .venv/installed
-	$(BIN)/pip install -q -c constraints.txt "$$(ls build/wheel/*.whl)[demo,test,lint]"
+	$(BIN)/pip install -q -c constraints.txt "$$(ls build/wheel/*.whl)[demo,xai,test,lint]"
 	touch $@
 
 # Prune a real convolutional network on real images and print errors, sparsity and time.
