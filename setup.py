@@ -1,6 +1,7 @@
 """Build libspade and its binding with CMake and ninja, and lay them into the package."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,13 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build)], check=True)
         subprocess.run(["cmake", "--install", str(build)], check=True)
+
+    def copy_extensions_to_source(self) -> None:
+        """In an editable install library, header and CMake package lie beside the module too."""
+        super().copy_extensions_to_source()
+        for folder in ("include", "lib"):
+            built = Path(self.build_lib, "spade_ext", folder)
+            shutil.copytree(built, ROOT / "spade_ext" / folder, dirs_exist_ok=True)
 
 
 setup(ext_modules=[Extension("spade_ext._C", [])], cmdclass={"build_ext": CMakeBuild})
