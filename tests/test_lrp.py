@@ -233,3 +233,27 @@ def test_reading_an_overwritten_tensor_is_refused():
 
     with pytest.raises(RuntimeError, match="must not read tensors it has overwritten"):
         relevance(Overwrites(), torch.tensor([[1.0, -1.0]]), torch.tensor([1]))
+
+
+def test_multihead_attention_module_is_conserved():
+    torch.manual_seed(0)
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.attention = (
+                nn.LayerNorm(8),
+                nn.MultiheadAttention(8, 2, batch_first=True),
+            )
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            y = self.norm(x)
+            x = x + self.attention(y, y, y, need_weights=False)[0]
+            return self.head(x[:, 0])
+
+    model, x = Encoder().double().eval(), torch.randn(2, 5, 8, dtype=torch.float64)
+    target = torch.tensor([0, 2])
+    got = relevance(model, x, target, rule="epsilon", epsilon=1e-12)
+    assert got[:, 1:].abs().sum() > 0  # the first token's logits draw on the others' values
+    torch.testing.assert_close(got.sum((1, 2)), model(x)[range(2), target].detach())

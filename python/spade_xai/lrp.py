@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from spade_xai.lrp_attention import multi_head_attention
 from spade_xai.lrp_rules import Function, Halves, Layer, LayerRule, Linear, Proportional, Unchanged
 
 RULES = ("epsilon", "alpha_beta", "z_plus")
@@ -155,6 +156,9 @@ class _Propagate(TorchFunctionMode):
             return func(*args, **kwargs).detach()
         if name == "scaled_dot_product_attention":
             return self._attention(func, *args, **kwargs)
+        if name == "multi_head_attention_forward":
+            with self:  # its parts have rules
+                return multi_head_attention(*args, **kwargs)
         out = func(*args, **kwargs)
         if name in ("clone", "contiguous", "to") and args[0] is self.x:
             self.x = out
