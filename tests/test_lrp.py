@@ -257,3 +257,10 @@ def test_multihead_attention_module_is_conserved():
     got = relevance(model, x, target, rule="epsilon", epsilon=1e-12)
     assert got[:, 1:].abs().sum() > 0  # the first token's logits draw on the others' values
     torch.testing.assert_close(got.sum((1, 2)), model(x)[range(2), target].detach())
+
+
+def test_model_in_training_mode_keeps_its_statistics():
+    model = Block().train()
+    mean = model.norm.running_mean.clone()
+    relevance(model, torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
+    assert torch.equal(model.norm.running_mean, mean) and model.training

@@ -8,7 +8,8 @@ from captum.attr import DeepLift
 from torch import nn
 from torch.nn import functional as F
 
-from spade_xai.prepare import Add, duplicate, is_prepared, prepare, unwrap
+from spade_xai.prepare import duplicate, is_prepared, prepare, unwrap
+from spade_xai.rewrite import Add
 
 
 def bottleneck_net(classes=4):

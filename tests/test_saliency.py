@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from spade_xai import metrics
 from spade_xai.prepare import prepare
 from spade_xai.saliency import METHODS, OPTIONS, attribute, pixel_map
 
@@ -253,6 +254,32 @@ def test_bfloat16_model():
     for method in GRADIENT:
         got = attribute(model, x, 0, method, **FEW.get(method, {}))
         assert got.dtype == torch.bfloat16 and torch.isfinite(got).all()
+
+
+class Window(nn.Module):
+    """Sees nothing but an 8 x 8 window of its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = F.relu(self.b(F.relu(self.a(x[:, :, 8:16, 4:12]))))
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "guided_grad_cam"])
+def test_every_method_points_to_what_the_model_sees(method):
+    torch.manual_seed(0)
+    model, x = Window().eval(), torch.rand(2, 3, 24, 24) + 0.1
+    mask = torch.zeros(2, 24, 24, dtype=torch.bool)
+    mask[:, 8:16, 4:12] = True
+    options = {"lime": {"features": mask[:1, None].long()}}.get(method, {})
+    got = attribute(model, x, model(x).argmin(1), method, **options)
+    # argmin: a logit below 0 here, so that signed maps are negative inside
+    assert metrics.auroc(pixel_map(got), mask).min() > 0.9
+    assert metrics.pointing_game(pixel_map(got), mask).tolist() == [1, 1]
 
 
 def test_progress(case):

@@ -35,6 +35,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from spade_xai.lrp_attention import multi_head_attention
 from spade_xai.lrp_rules import Function, Halves, Layer, LayerRule, Linear, Proportional, Unchanged
+from spade_xai.prepare import duplicate
 
 RULES = ("epsilon", "alpha_beta", "z_plus")
 
@@ -77,7 +78,7 @@ def relevance(
     """Return the relevance of each entry of x for the target logit.
 
     Args:
-        model: Takes (x, *extra) and gives logits [B, classes]; in eval mode. Not modified. Batch norms with negative
+        model: Takes (x, *extra) and gives logits [B, classes]. Not modified. Batch norms with negative
             weights should have been folded into the layers before them: `prepare(model, fuse_batch_norm=True)`.
         x: Inputs [B, ...], floating point. Not modified.
         target: Classes [B].
@@ -104,6 +105,7 @@ def relevance(
         raise ValueError(f"lrp: epsilon must be above 0, got {epsilon}")
     if bounds is not None and not bounds[0] <= 0 <= bounds[1]:
         raise ValueError(f"lrp: bounds must enclose 0, got {bounds}")
+    model = duplicate(model)
     leaf = x.detach().clone().requires_grad_()
     # Parameters are constants here: only data that depends on x carries relevance.
     constants = {k: v.detach() for k, v in (*model.named_parameters(), *model.named_buffers())}

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import sklearn
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -17,6 +18,10 @@ from torch import Tensor, nn
 
 from spade_ext._progress import Callback, reporting
 from spade_xai.prepare import duplicate
+
+# From scikit-learn 1.8 on, l1_ratio alone says it.
+_VERSION = tuple(int(n) for n in sklearn.__version__.split(".")[:2])
+_ELASTIC_NET = {} if _VERSION >= (1, 8) else {"penalty": "elasticnet"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,12 @@ def elastic_net_path(
     centre, scale = x[train].mean(0), x[train].std(0).clamp_min(1e-8)
     z, target = ((x[train] - centre) / scale).numpy(), y[train].numpy()
     solver = LogisticRegression(
-        solver="saga", l1_ratio=l1_ratio, warm_start=True, max_iter=iterations, random_state=seed
+        solver="saga",
+        l1_ratio=l1_ratio,
+        warm_start=True,
+        max_iter=iterations,
+        random_state=seed,
+        **_ELASTIC_NET,
     )
     greatest = _greatest_penalty(z, target, classes, l1_ratio)
     path = []
