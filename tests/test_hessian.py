@@ -124,6 +124,8 @@ def test_empty_inputs():
     assert torch.equal(hessian(torch.empty(0, 4)), torch.zeros(4, 4))
     assert hessian(torch.empty(5, 0)).shape == (0, 0)
     assert torch.equal(hessian(torch.empty(0, 2, 5, 5), kernel_size=3), torch.zeros(18, 18))
+    only_padding = hessian(torch.empty(1, 2, 0, 4), kernel_size=3, padding=2, form="tap_offsets")
+    assert torch.equal(only_padding, torch.zeros(18, 18))
     too_small = hessian(torch.ones(1, 2, 2, 2), kernel_size=3)
     assert torch.equal(too_small, torch.zeros(18, 18))
 

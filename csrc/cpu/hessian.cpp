@@ -67,6 +67,7 @@ void checked_conv2d(const T* x, const spade_conv2d_t* conv, int form, double* h,
   check_threads(function, threads);
   const ConvSizes sizes(*conv);
   if (sizes.positions == 0 || sizes.D == 0) return;
+  if (conv->height == 0 || conv->width == 0) return;  // every patch is padding
   check_pointer(function, "x", x, 1);
   check_pointer(function, "h", h, 1);
   const bool by_taps =

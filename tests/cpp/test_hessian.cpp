@@ -60,6 +60,14 @@ void errors() {
   conv.pad_top = conv.pad_bottom = conv.pad_left = conv.pad_right = 0;
   CHECK_FAILS(spade_hessian_conv2d_f32(x, &conv, 7, h, 1, nullptr), SPADE_INVALID_ARGUMENT,
               "form must be a spade_hessian_form_t, got 7");
+  for (auto form : {SPADE_HESSIAN_TAP_OFFSETS, SPADE_HESSIAN_DIRECT}) {  // nothing but padding
+    conv = {1, 1, 0, 2, 0, 0, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    CHECK_OK(spade_hessian_conv2d_f32(x, &conv, form, h, 1, nullptr));
+    conv.height = 2;
+    conv.width = 0;
+    CHECK_OK(spade_hessian_conv2d_f32(x, &conv, form, h, 1, nullptr));
+    CHECK(h[0] == 0);
+  }
   const spade_progress_t stop{[](void*, int64_t, int64_t) { return 1; }, nullptr};
   CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 2, h, 1, &stop), SPADE_CANCELLED, "cancelled");
 }
