@@ -1,5 +1,7 @@
 import copy
+import re
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import captum.attr
@@ -80,6 +82,40 @@ def test_leaves_everything_as_it_was(case, method):
     assert np.array_equal(np.random.get_state()[1], numpy_random)  # noqa: NPY002
     hooks = [m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules()]
     assert not any(hooks) and model.act.inplace
+
+
+CAPTUM = {
+    "deep_lift": lambda model, x, target: captum.attr.DeepLift(model).attribute(x, 0.1 * x, target),
+    "guided_backprop": lambda model, x, target: captum.attr.GuidedBackprop(model).attribute(
+        x, target
+    ),
+    "integrated_gradients": lambda model, x, target: captum.attr.IntegratedGradients(
+        model
+    ).attribute(x, 0.1 * x, target, n_steps=7),
+    "occlusion": lambda model, x, target: captum.attr.Occlusion(model).attribute(
+        x, (3, 4, 4), (3, 2, 2), 0.1 * x, target
+    ),
+}
+
+
+@pytest.mark.parametrize("method", list(CAPTUM))
+def test_is_captum_where_captum_is_right(case, method):
+    torch.manual_seed(2)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(6 * 25, 4),
+    ).double()  # fmt: skip
+    _, x, target = case
+    options = {
+        "deep_lift": {"baseline": 0.1 * x[:1]},
+        "integrated_gradients": {"baseline": 0.1 * x[:1], "steps": 7},
+        "occlusion": {"baseline": 0.1 * x[:1], "window": 4, "stride": 2},
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = CAPTUM[method](model, x[:1], target[:1]).detach()
+    got = attribute(model, x[:1], target[:1], method, **options.get(method, {}))
+    torch.testing.assert_close(got, expected.to(got), rtol=1e-6, atol=1e-9)
 
 
 def test_saliency_is_the_gradient(case):
@@ -346,3 +382,11 @@ def test_grad_cam_needs_feature_maps():
 
 def test_options_table_is_complete():
     assert set(OPTIONS) == set(METHODS) and len(METHODS) == 10
+
+
+def test_python_of_the_page():
+    page = (Path(__file__).parent.parent / "docs" / "interpretation.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(program, names)
+    assert names["difference"].n == 4 and names["maps"].shape == (4, 32, 32)
