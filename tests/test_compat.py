@@ -1,13 +1,21 @@
 """Drop-in classes against the published recurrences."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
-from problems import layer
 from torch import nn
 from torch.nn import functional as F
 
-from spade_ext import reference
+from spade_ext import DampingWarning, SingularHessianError
 from spade_ext.compat import BatchSparseGPT, SparseGPT, TrueOBS
+from spade_ext.reference import published
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
 
 
 class Conv1D(nn.Module):
@@ -19,21 +27,20 @@ class Conv1D(nn.Module):
 
 
 def columns(module, x):
-    """Inputs of the layer as the published classes see them, X [groups, D, N], and their sample count."""
+    """Inputs of the layer as the published classes see them: X [groups, D, N]."""
     if isinstance(module, nn.Conv2d):
         patches = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
-        grouped = patches.unflatten(1, (module.groups, -1)).permute(1, 2, 0, 3).flatten(2)
-        return grouped, len(x)
-    return x.reshape(-1, x.shape[-1]).T[None], 1 if x.ndim == 2 else len(x)
+        return patches.unflatten(1, (module.groups, -1)).permute(1, 2, 0, 3).flatten(2)
+    return x.reshape(-1, x.shape[-1]).T[None]
 
 
-def running_hessian(module, batches):
-    h, seen = 0, 0
+def running_hessian(module, batches, matrix_is_one_sample=True):
+    """[groups, D, D] in float64."""
+    grouped = []
     for x in batches:
-        x, count = columns(module, x.double())
-        h = h * (seen / (seen + count)) + 2 / (seen + count) * x @ x.transpose(1, 2)
-        seen += count
-    return h
+        count = 1 if x.ndim == 2 and matrix_is_one_sample else len(x)
+        grouped.append([(part, count) for part in columns(module, x.double())])
+    return torch.stack([published.running_hessian(group) for group in zip(*grouped, strict=True)])
 
 
 CASES = {
@@ -45,13 +52,18 @@ CASES = {
 }
 
 
-def as_rows(module, weight=None):
-    weight = module.weight.detach() if weight is None else weight
+def as_rows(module):
+    weight = module.weight.detach()
     return weight.T if isinstance(module, Conv1D) else weight.flatten(1)
 
 
+def close(weight, expected):
+    torch.testing.assert_close(weight.double(), expected, rtol=1e-3, atol=1e-5)
+    assert torch.equal(weight == 0, expected == 0)
+
+
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("options", [(0.5,), (0.7, 0, 0, 5), (0.0, 2, 4), (0.0,)])
+@pytest.mark.parametrize("options", [(0.5,), (0.7, 0, 0, 5), (0.0, 2, 4), (0.0,), (0.57, 0, 0, 10)])
 def test_sparsegpt(case, options):
     module, batches = CASES[case][0](), [CASES[case][1]() for _ in range(3)]
     dense = as_rows(module).clone()
@@ -63,108 +75,182 @@ def test_sparsegpt(case, options):
     pruner.fasterprune(*options)
     pruner.free()
     hessians = running_hessian(module, batches)
-    parts = dense.double().split(len(dense) // len(hessians))
-    expected = [reference.fasterprune(w, h, *options) for w, h in zip(parts, hessians, strict=True)]
-    torch.testing.assert_close(as_rows(module).double(), torch.cat(expected), rtol=1e-3, atol=1e-5)
+    parts = dense.double().chunk(len(hessians))
+    expected = [published.fasterprune(w, h, *options) for w, h in zip(parts, hessians, strict=True)]
+    close(as_rows(module), torch.cat(expected))
     with pytest.raises(RuntimeError, match="free"):
         pruner.add_batch(batches[0])
 
 
-@pytest.mark.parametrize("case", ["linear", "conv", "Conv1D"])
-def test_batch_sparsegpt(case):
-    module = CASES[case][0]()
-    samples = [[CASES[case][1]() for _ in range(2)] for _ in range(3)]
-    pruner = BatchSparseGPT(module, 3)
+def test_sparsegpt_of_dead_columns():
+    module, x = nn.Linear(24, 10), torch.randn(80, 24)
+    x[:, 3:9] = 0
+    dense = as_rows(module).double()
+    pruner = SparseGPT(module)
+    pruner.add_batch(x)
+    pruner.fasterprune(0.4, blocksize=8)
+    expected = published.fasterprune(dense, running_hessian(module, [x])[0], 0.4, blocksize=8)
+    close(as_rows(module), expected)
+
+
+def test_sparsegpt_says_that_it_damps_more_and_keeps_the_layer_if_it_cannot():
+    module = nn.Linear(24, 10)
+    pruner = SparseGPT(module)
+    pruner.add_batch(torch.randn(5, 24))
+    with pytest.warns(DampingWarning, match=r"SparseGPT\.fasterprune: .* at damp=0, used"):
+        pruner.fasterprune(0.5, percdamp=0.0)
+    before = module.weight.clone()
+    indefinite = torch.eye(24)
+    indefinite[0, 0] = -1e6
+    pruner._inputs.hessians = lambda function: indefinite[None]
+    with pytest.raises(SingularHessianError, match="the Hessian is not positive definite"):
+        pruner.fasterprune(0.5)
+    assert torch.equal(module.weight, before)
+
+
+def batched(module, samples, *options, **more):
+    """Weights that BatchSparseGPT gives to one layer a sample."""
+    pruner = BatchSparseGPT(module, len(samples))
     for batches in samples:
         for x in batches:
             pruner.add_batch(x, None)
         pruner.inc_model_counter()
-    with pytest.raises(RuntimeError, match="model_counter must be below 3, got 3"):
-        pruner.add_batch(samples[0][0])
-    copies = [CASES[case][0]() for _ in samples]
-    with pytest.raises(ValueError, match="layers must hold 3 layers, got 2"):
-        pruner.fasterprune(0.6, copies[:2])
-    pruner.fasterprune(0.6, copies, blocksize=5)
-    for batches, copy in zip(samples, copies, strict=True):
-        h = running_hessian(module, batches)[0]
-        expected = reference.fasterprune(as_rows(module).double(), h, 0.6, blocksize=5)
-        torch.testing.assert_close(as_rows(copy).double(), expected, rtol=1e-3, atol=1e-5)
+    copies = [copy.deepcopy(module) for _ in samples]
+    pruner.fasterprune(options[0], copies, *options[1:], **more)
+    return [as_rows(c) for c in copies]
 
 
-@pytest.mark.parametrize("case", ["linear", "conv", "Conv1D"])
-@pytest.mark.parametrize("rel_damp", [0.0, 0.05])
-def test_trueobs_unstructured(case, rel_damp):
-    module, batches = CASES[case][0](), [CASES[case][1]() for _ in range(3)]
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("options", [(0.6, 0, 0, 5), (0.57, 0, 0, 1), (0.0,)])
+def test_batch_sparsegpt(case, options):
+    module = CASES[case][0]()
+    samples = [[CASES[case][1]() for _ in range(2)] for _ in range(3)]
+    dense = as_rows(module).double()
+    for batches, weight in zip(samples, batched(module, samples, *options), strict=True):
+        hessians = running_hessian(module, batches)
+        expected = [
+            published.batch_fasterprune(w, h, *options)
+            for w, h in zip(dense.chunk(len(hessians)), hessians, strict=True)
+        ]
+        close(weight, torch.cat(expected))
+
+
+def test_batch_sparsegpt_of_dead_columns_silent_and_singular_samples():
+    module = nn.Linear(24, 10)
+    dense = as_rows(module).double()
+    dead, few = torch.randn(80, 24), torch.randn(5, 24)
+    dead[:, 3:9] = 0
+    samples = [[dead], [torch.zeros(4, 24)], [torch.randn(80, 24)]]
+    for (x,), weight in zip(samples, batched(module, samples, 0.4, blocksize=8), strict=True):
+        h = running_hessian(module, [x])[0]
+        close(weight, published.batch_fasterprune(dense, h, 0.4, blocksize=8))
+    (weight, other) = batched(module, [[1e4 * few], [dead]], 0.4, blocksize=8, percdamp=0.0)
+    close(weight, published.batch_fasterprune(dense, -torch.eye(24).double(), 0.4, blocksize=8))
+    h = running_hessian(module, [dead])[0]
+    close(other, published.batch_fasterprune(dense, h, 0.4, blocksize=8, percdamp=0.0))
+
+
+def test_batch_sparsegpt_counts_its_samples():
+    pruner = BatchSparseGPT(nn.Linear(24, 10), 1)
+    pruner.add_batch(torch.randn(80, 24))
+    with pytest.raises(ValueError, match="layers must hold 1 layers, got 2"):
+        pruner.fasterprune(0.6, [nn.Linear(24, 10), nn.Linear(24, 10)])
+    pruner.inc_model_counter()
+    with pytest.raises(RuntimeError, match="model_counter must be below 1, got 1"):
+        pruner.add_batch(torch.randn(80, 24))
+    pruner.free()
+    with pytest.raises(RuntimeError, match="free"):
+        pruner.fasterprune(0.6, [nn.Linear(24, 10)])
+
+
+def trueobs(module, batches, rel_damp=0.0):
     pruner = TrueOBS(module, rel_damp)
     for x in batches:
         pruner.add_batch(x, None)
+    return pruner
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "groups"])
+@pytest.mark.parametrize("rel_damp", [0.0, 0.05])
+def test_trueobs_unstructured(case, rel_damp):
+    module, batches = CASES[case][0](), [CASES[case][1]() for _ in range(3)]
+    hessians = running_hessian(module, batches, matrix_is_one_sample=False)
+    pruner = trueobs(module, batches, rel_damp)
     pruner.prepare_unstr()
-    pruned = pruner.prune_unstr([0.25, 0.8])
-    h = running_hessian(module, batches)[0]
-    for sparsity, weight in zip([0.25, 0.8], pruned, strict=True):
-        assert weight.shape == module.weight.shape
-        expected = reference.obc_prune(as_rows(module).double(), h, sparsity, damp=rel_damp)
-        torch.testing.assert_close(as_rows(module, weight).double(), expected, rtol=1e-3, atol=1e-5)
+    sparsities = [0.0, 0.25, 0.8, 1.0]
+    dense = as_rows(module).double()
+    expected = published.trueobs_prune(dense, hessians[0], sparsities, rel_damp=rel_damp)
+    for weight, one in zip(pruner.prune_unstr(sparsities), expected, strict=True):
+        close(weight, one)
 
 
-def channels_last(conv):
-    return (
-        torch.arange(conv.weight[0].numel())
-        .reshape(conv.weight.shape[1:])
-        .permute(1, 2, 0)
-        .flatten()
-    )
+def test_trueobs_of_groups_shares_one_count():
+    module, x = CASES["groups"][0](), CASES["groups"][1]()
+    pruner = trueobs(module, [x])
+    pruner.prepare_unstr()
+    (pruned,) = pruner.prune_unstr([0.5])
+    assert int((pruned == 0).sum()) == module.weight.numel() // 2
+    h = running_hessian(module, [x])
+    parts = as_rows(module).double().chunk(2)
+    for part, one, w in zip(pruned.chunk(2), h, parts, strict=True):  # optimum of the kept weights
+        gradient = (part.double() - w) @ one
+        assert gradient[part != 0].norm() <= 1e-4 * one.norm() * w.norm()
+
+
+def test_trueobs_count_is_the_published_ceiling():
+    module, x = nn.Linear(20, 5), torch.randn(80, 20)
+    pruner = trueobs(module, [x])
+    pruner.prepare_unstr()
+    (pruned,) = pruner.prune_unstr(np.array([0.07]))
+    assert int((pruned == 0).sum()) == 8  # 100 * 0.07 is above 7
+
+
+@pytest.mark.parametrize("rel_damp", [0.0, 0.05])
+def test_trueobs_of_dead_columns(rel_damp):
+    module, x = nn.Linear(24, 10), torch.randn(80, 24)
+    x[:, 3:9] = 0
+    h = running_hessian(module, [x], matrix_is_one_sample=False)[0]
+    pruner = trueobs(module, [x], rel_damp)
+    pruner.prepare_unstr()
+    dense = as_rows(module).double()
+    expected = published.trueobs_prune(dense, h, [0.1, 0.6], rel_damp=rel_damp)
+    for weight, one in zip(pruner.prune_unstr([0.1, 0.6]), expected, strict=True):
+        close(weight, one)
 
 
 def test_trueobs_patterns_of_a_convolution_run_over_channels():
     module, batches = CASES["conv"][0](), [CASES["conv"][1]() for _ in range(3)]
-    order = channels_last(module)
+    taps = torch.arange(module.weight[0].numel()).reshape(module.weight.shape[1:])
+    order = taps.permute(1, 2, 0).flatten()
     dense = as_rows(module).double()[:, order]
     h = running_hessian(module, batches)[0][order][:, order]
-    pruner = TrueOBS(module)
-    for x in batches:
-        pruner.add_batch(x)
+    pruner = trueobs(module, batches)
     pruner.prepare_blocked(size=4)
     (blocked,) = pruner.prune_blocked([0.5])
-    expected = reference.obc_prune(dense, h, 0.5, block=4, damp=0.0)
-    torch.testing.assert_close(
-        blocked.flatten(1)[:, order].double(), expected, rtol=1e-3, atol=1e-5
-    )
+    close(blocked[:, order], published.trueobs_prune(dense, h, [0.5], size=4)[0])
     pruner.nmprune(2, 4)
-    expected = reference.obc_prune(dense, h, n=2, m=4, damp=0.0)
-    torch.testing.assert_close(as_rows(module)[:, order].double(), expected, rtol=1e-3, atol=1e-5)
+    close(as_rows(module)[:, order], published.trueobs_nm(dense, h, 2, 4))
 
 
-def test_trueobs_of_groups_and_of_a_singular_hessian():
-    module = CASES["groups"][0]()
-    pruner = TrueOBS(module)
-    x = CASES["groups"][1]()
-    pruner.add_batch(x)
+def test_trueobs_of_a_singular_hessian_takes_the_identity():
+    few, rows = nn.Linear(24, 3), torch.randn(5, 24)
+    pruner = trueobs(few, [rows])
     pruner.prepare_unstr()
     (pruned,) = pruner.prune_unstr([0.5])
-    assert int((pruned == 0).sum()) == module.weight.numel() // 2
-    few = nn.Linear(24, 3)
-    pruner = TrueOBS(few)
-    rows = torch.randn(5, 24)
-    pruner.add_batch(rows)
-    pruner.prepare_unstr()
-    (pruned,) = pruner.prune_unstr([0.5])
-    h = running_hessian(few, [rows])[0] + torch.eye(24)
-    expected = reference.obc_prune(few.weight.detach().double(), h, 0.5, damp=0.0)
-    torch.testing.assert_close(pruned.double(), expected, rtol=1e-3, atol=1e-5)
+    h = running_hessian(few, [rows], matrix_is_one_sample=False)[0] + torch.eye(24)
+    close(pruned, published.trueobs_prune(as_rows(few).double(), h, [0.5])[0])
 
 
 def test_errors():
     with pytest.raises(TypeError, match=r"must be an nn\.Linear"):
         SparseGPT(nn.BatchNorm2d(3))
-    for pruner in (SparseGPT(nn.Linear(3, 2)), TrueOBS(nn.Linear(3, 2))):
-        with pytest.raises(RuntimeError, match="add_batch first"):
-            pruner.fasterprune(0.5) if isinstance(pruner, SparseGPT) else pruner.prepare_unstr()
+    with pytest.raises(RuntimeError, match="add_batch first"):
+        SparseGPT(nn.Linear(3, 2)).fasterprune(0.5)
+    pruner = TrueOBS(nn.Linear(3, 2))
+    with pytest.raises(RuntimeError, match="add_batch first"):
+        pruner.prepare_unstr()
     with pytest.raises(RuntimeError, match="call the prepare method first"):
-        TrueOBS(nn.Linear(3, 2)).prune_unstr([0.5])
-
-
-def test_published_recurrence_prunes_one_more_a_block():
-    weight, h = layer(4, 20)
-    pruned = reference.fasterprune(weight, h, 0.5, blocksize=5)
-    assert [(b == 0).sum().item() for b in pruned.split(5, dim=1)] == [11, 11, 11, 11]
+        pruner.prune_unstr([0.5])
+    pruner.free()
+    with pytest.raises(RuntimeError, match="free"):
+        pruner.prune_unstr([0.5])

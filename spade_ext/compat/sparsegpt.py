@@ -1,0 +1,171 @@
+"""The published SparseGPT class and its form batched over samples."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from spade_ext.compat.layer import LayerHessian
+from spade_ext.errors import SingularHessianError
+from spade_ext.inverse import warn_damping
+from spade_ext.reference.published import LEAST_BATCH_DAMP
+from spade_ext.sparsegpt import SparseGPTBatch, sparsegpt_prune_batch
+
+
+def _samples_of(inputs: torch.Tensor) -> int:
+    """Samples that the published classes count in a batch: a matrix is one."""
+    return 1 if inputs.ndim == 2 else inputs.shape[0]
+
+
+def _floored(sparsity: float, rows: int, columns: int, blocksize: int) -> float:
+    """The sparsity for which the op's floor is the published int(numel * sparsity) in every block.
+
+    The op takes 0.57 of 100 weights as 57, int(100 * 0.57) is 56.
+    """
+    sizes = {rows * width for width in (min(blocksize, columns), columns % blocksize) if width}
+    return max((int(size * sparsity) / size for size in sizes if size), default=0.0)
+
+
+def _fasterprune(
+    inputs: LayerHessian,
+    hessians: torch.Tensor,
+    sparsity: float,
+    prunen: int,
+    prunem: int,
+    blocksize: int,
+    damp: float,
+) -> tuple[torch.Tensor, SparseGPTBatch]:
+    """Prune the layer for hessians [S, groups, D, D]: weights [S, R, D], and of [S * groups] damping and failures."""
+    samples, groups, cols = len(hessians), inputs.groups, inputs.columns
+    stacked = inputs.weight().float().reshape(1, groups, -1, cols).expand(samples, -1, -1, -1)
+    batch = sparsegpt_prune_batch(
+        stacked.flatten(0, 1), hessians.flatten(0, 1).float(),
+        _floored(sparsity, inputs.rows // groups, cols, blocksize), block_size=blocksize,
+        n=prunen or None, m=prunem if prunen else None, damp=damp, extra=1,
+    )  # fmt: skip
+    return batch.weights.reshape(samples, -1, cols), batch
+
+
+class SparseGPT:
+    """The published class of one layer.
+
+    Args:
+        layer: nn.Linear, nn.Conv2d or transformers Conv1D. fasterprune replaces its weight.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self._inputs: LayerHessian | None = LayerHessian(layer)
+        self.rows, self.columns = self._inputs.rows, self._inputs.columns
+
+    def add_batch(self, inp: torch.Tensor, out: object = None, blocksize: int = 1024) -> None:
+        """Add a batch of the layer's inputs; out and blocksize are ignored."""
+        self._held().add(inp, _samples_of(inp))
+
+    def fasterprune(
+        self,
+        sparsity: float,
+        prunen: int = 0,
+        prunem: int = 0,
+        blocksize: int = 128,
+        percdamp: float = 0.01,
+    ) -> None:
+        """Prune the layer in place: int(sparsity * numel) + 1 weights of each block go, or prunen of prunem.
+
+        Raises:
+            SingularHessianError: H is not positive definite even at damp = 1; the layer is as before.
+
+        Warns:
+            DampingWarning: More damping than percdamp was used.
+        """
+        function = "SparseGPT.fasterprune"
+        inputs = self._held()
+        hessians = inputs.hessians(function)[None]
+        weights, batch = _fasterprune(
+            inputs, hessians, sparsity, prunen, prunem, blocksize, percdamp
+        )
+        if bool(batch.failed.any()):
+            raise SingularHessianError(f"{function}: the Hessian is not positive definite")
+        warn_damping(function, percdamp, float(batch.damp.max()))
+        inputs.set_weight(self.layer, weights[0])
+
+    def free(self) -> None:
+        """Drop the sums."""
+        self._inputs = None
+
+    def _held(self) -> LayerHessian:
+        if self._inputs is None:
+            raise RuntimeError("SparseGPT: free() was called")
+        return self._inputs
+
+
+class BatchSparseGPT:
+    """The class of the published SPADE code: one layer, model_num samples pruned together.
+
+    Unlike SparseGPT it does not treat dead columns apart (their damped diagonal alone makes them cheap), damps by
+    at least 1e-6, and prunes by magnitude where H is not positive definite then.
+
+    Args:
+        layer: nn.Linear, nn.Conv2d or transformers Conv1D with the dense weight. Not modified.
+        model_num: Samples.
+    """
+
+    def __init__(self, layer: nn.Module, model_num: int) -> None:
+        self.layer = layer
+        self._samples = [LayerHessian(layer) for _ in range(model_num)]
+        self.rows, self.columns = LayerHessian(layer).weight().shape
+        self.model_counter = 0
+
+    def inc_model_counter(self) -> None:
+        """The following batches belong to the next sample."""
+        self.model_counter += 1
+
+    def add_batch(self, inp: torch.Tensor, out: object = None, blocksize: int = 1024) -> None:
+        """Add a batch of the current sample's inputs; out and blocksize are ignored."""
+        if self.model_counter >= len(self._samples):
+            raise RuntimeError(
+                f"BatchSparseGPT.add_batch: model_counter must be below {len(self._samples)}, "
+                f"got {self.model_counter}"
+            )
+        self._samples[self.model_counter].add(inp, _samples_of(inp))
+
+    def fasterprune(
+        self,
+        sparsity: float,
+        layers: Sequence[nn.Module],
+        prunen: int = 0,
+        prunem: int = 0,
+        blocksize: int = 128,
+        percdamp: float = 0.01,
+    ) -> None:
+        """Give layers[i] the weight pruned for sample i; by magnitude where its Hessian is singular.
+
+        Raises:
+            ValueError: Not one layer a sample.
+            RuntimeError: A sample without inputs, or free() was called.
+        """
+        function = "BatchSparseGPT.fasterprune"
+        if not self._samples:
+            raise RuntimeError("BatchSparseGPT: free() was called")
+        if len(layers) != len(self._samples):
+            raise ValueError(
+                f"{function}: layers must hold {len(self._samples)} layers, got {len(layers)}"
+            )
+        first = self._samples[0]
+        hessians = torch.stack([s.hessians(function).float() for s in self._samples])
+        diagonal = hessians.diagonal(dim1=-2, dim2=-1)
+        mean = diagonal.mean(-1, keepdim=True)
+        diagonal += (percdamp * mean).clamp(min=LEAST_BATCH_DAMP)
+        options = (sparsity, prunen, prunem, blocksize, 0.0)
+        weights, batch = _fasterprune(first, hessians, *options)
+        singular = (batch.failed | (batch.damp > 0)).reshape(len(layers), first.groups)
+        if bool(singular.any()):
+            hessians[singular] = torch.eye(first.columns)
+            again = singular.any(1)
+            weights[again] = _fasterprune(first, hessians[again], *options)[0]
+        for layer, weight in zip(layers, weights, strict=True):
+            first.set_weight(layer, weight)
+
+    def free(self) -> None:
+        """Drop the sums."""
+        self._samples = []

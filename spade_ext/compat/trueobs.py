@@ -1,0 +1,110 @@
+"""The published exact OBC class."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from spade_ext.compat.layer import LayerHessian
+from spade_ext.obc import OBCTrace, obc_prune, obc_trace
+
+
+class TrueOBS:
+    """The published exact OBC class of one layer.
+
+    prune_unstr and prune_blocked return weights for a list of sparsities; nmprune replaces the layer's weight.
+    n:m groups and blocks of a convolution run over channels first, as published (taps outermost).
+
+    Args:
+        layer: nn.Linear, nn.Conv2d or transformers Conv1D.
+        rel_damp: Damping relative to the mean of the diagonal.
+    """
+
+    def __init__(self, layer: nn.Module, rel_damp: float = 0.0) -> None:
+        self.layer = layer
+        self.rel_damp = rel_damp
+        self._inputs: LayerHessian | None = LayerHessian(layer)
+        self.rows, self.columns = self._inputs.rows, self._inputs.columns
+        self._traces: list[OBCTrace] = []
+        self._inverse_order = torch.arange(self.columns)
+
+    def add_batch(self, inp: torch.Tensor, out: object = None) -> None:
+        """Add a batch of the layer's inputs; out is ignored. Every row of a matrix is a sample."""
+        self._held().add(inp, inp.shape[0])
+
+    def prepare_unstr(self, parallel: int = 32) -> None:
+        """Compute the order of every weight; parallel is ignored."""
+        self._prepare(None)
+
+    def prepare_blocked(self, size: int = 4, parallel: int = 32) -> None:
+        """Compute the order of blocks of `size` columns; parallel is ignored."""
+        self._prepare(size)
+
+    def prune_unstr(self, sparsities: Sequence[float]) -> list[torch.Tensor]:
+        """Weights [rows, columns] for each sparsity: the ceil(sparsity * numel) least losses of the layer go."""
+        return self._prune("TrueOBS.prune_unstr", sparsities)
+
+    def prune_blocked(self, sparsities: Sequence[float]) -> list[torch.Tensor]:
+        """Weights [rows, columns] for each sparsity, in blocks."""
+        return self._prune("TrueOBS.prune_blocked", sparsities)
+
+    def nmprune(self, n: int = 2, m: int = 4, parallel: int = 32) -> None:
+        """Prune the layer in place, n of each m weights; parallel is ignored."""
+        weights, hessians, inverse = self._ordered(columns_last=True)
+        pruned = [
+            obc_prune(w, h, n=n, m=m, damp=0.0) for w, h in zip(weights, hessians, strict=True)
+        ]
+        self._held().set_weight(self.layer, torch.cat(pruned)[:, inverse])
+
+    def free(self) -> None:
+        """Drop the sums and the traces."""
+        self._inputs = None
+        self._traces = []
+
+    def _held(self) -> LayerHessian:
+        if self._inputs is None:
+            raise RuntimeError("TrueOBS: free() was called")
+        return self._inputs
+
+    def _ordered(
+        self, columns_last: bool
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+        """Weights and damped Hessians of each group, and the permutation back to the layer's columns."""
+        inputs = self._held()
+        order = torch.arange(self.columns)
+        if columns_last and isinstance(self.layer, nn.Conv2d):
+            taps = order.reshape(self.layer.weight.shape[1:])
+            order = taps.permute(1, 2, 0).flatten()
+        weights, hessians = [], []
+        parts = inputs.weight().float().chunk(inputs.groups)
+        for w, h in zip(parts, inputs.hessians("TrueOBS").double(), strict=True):
+            diagonal = h.diagonal()
+            diagonal += self.rel_damp * diagonal.mean()
+            dead = diagonal == 0
+            diagonal[dead] = 1
+            if int(torch.linalg.cholesky_ex(h)[1]):
+                diagonal += 1  # as published: a singular H takes the identity
+            weights.append(w.masked_fill(dead, 0)[:, order])
+            hessians.append(h[order][:, order])
+        return weights, hessians, order.argsort()
+
+    def _prepare(self, block: int | None) -> None:
+        weights, hessians, self._inverse_order = self._ordered(columns_last=block is not None)
+        self._traces = [
+            obc_trace(w, h, block=block, damp=0.0) for w, h in zip(weights, hessians, strict=True)
+        ]
+
+    def _prune(self, function: str, sparsities: Sequence[float]) -> list[torch.Tensor]:
+        self._held()
+        if not self._traces:
+            raise RuntimeError(f"{function}: no trace yet; call the prepare method first")
+        loss = torch.cat([trace.loss for trace in self._traces])
+        order = loss.flatten().argsort(stable=True) // loss.shape[1]  # row of each loss, ascending
+        result = []
+        for sparsity in sparsities:
+            gone = order[: math.ceil(loss.numel() * float(sparsity))]
+            counts = gone.bincount(minlength=self.rows).chunk(len(self._traces))
+            rows = [t.prune_rows(c) for t, c in zip(self._traces, counts, strict=True)]
+            result.append(torch.cat(rows)[:, self._inverse_order].float())
+        return result
