@@ -35,10 +35,10 @@ def convolutional(seed=0, bias=True):
     ).double()
 
 
-def by_zennit(model, x, target, composite):
+def by_zennit(model, x, target, composite, rule):
     one_hot = torch.eye(5, dtype=x.dtype)[target]
     with Gradient(model=model, composite=composite) as attributor:
-        return attributor(x, lambda out: one_hot * out)[1]
+        return attributor(x, lambda out: one_hot * (out if rule == "epsilon" else out.abs()))[1]
 
 
 def composite_of(rule, canonizers=None, eps=1e-6, **kw):
@@ -60,7 +60,7 @@ def test_agrees_with_zennit_on_plain_network(rule, bias):
     x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     target = torch.tensor([0, 1, 2, 4])
     kw = {} if bias else {"zero_params": ["bias"]}
-    expected = by_zennit(model, x, target, composite_of(rule, **kw))
+    expected = by_zennit(model, x, target, composite_of(rule, **kw), rule)
     got = relevance(model, x, target, rule=rule, alpha=2.0, bias=bias)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
@@ -83,7 +83,7 @@ def test_agrees_with_zennit_on_torchvision_resnet(rule):
     target = torch.tensor([3, 1])
     # A large stabiliser: sums of both signs nearly cancel somewhere in a random network.
     composite = composite_of(rule, [ResNetCanonizer()], eps=0.01, zero_params=["bias"])
-    expected = by_zennit(model, x, target, composite)
+    expected = by_zennit(model, x, target, composite, rule)
     got = attribute(model, x, target, "lrp", rule=rule, epsilon=0.01)
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
 
@@ -99,7 +99,7 @@ def test_z_box_agrees_with_zennit():
         (["5"], zennit_rules.Norm()),
         (["3", "7"], zennit_rules.ZPlus(**rule)),
     ]
-    expected = by_zennit(model, x, target, NameMapComposite(names))
+    expected = by_zennit(model, x, target, NameMapComposite(names), "z_plus")
     got = relevance(model, x, target, rule="z_plus", bounds=(-1.0, 1.0))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
@@ -115,9 +115,9 @@ def test_linear_layer_by_hand():
         epsilon, torch.tensor([[2.0, -2.0, -3.0]]).double(), atol=1e-5, rtol=0
     )
     plus = relevance(layer, x, zero, rule="z_plus")
-    torch.testing.assert_close(plus, torch.tensor([[-3.0, 0.0, 0.0]]).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(plus, torch.tensor([[3.0, 0.0, 0.0]]).double(), atol=1e-5, rtol=0)
     both = relevance(layer, x, zero, rule="alpha_beta", alpha=2.0)
-    expected = torch.tensor([[2 * -3.0, -(2 / 5) * -3.0, -(3 / 5) * -3.0]]).double()
+    expected = torch.tensor([[2 * 3.0, -(2 / 5) * 3.0, -(3 / 5) * 3.0]]).double()
     torch.testing.assert_close(both, expected, atol=1e-5, rtol=0)
 
 
@@ -154,7 +154,8 @@ def test_relevance_is_conserved(rule, alpha):
     target = torch.tensor([0, 2, 4])
     got = relevance(model, x, target, rule=rule, alpha=alpha, epsilon=1e-12)
     logit = model(x)[range(3), target].detach()
-    torch.testing.assert_close(got.sum((1, 2, 3)), logit, rtol=1e-6, atol=1e-8)
+    begin = logit if rule == "epsilon" else logit.abs()
+    torch.testing.assert_close(got.sum((1, 2, 3)), begin, rtol=1e-6, atol=1e-8)
 
 
 class Attention(nn.Module):
@@ -264,3 +265,15 @@ def test_model_in_training_mode_keeps_its_statistics():
     mean = model.norm.running_mean.clone()
     relevance(model, torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
     assert torch.equal(model.norm.running_mean, mean) and model.training
+
+
+def test_epsilon_with_biases_is_input_times_gradient_on_relu_networks():
+    torch.manual_seed(4)
+    block = torchvision.models.resnet.BasicBlock
+    model = torchvision.models.resnet.ResNet(block, [1, 1, 1, 1], num_classes=5).double()
+    model(torch.randn(8, 3, 32, 32, dtype=torch.float64))  # running statistics
+    model.eval()
+    x, target = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 4])
+    got = attribute(model, x, target, "lrp", rule="epsilon", epsilon=1e-14, bias=True)
+    expected = attribute(model, x, target, "input_x_gradient")
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))

@@ -390,3 +390,32 @@ def test_python_of_the_page():
     names = {}
     exec(program, names)
     assert names["difference"].n == 4 and names["maps"].shape == (4, 32, 32)
+
+
+def test_transformers_classifier():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    model = transformers.BertForSequenceClassification(config).double()
+    ids, mask = torch.randint(0, 50, (2, 6)), torch.ones(2, 6, dtype=torch.long)
+    mask[0, 4:] = 0
+    kwargs = {"attention_mask": mask}
+    for method in ("saliency", "integrated_gradients", "lrp", "occlusion"):
+        got = attribute(model, ids, 1, method, kwargs=kwargs, batch_size=7, **FEW.get(method, {}))
+        assert got.shape == ids.shape and torch.isfinite(got).all() and got[1].abs().min() > 1e-9
+    model.eval()
+    got = attribute(model, ids, 1, "integrated_gradients", kwargs=kwargs, steps=200)
+    embed = model.get_input_embeddings()
+    vectors = embed(ids)
+    with torch.no_grad():
+        whole, none = (
+            model(inputs_embeds=v, attention_mask=mask).logits[:, 1]
+            for v in (vectors, torch.zeros_like(vectors))
+        )
+    torch.testing.assert_close(got.sum(1), whole - none, rtol=1e-2, atol=1e-4)

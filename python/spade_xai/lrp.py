@@ -18,7 +18,8 @@ calls and residual additions need no rewriting of the model:
     softmax (attention)      a constant: all relevance of A V goes to V
 
 with z_ij = x_i w_ij, z_j = sum_i z_ij, and z^+, z^- sums over positive and negative terms. By default biases are left
-out of z, so that relevance is conserved: the map sums to the target logit.
+out of z, so that relevance is conserved: the map sums to the target logit, or for alpha_beta and z_plus to its
+magnitude.
 
 Sources: Bach et al. (PLoS ONE 2015) for epsilon and alpha-beta; Montavon et al. (2017) for z-plus and z-box; Nam et al.
 (2019), which the paper used, for the neglect of biases and the rules of sums and batch norm; Ali et al. (ICML 2022)
@@ -90,7 +91,7 @@ def relevance(
         extra: Further positional arguments of model.
 
     Returns:
-        Relevance in the shape and dtype of x; sums to the logit where no layer absorbs any.
+        Relevance in the shape and dtype of x; sums to the logit (epsilon) or its magnitude where no layer absorbs any.
 
     Raises:
         ValueError: An argument is out of range, or bounds are given and no layer reads x itself.
@@ -126,7 +127,9 @@ def relevance(
         raise RuntimeError(
             "lrp: model must not read tensors it has overwritten, got other logits without in-place functions"
         )
-    chosen = torch.zeros_like(logits).scatter_(1, target[:, None], 1) * logits.detach()
+    # Rules of positive parts share out magnitude: begun at a negative logit, their maps would be turned over.
+    begin = logits.detach() if rule == "epsilon" else logits.detach().abs()
+    chosen = torch.zeros_like(logits).scatter_(1, target[:, None], 1) * begin
     return torch.autograd.grad(logits, leaf, chosen)[0]
 
 

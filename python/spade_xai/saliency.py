@@ -75,7 +75,7 @@ def attribute(
 
     Returns:
         Attributions in the shape and dtype of x; for token ids [B, T], summed over
-        the embedding. `pixel_map` reduces them to maps [B, H, W].
+        the embedding (magnitudes, of plain gradients). `pixel_map` reduces them to maps [B, H, W].
 
     Raises:
         ValueError, TypeError: An argument is not as above.
@@ -101,8 +101,11 @@ def attribute(
     result = torch.cat(out)
     if x.is_floating_point():
         return result
-    # lime and occlusion give a token's one value to each entry of its embedding
-    return result.mean(-1) if method in ("lime", "occlusion") else result.sum(-1)
+    if method in ("lime", "occlusion"):  # a token's one value at each entry of its embedding
+        return result.mean(-1)
+    if method in ("saliency", "guided_backprop"):  # layer norm makes gradients sum to 0
+        return result.abs().sum(-1)
+    return result.sum(-1)
 
 
 def pixel_map(attribution: Tensor, method: str | None = None) -> Tensor:
