@@ -1,7 +1,22 @@
 """SPADE: sample-specific pruning for interpretation."""
 
-from spade_xai import baselines, metrics
+from spade_xai import baselines, metrics, schedule
+from spade_xai.augment import ImageAugment
 from spade_xai.prepare import prepare
 from spade_xai.saliency import METHODS, attribute, pixel_map
+from spade_xai.trace import Trace, load_trace, trace, trace_many
 
-__all__ = ["METHODS", "attribute", "baselines", "metrics", "pixel_map", "prepare"]
+__all__ = [
+    "METHODS",
+    "ImageAugment",
+    "Trace",
+    "attribute",
+    "baselines",
+    "load_trace",
+    "metrics",
+    "pixel_map",
+    "prepare",
+    "schedule",
+    "trace",
+    "trace_many",
+]

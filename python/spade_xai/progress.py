@@ -1,0 +1,68 @@
+"""Progress and time of the stages of a run."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from tqdm.auto import tqdm
+
+StageCallback = Callable[[str, int, int], object]
+"""Called with the stage ("forward", "hessian" or "prune"), what is done of it, and its total."""
+
+_LABELS = {
+    "forward": "augmentations",
+    "hessian": "Hessians",
+    "prune": "pruning",
+    "tune": "candidates",
+}
+
+
+class Stages:
+    """One bar a stage, or a callback; and the seconds of each stage."""
+
+    def __init__(self, progress: bool | StageCallback | None) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+        self.counts: dict[str, float] = {}
+        self._bars: dict[str, tqdm] = {}  # type: ignore[type-arg]
+
+    def __enter__(self) -> "Stages":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for bar in self._bars.values():
+            bar.close()
+
+    def report(self, stage: str, done: float, total: int) -> None:
+        """Set how much of a stage is done."""
+        self.counts[stage] = done
+        if callable(self.progress):
+            self.progress(stage, int(done), total)
+        elif self.progress:
+            bar = self._bars.get(stage)
+            if bar is None:
+                label = _LABELS.get(stage, stage)
+                bar = tqdm(desc=label, total=total, position=len(self._bars), leave=False)
+                self._bars[stage] = bar
+            bar.total = total
+            bar.n = round(done, 2)
+            bar.refresh() if done >= total else bar.update(0)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count time of a stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time of the block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - start)

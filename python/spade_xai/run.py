@@ -1,0 +1,318 @@
+"""One run over samples: layers in order of execution, their ratios, Hessians, and pruning within a memory limit."""
+
+import copy
+import logging
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spade_ext import DampingWarning
+from spade_xai.augment import Augmentation, ImageAugment, augmented, resolve_augment
+from spade_xai.capture import Hessians, execution_order
+from spade_xai.inputs import Inputs, as_inputs, first_tensor, rebatch
+from spade_xai.layers import Layer, find_layers, select_layers
+from spade_xai.plan import plan_memory
+from spade_xai.prepare import duplicate
+from spade_xai.progress import Stages
+from spade_xai.pruning import METHODS, Pruned, prune_layer
+from spade_xai.result import LayerReport, Packed, Source, Trace
+from spade_xai.schedule import Sparsity, resolve_sparsity
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Checked arguments of a run; see trace."""
+
+    function: str
+    method: str
+    sparsity: Sparsity
+    augment: str | Augmentation | None
+    augmentations: int
+    layers: str | Iterable[str] | None
+    depthwise: bool
+    damp: float
+    batch_size: int
+    seed: int
+    max_memory: int | None
+
+    def __post_init__(self) -> None:
+        name = self.function
+        if self.method not in METHODS:
+            raise ValueError(
+                f"{name}: method must be one of {', '.join(METHODS)}, got {self.method!r}"
+            )
+        for argument in ("augmentations", "batch_size"):
+            check_count(name, argument, getattr(self, argument))
+        if not self.damp >= 0:
+            raise ValueError(f"{name}: damp must be at least 0, got {self.damp}")
+
+
+def check_count(function: str, argument: str, value: object) -> None:
+    """Raise ValueError if value is not an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{function}: {argument} must be an int of at least 1, got {value!r}")
+
+
+def working_copy(
+    function: str, model: nn.Module, device: torch.device | str | None = None
+) -> nn.Module:
+    """A copy of the modules that may carry hooks and other weights; it shares the model's tensors unless moved."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function}: model must be an nn.Module, got {type(model).__name__}")
+    return duplicate(model) if device is None else copy.deepcopy(model).to(device).eval()
+
+
+def read_sample(options: Options, sample: Any) -> Source:
+    """The sample as inputs of the model and what varies it; a lone image [C, H, W] becomes a batch of one."""
+    function, augment = options.function, options.augment
+    if isinstance(sample, Tensor) and sample.ndim == 3 and sample.is_floating_point():
+        if isinstance(augment, ImageAugment) or (
+            isinstance(augment, str) and sample.shape[0] in (1, 3)
+        ):
+            sample = sample[None]
+    inputs = as_inputs(function, sample)
+    resolved = resolve_augment(function, augment, inputs)
+    count = len(first_tensor(inputs)) if resolved is None else options.augmentations
+    return Source(inputs, resolved, count, options.seed)
+
+
+class Run:
+    """A model and the samples to prune it for.
+
+    Attributes:
+        dense: The caller's model, only read.
+        model: The working copy.
+        sources: One a sample.
+        layers: Layers that can be pruned, in order of execution.
+        calls: How often a pass of the model reads each.
+        ratios: Sparsity of each.
+        left_out: Status of the layers that were chosen but cannot be pruned.
+        found: Every chosen layer by name.
+    """
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        samples: Sequence[Any],
+        options: Options,
+        device: torch.device | str | None,
+        stages: Stages,
+    ) -> None:
+        function = options.function
+        self.dense, self.options, self.stages = dense, options, stages
+        self.model = working_copy(function, dense, device)
+        self.sources = [read_sample(options, sample) for sample in samples]
+        everything = find_layers(dense)
+        chosen = select_layers(
+            everything, options.layers, depthwise=options.depthwise, function=function
+        )
+        self.found = {layer.name: layer for layer in chosen}
+        with stages.timed("forward"):
+            self.calls, odd = execution_order(self.model, chosen, self.sources[0].inputs)
+        self.layers = [self.found[name] for name in self.calls if name not in odd]
+        self.left_out = {x.name: "unused" for x in chosen if x.name not in self.calls}
+        self.left_out.update(dict.fromkeys(odd, "unsupported"))
+        self.ratios = resolve_sparsity(function, options.sparsity, self.layers, everything)
+        if odd:
+            text = ", ".join(odd)
+            _log.warning(
+                "%s: left dense, as their classes change the forward pass: %s", function, text
+            )
+
+    def batches(self, source: Source) -> Iterator[Inputs]:
+        """The augmentations of a sample in batches; the time to make them is counted."""
+        function, size = self.options.function, self.options.batch_size
+        parts = augmented(
+            function, source.inputs, source.augment, source.augmentations, source.seed
+        )
+        whole = rebatch(parts, size)
+        while True:
+            with self.stages.timed("augment"):
+                batch = next(whole, None)
+            if batch is None:
+                return
+            yield batch
+
+    def hessians(
+        self,
+        source: Source,
+        layers: Sequence[Layer],
+        turn: int,
+        turns: int,
+        stop_early: bool = False,
+    ) -> dict[str, Tensor]:
+        """H of the layers that the sample's augmentations use.
+
+        Args:
+            source: The sample.
+            layers: Layers.
+            turn: How many such runs were done before, for the progress.
+            turns: How many there are.
+            stop_early: End each pass where the last of the layers was read.
+        """
+        passes = -(-source.augmentations // self.options.batch_size)
+        reads = passes * sum(self.calls[layer.name] for layer in layers)
+        sums = Hessians(self.model, layers, self.options.function)
+
+        def report(batches: int, read: int) -> None:
+            self.stages.report("forward", turn * passes + batches, turns * passes)
+            self.stages.report("hessian", turn * reads + min(read, reads), turns * reads)
+
+        reach = {layer.name: self.calls[layer.name] for layer in layers} if stop_early else None
+        sums.run(self.batches(source), report, reach)
+        for stage, seconds in sums.seconds.items():
+            self.stages.add(stage, seconds)
+        with self.stages.timed("hessian"):
+            taken = {layer.name: sums.take(layer) for layer in layers}
+        return {name: h for name, h in taken.items() if h is not None}
+
+    def prune(self, sequential: bool) -> list[Trace]:
+        """Prune every layer with a ratio above 0, for each sample."""
+        todo = [layer for layer in self.layers if self.ratios[layer.name] > 0]
+        books = [Book(self, source) for source in self.sources]
+        total = len(todo) * len(books)
+        if sequential:
+            steps = _steps(todo)
+            for i, step in enumerate(steps):
+                hessians = [
+                    self.hessians(book.source, step, i, len(steps), stop_early=True)
+                    for book in books
+                ]
+                for layer in step:
+                    self._prune_layer(layer, books, hessians, total)
+                    packed = books[0].packed.get(layer.name)
+                    if packed is not None:
+                        layer.write(self.model, packed.weights())
+        else:
+            plan = plan_memory(
+                todo,
+                method=self.options.method,
+                samples=len(books),
+                max_memory=self.options.max_memory,
+                function=self.options.function,
+            )
+            turn, turns = 0, len(books) * len(plan.parts)
+            for start in range(0, len(books), plan.samples):
+                some = books[start : start + plan.samples]
+                for part in plan.parts:
+                    hessians = []
+                    for book in some:
+                        hessians.append(self.hessians(book.source, part, turn, turns))
+                        turn += 1
+                    for layer in part:
+                        self._prune_layer(layer, some, hessians, total)
+        traces = [book.trace(len(books)) for book in books]
+        _warn(self.options.function, traces)
+        return traces
+
+    def _prune_layer(
+        self, layer: Layer, books: "list[Book]", hessians: list[dict[str, Tensor]], total: int
+    ) -> None:
+        ready = [
+            (b, h.pop(layer.name)) for b, h in zip(books, hessians, strict=True) if layer.name in h
+        ]
+        done = self.stages.counts.get("prune", 0)
+
+        def report(part: int, whole: int) -> None:
+            self.stages.report("prune", done + len(ready) * part / max(1, whole), total)
+
+        self.stages.report("prune", done, total)
+        start = time.perf_counter()
+        if ready:
+            results = prune_layer(
+                layer,
+                layer.read(self.dense).to(ready[0][1].device),
+                [h for _, h in ready],
+                method=self.options.method,
+                sparsity=self.ratios[layer.name],
+                damp=self.options.damp,
+                progress=report,
+            )
+            seconds = (time.perf_counter() - start) / len(ready)
+            for (book, _), result in zip(ready, results, strict=True):
+                book.note(layer, result, seconds)
+        self.stages.add("prune", time.perf_counter() - start)
+        self.stages.report("prune", done + len(books), total)
+
+
+class Book:
+    """What was pruned for one sample."""
+
+    def __init__(self, run: Run, source: Source) -> None:
+        self.run, self.source = run, source
+        self.packed: dict[str, Packed] = {}
+        self.reports: dict[str, LayerReport] = {}
+
+    def note(self, layer: Layer, result: Pruned, seconds: float) -> None:
+        """Keep a layer's result."""
+        if result.weights is None:
+            status = "failed"
+        else:
+            self.packed[layer.name] = Packed.of(result.weights)
+            status = "damped" if result.damp > self.run.options.damp else "pruned"
+        self.reports[layer.name] = self._report(
+            layer, status, result.loss, result.relative_loss, result.damp, seconds
+        )
+
+    def _report(
+        self, layer: Layer, status: str, loss: float = 0.0, relative: float = 0.0, damp: float = 0.0,
+        seconds: float = 0.0,
+    ) -> LayerReport:  # fmt: skip
+        packed = self.packed.get(layer.name)
+        kept = len(packed.values) if packed else int(layer.read(self.run.dense).count_nonzero())
+        got = 1 - kept / layer.numel if layer.numel else 0.0
+        return LayerReport(
+            layer.name, layer.rows, layer.cols, self.run.ratios.get(layer.name, 0.0), got, loss,
+            relative, damp, seconds, status,
+        )  # fmt: skip
+
+    def trace(self, samples: int) -> Trace:
+        """The trace, of one of so many samples."""
+        run = self.run
+        names = [layer.name for layer in run.layers] + list(run.left_out)
+        layers = []
+        for name in names:
+            left = "dense" if run.ratios.get(name, 0.0) == 0 else "unused"
+            status = run.left_out.get(name, left)
+            layers.append(self.reports.get(name) or self._report(run.found[name], status))
+        settings = {
+            "method": run.options.method,
+            "augment": repr(self.source.augment),
+            "augmentations": self.source.augmentations,
+            "damp": run.options.damp,
+            "seed": run.options.seed,
+        }
+        timings = {stage: seconds / samples for stage, seconds in run.stages.seconds.items()}
+        return Trace(run.dense, layers, settings, timings, run.found, self.packed, self.source)
+
+
+def _steps(layers: Sequence[Layer]) -> list[list[Layer]]:
+    """Layers in order of execution; the input projections of an attention read at once go together."""
+    steps: list[list[Layer]] = []
+    for layer in layers:
+        before = steps[-1][-1] if steps else None
+        projections = ("query", "key", "value")
+        if before and layer.kind in projections and before.modules == layer.modules:
+            steps[-1].append(layer)
+        else:
+            steps.append([layer])
+    return steps
+
+
+def _warn(function: str, traces: Sequence[Trace]) -> None:
+    """Say which layers needed more damping or failed."""
+    for status, what in (
+        ("damped", "needed more damping than asked for"),
+        ("failed", "have no positive definite Hessian even at damp = 1 and were left dense"),
+    ):
+        names = dict.fromkeys(x.name for t in traces for x in t.layers if x.status == status)
+        if names:
+            text = ", ".join(names)
+            warnings.warn(f"{function}: layers {what}: {text}", DampingWarning, stacklevel=4)

@@ -1,0 +1,118 @@
+"""Traces as safetensors files: masks, kept weights and reports; no code is run on reading."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from spade_xai.layers import find_layers
+from spade_xai.result import LayerReport, Packed, Trace
+
+_FORMAT = "spade_xai.Trace.1"
+
+
+def fingerprint(model: nn.Module) -> dict[str, list[str]]:
+    """Shape, dtype and digest of each tensor of the model's state."""
+    return {
+        name: [str(list(value.shape)), str(value.dtype), _digest(value)]
+        for name, value in model.state_dict().items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _digest(value: Tensor) -> str:
+    flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.blake2b(flat.numpy().tobytes(), digest_size=16).hexdigest()
+
+
+def save_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
+    """Write a trace: to a temporary file beside path, then renamed."""
+    target = Path(path)
+    part = target.with_name(f"{target.name}.part{os.getpid()}")
+    tensors = {}
+    for name, packed in trace._packed.items():
+        tensors[f"{name}.mask"], tensors[f"{name}.values"] = packed.bits, packed.values
+    metadata = {
+        "format": _FORMAT,
+        "layers": json.dumps([vars(layer) for layer in trace.layers]),
+        "shapes": json.dumps({name: packed.shape for name, packed in trace._packed.items()}),
+        "settings": json.dumps(trace.settings),
+        "timings": json.dumps(trace.timings),
+        "model": json.dumps(fingerprint(trace.dense)),
+    }
+    try:
+        save_file(tensors, part, metadata)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
+    """Read a trace that was saved, for the model it was made from.
+
+    Args:
+        path: Of the file.
+        model: The dense model, with the same weights. Not modified.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a trace, damaged, or made from another model; the first difference is named.
+    """
+    function = "load_trace"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{function}: {path} is not a safetensors file: {error}") from None
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(
+            f"{function}: {path} must hold a trace of format {_FORMAT}, got {metadata.get('format')}"
+        )
+    try:
+        made_from = json.loads(metadata["model"])
+        shapes = json.loads(metadata["shapes"])
+        layers = [LayerReport(**fields) for fields in json.loads(metadata["layers"])]
+        settings, timings = json.loads(metadata["settings"]), json.loads(metadata["timings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{function}: {path} is damaged: {error!r}") from None
+    _check_same(function, str(path), made_from, fingerprint(model))
+    found = {layer.name: layer for layer in find_layers(model)}
+    packed = {}
+    for name, shape in shapes.items():
+        entry = _packed(tensors, name, tuple(shape))
+        layer = found.get(name)
+        if entry is None or layer is None or entry.shape != tuple(layer.read(model).shape):
+            raise ValueError(f"{function}: {path} is damaged: layer {name} does not fit its shape")
+        packed[name] = entry
+    return Trace(model, layers, settings, timings, found, packed)
+
+
+def _check_same(function: str, path: str, saved: dict[str, Any], model: dict[str, Any]) -> None:
+    for name in dict.fromkeys([*saved, *model]):
+        if saved.get(name) == model.get(name):
+            continue
+        a, b = (
+            "none" if x is None else f"{x[0]} {x[1]}" for x in (saved.get(name), model.get(name))
+        )
+        what = "other values" if a == b else f"{a} in the file, {b} in the model"
+        raise ValueError(
+            f"{function}: {path} must belong to this model, first difference at {name}: {what}"
+        )
+
+
+def _packed(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Packed | None:
+    bits, values = tensors.get(f"{name}.mask"), tensors.get(f"{name}.values")
+    count = 1
+    for size in shape:
+        count *= size
+    if bits is None or values is None or bits.dtype != torch.uint8 or len(bits) != -(-count // 8):
+        return None
+    entry = Packed(shape, bits, values)
+    return entry if int(entry.mask().sum()) == values.numel() else None

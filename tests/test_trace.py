@@ -1,0 +1,107 @@
+"""spade_xai.trace end to end on a small network."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from spade_xai import schedule
+from spade_xai.trace import load_trace, trace, trace_many
+
+OPTIONS = {"augmentations": 24, "batch_size": 8, "progress": False}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, stride=2, groups=2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(6 * 9, 4),
+    ).train()  # fmt: skip
+
+
+@pytest.fixture
+def sample():
+    return torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def noise(batch):
+    return batch + 0.1 * torch.randn_like(batch)
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+def test_layers_lose_what_is_asked_and_the_dense_model_stays(model, sample, method):
+    before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    result = trace(model, sample, method=method, sparsity=0.5, augment=noise, **OPTIONS)
+    assert [layer.name for layer in result.layers] == ["0", "2", "5"]
+    for layer in result.layers:
+        weight = result.model.get_submodule(layer.name).weight
+        got = (weight == 0).float().mean().item()
+        assert got == pytest.approx(layer.sparsity_got)
+        assert got >= 0.48  # inputs that are always 0 take their weights with them
+        assert torch.equal(result.masks()[layer.name].flatten(), weight.flatten() != 0)
+    assert model.training and all(m.training for m in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert result.agreement(result) == {"0": 1.0, "2": 1.0, "5": 1.0}
+    again = trace(model, sample, method=method, sparsity=0.5, augment=noise, **OPTIONS)
+    assert result.agreement(again) == {"0": 1.0, "2": 1.0, "5": 1.0}
+
+
+def test_nothing_pruned_is_the_dense_model(model, sample):
+    result = trace(model, sample, sparsity=0.0, augment=noise, **OPTIONS)
+    fidelity = result.fidelity()
+    assert fidelity.sample.label == 1.0 and fidelity.sample.error < 1e-5
+
+
+def test_exact_obc_keeps_outputs_better_than_sparsegpt(model, sample):
+    exact, fast = (
+        trace(model, sample, method=m, sparsity=0.7, augment=noise, **OPTIONS)
+        for m in ("obc", "sparsegpt")
+    )
+    for one, other in zip(exact.layers, fast.layers, strict=True):
+        assert one.loss <= other.loss * 1.001
+
+
+def test_an_exception_leaves_the_model_as_it_was(model, sample):
+    def interrupt(batch):
+        raise KeyboardInterrupt
+
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        trace(model, sample, augment=interrupt, **OPTIONS)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_many_equal_one_by_one(model):
+    samples = torch.rand(3, 3, 8, 8)
+    many = list(trace_many(model, samples, group=2, sparsity=0.5, augment=noise, **OPTIONS))
+    assert len(many) == 3
+    for i, result in enumerate(many):
+        alone = trace(
+            model, samples[i : i + 1], method="sparsegpt", sparsity=0.5, augment=noise, **OPTIONS
+        )
+        assert min(result.agreement(alone).values()) > 0.95
+
+
+def test_save_and_load(model, sample, tmp_path):
+    result = trace(model, sample, sparsity=0.5, augment=noise, **OPTIONS)
+    path = tmp_path / "sample.trace"
+    result.save(path)
+    loaded = load_trace(path, model)
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(loaded.model(x), result.model(x), rtol=0, atol=0)
+    other = nn.Sequential(nn.Conv2d(3, 7, 3), nn.ReLU())
+    with pytest.raises(ValueError, match="0"):
+        load_trace(path, other)
+
+
+def test_patterns_and_published_recipe(model, sample):
+    result = trace(model, sample, sparsity={"0": 0.25, "re:[25]": 0.5}, augment="resnet", **OPTIONS)
+    asked = {layer.name: layer.sparsity_asked for layer in result.layers}
+    assert asked == {"0": 0.25, "2": 0.5, "5": 0.5}
+    assert schedule.uniform(0.3)(["a", "b"]) == {"a": 0.3, "b": 0.3}
