@@ -39,7 +39,9 @@ typedef enum {
   SPADE_SINGULAR = 3,         /* a matrix is not positive definite, even with damp = 1 */
   SPADE_OUT_OF_MEMORY = 4,
   SPADE_CANCELLED = 5, /* the progress callback asked to stop */
-  SPADE_INTERNAL = 6
+  SPADE_INTERNAL = 6,
+  SPADE_CUDA_UNAVAILABLE = 7, /* no CUDA half of the library, no driver or no GPU */
+  SPADE_CUDA_ERROR = 8        /* CUDA refused a call; the text has its reason */
 } spade_status_t;
 
 /** Report of work done; `done` counts up to `total`. A non-zero return stops the call:

@@ -1,0 +1,39 @@
+#include "cuda/backend.h"
+
+#include "cuda/launch.h"
+#include "cuda/ops.h"
+
+#define SPADE_TEXT_OF(x) #x
+#define SPADE_TEXT(x) SPADE_TEXT_OF(x)
+
+namespace spade::cuda {
+namespace {
+
+const char* build_info() {
+  return "{\"nvcc\": \"" SPADE_TEXT(SPADE_NVCC_VERSION) "\", \"architectures\": \"" SPADE_TEXT(
+      SPADE_CUDA_ARCHITECTURES) "\"}";
+}
+
+}  // namespace
+}  // namespace spade::cuda
+
+const spade::cuda::Backend* spade_cuda_backend() {
+  using namespace spade::cuda;
+  static const Backend backend = {
+      kBackendVersion,
+      unavailable_reason,
+      build_info,
+      spade_last_error,
+      hessian_linear_workspace_bytes,
+      hessian_linear,
+      hessian_conv2d_workspace_bytes,
+      hessian_conv2d,
+      obc_trace_workspace_bytes,
+      obc_trace,
+      obc_weights_workspace_bytes,
+      obc_weights,
+      sparsegpt_prune_workspace_bytes,
+      sparsegpt_prune,
+  };
+  return &backend;
+}

@@ -1,0 +1,22 @@
+// The operations of spade/cuda.h under namespace spade::cuda, with the same types: each is defined
+// in csrc/cuda/<op>.cu with its body in guarded(), and reaches libspade through the table of
+// backend.h.
+#pragma once
+
+#include "core/status.h"
+#include "spade/cuda.h"
+
+namespace spade::cuda {
+
+decltype(spade_cuda_hessian_linear_workspace_bytes) hessian_linear_workspace_bytes;
+decltype(spade_cuda_hessian_linear) hessian_linear;
+decltype(spade_cuda_hessian_conv2d_workspace_bytes) hessian_conv2d_workspace_bytes;
+decltype(spade_cuda_hessian_conv2d) hessian_conv2d;
+decltype(spade_cuda_obc_trace_workspace_bytes) obc_trace_workspace_bytes;
+decltype(spade_cuda_obc_trace) obc_trace;
+decltype(spade_cuda_obc_weights_workspace_bytes) obc_weights_workspace_bytes;
+decltype(spade_cuda_obc_weights) obc_weights;
+decltype(spade_cuda_sparsegpt_prune_workspace_bytes) sparsegpt_prune_workspace_bytes;
+decltype(spade_cuda_sparsegpt_prune) sparsegpt_prune;
+
+}  // namespace spade::cuda
