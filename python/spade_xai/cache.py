@@ -1,0 +1,121 @@
+"""Hessians and OBC orders of the samples of a calibration set, computed once and kept in files."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from spade_ext import OBCTrace, SingularHessianError
+from spade_xai.layers import Layer
+from spade_xai.plan import plan_memory
+from spade_xai.prepare import duplicate
+from spade_xai.pruning import order_layer, prune_layer, weights_at
+from spade_xai.run import Run
+
+
+class SampleCache:
+    """What pruning each layer for each sample takes, in a folder.
+
+    A file appears under its name once it is whole. Files are known by the inputs they depend on, so that a
+    folder can serve several runs.
+
+    Args:
+        folder: Made if it does not exist.
+        inputs: Text of all that Hessians and orders depend on, layers and samples aside.
+        run: The model and its samples.
+        layers: Those to keep.
+    """
+
+    def __init__(self, folder: Path, inputs: str, run: Run, layers: Sequence[Layer]) -> None:
+        self.folder, self.run, self.layers = folder, run, list(layers)
+        self.key = hashlib.blake2b(inputs.encode(), digest_size=8).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._filled: set[int] = set()
+
+    def _path(self, sample: int, layer: Layer, part: str) -> Path:
+        name = hashlib.blake2b(layer.name.encode(), digest_size=8).hexdigest()
+        return self.folder / f"{self.key}-{sample}-{name}.{part}.safetensors"
+
+    def _whole(self, sample: int, layer: Layer) -> bool:
+        if self.run.options.method == "sparsegpt":
+            return self._path(sample, layer, "hessian").exists()
+        if self._path(sample, layer, "failed").exists():
+            return True
+        return all(self._path(sample, layer, f"{g}").exists() for g in range(layer.groups))
+
+    @torch.no_grad()
+    def fill(self, sample: int) -> None:
+        """Compute what is missing of a sample."""
+        if sample in self._filled:
+            return
+        missing = [layer for layer in self.layers if not self._whole(sample, layer)]
+        options = self.run.options
+        plan = plan_memory(
+            missing,
+            method=options.method,
+            samples=1,
+            max_memory=options.max_memory,
+            function="tune",
+        )
+        for turn, part in enumerate(plan.parts):
+            hessians = self.run.hessians(self.run.sources[sample], part, turn, len(plan.parts))
+            for i, layer in enumerate(part):
+                if layer.name in hessians:
+                    self._keep(sample, layer, hessians.pop(layer.name))
+                self.run.stages.report("prune", i + 1, len(part))
+        self._filled.add(sample)
+
+    def _keep(self, sample: int, layer: Layer, hessian: Tensor) -> None:
+        if self.run.options.method == "sparsegpt":
+            _write(self._path(sample, layer, "hessian"), {"hessian": hessian})
+            return
+        try:
+            orders = order_layer(layer.read(self.run.dense), hessian, self.run.options.damp)
+        except SingularHessianError:
+            _write(self._path(sample, layer, "failed"), {})
+            return
+        for group, order in enumerate(orders):
+            order.save(self._path(sample, layer, f"{group}"))
+
+    @torch.no_grad()
+    def weights(self, sample: int, layer: Layer, ratio: float) -> Tensor:
+        """Weights of a layer pruned for a sample; dense at 0, or if the layer cannot be pruned for it."""
+        dense = layer.read(self.run.dense)
+        if ratio == 0:
+            return dense
+        self.fill(sample)
+        if not self._whole(sample, layer):  # the sample does not use the layer
+            return dense
+        if self.run.options.method == "sparsegpt":
+            hessian = load_file(self._path(sample, layer, "hessian"))["hessian"]
+            (pruned,) = prune_layer(
+                layer, dense, [hessian], method="sparsegpt", sparsity=ratio,
+                damp=self.run.options.damp,
+            )  # fmt: skip
+            return dense if pruned.weights is None else pruned.weights
+        if self._path(sample, layer, "failed").exists():
+            return dense
+        paths = [self._path(sample, layer, f"{g}") for g in range(layer.groups)]
+        return weights_at([OBCTrace.load(path) for path in paths], ratio).to(dense.dtype)
+
+    def model(self, sample: int, ratios: dict[str, float]) -> nn.Module:
+        """The model pruned for a sample at these ratios; it shares other tensors with the dense one."""
+        sparse = duplicate(self.run.dense)
+        for layer in self.layers:
+            ratio = ratios.get(layer.name, 0.0)
+            if ratio > 0:
+                layer.write(sparse, self.weights(sample, layer, ratio))
+        return sparse
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    part = path.with_name(f"{path.name}.part{os.getpid()}")
+    try:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

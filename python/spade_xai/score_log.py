@@ -1,0 +1,84 @@
+"""The checkpoint of a tuning run: what the run is, and every score as it came."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from spade_xai.inputs import first_tensor
+from spade_xai.layers import Layer
+from spade_xai.run import Run
+from spade_xai.trace_file import fingerprint
+
+
+def identity_of(
+    model: nn.Module, run: Run, ratios: Sequence[float], groups: Sequence[Sequence[Layer]]
+) -> dict[str, str]:
+    """What a checkpoint must agree with, as text."""
+    options = run.options
+    samples = hashlib.blake2b(digest_size=16)
+    for source in run.sources:
+        values = first_tensor(source.inputs).detach().cpu().contiguous().flatten()
+        samples.update(values.view(torch.uint8).numpy().tobytes())
+    weights = hashlib.blake2b(json.dumps(fingerprint(model)).encode(), digest_size=16)
+    augment = options.augment if isinstance(options.augment, str) else "given"
+    inputs = [
+        weights.hexdigest(), samples.hexdigest(), options.method, augment, options.augmentations,
+        options.damp, options.seed,
+    ]  # fmt: skip
+    return {
+        "model": weights.hexdigest(),
+        "samples": f"{len(run.sources)}: {samples.hexdigest()}",
+        "method": options.method,
+        "augment": augment,
+        "augmentations": str(options.augmentations),
+        "damp": str(options.damp),
+        "seed": str(options.seed),
+        "grid": json.dumps(list(ratios)),
+        "groups": json.dumps([[x.name for x in g] for g in groups]),
+        "inputs": json.dumps(inputs),  # what Hessians and orders depend on
+    }
+
+
+class ScoreLog:
+    """Scores by (group, ratio, sample), one JSON line each in a file that is only appended to."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, identity: dict[str, str]) -> None:
+        self.path = None if path is None else Path(path)
+        self.scores: dict[tuple[int, float, int], float] = {}
+        if self.path is None:
+            return
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]  # an interrupted write is dropped
+        if not whole:
+            self.path.write_bytes(json.dumps(identity).encode() + b"\n")
+            return
+        self._read(whole, identity)
+        if len(whole) < len(lines):
+            with self.path.open("r+b") as file:
+                file.truncate(sum(map(len, whole)))
+
+    def _read(self, lines: list[bytes], identity: dict[str, str]) -> None:
+        try:
+            header, *rows = (json.loads(line) for line in lines)
+            self.scores = {(int(g), float(r), int(s)): float(score) for g, r, s, score in rows}
+            saved = dict(header)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"tune: checkpoint {self.path} is damaged: {error}") from None
+        for name, value in identity.items():
+            if saved.get(name) != value:
+                raise ValueError(
+                    f"tune: checkpoint {self.path} must belong to this run, {name} differs: "
+                    f"{saved.get(name)} in the file, {value} here"
+                )
+
+    def add(self, group: int, ratio: float, sample: int, score: float) -> None:
+        """Note a score, in the file before this returns."""
+        self.scores[group, ratio, sample] = score
+        if self.path is not None:
+            with self.path.open("ab") as file:
+                file.write(json.dumps([group, ratio, sample, score]).encode() + b"\n")

@@ -1,0 +1,178 @@
+"""Random variants of a text over its token ids: synonyms, insertion, swap and deletion."""
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from spade_xai.inputs import Inputs
+
+Neighbours = Callable[[int], Sequence[int]]
+"""The synonyms of a token, none if it has none."""
+
+OPERATIONS = ("replace", "insert", "swap", "delete")
+
+
+class TextAugment:
+    """Easy data augmentation over token ids; each variant is made by one operation drawn at random.
+
+    With l tokens that are not special and n = max(1, floor(alpha l)):
+
+    | operation | what |
+    |---|---|
+    | replace | n tokens that have synonyms are each replaced by one of them |
+    | insert | n times a synonym of a random token is put at a random place |
+    | swap | n times two tokens change places |
+    | delete | each token goes with probability alpha; one stays |
+
+    Source: Wei, Zou, "EDA" (EMNLP 2019), as in appendix D.3 of the paper.
+
+    Args:
+        neighbours: Synonyms of a token: a table, or a function such as `nearest(embedding)`. Without any, replace
+            and insert leave the text as it is.
+        special: Ids that stay where they are, such as those that start, end and pad a text.
+        pad: Id that fills rows up to the longest variant; required for insert and delete.
+        alpha: Share of the tokens that an operation changes.
+        operations: Which to draw from.
+        max_length: Longest text; insertions beyond it are not made. None: twice alpha longer than the sample.
+    """
+
+    def __init__(
+        self,
+        neighbours: Mapping[int, Sequence[int]] | Neighbours | None = None,
+        *,
+        special: Iterable[int] = (),
+        pad: int = 0,
+        alpha: float = 0.1,
+        operations: Sequence[str] = OPERATIONS,
+        max_length: int | None = None,
+    ) -> None:
+        for operation in operations:
+            if operation not in OPERATIONS:
+                raise ValueError(
+                    f"TextAugment: operations are {', '.join(OPERATIONS)}, got {operation!r}"
+                )
+        if not operations:
+            raise ValueError("TextAugment: operations must name at least one, got none")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"TextAugment: alpha must be in [0, 1], got {alpha}")
+        self.neighbours: Neighbours = (
+            neighbours if callable(neighbours) else _from_table(neighbours or {})
+        )
+        self.special = frozenset(special)
+        self.pad = pad
+        self.alpha = alpha
+        self.operations = tuple(operations)
+        self.max_length = max_length
+
+    def __repr__(self) -> str:
+        return f"TextAugment({list(self.operations)}, alpha={self.alpha})"
+
+    def __call__(self, inputs: Inputs) -> Inputs:
+        """Vary each text at random by Python's global generator.
+
+        Args:
+            inputs: Token ids [B, T], or a dict with "input_ids" and, as a tokenizer gives them, "attention_mask" and
+                other tensors [B, T] that go with the tokens. Not modified.
+
+        Returns:
+            The same with T + n columns (up to max_length), padded; the attention mask is 0 at padding.
+        """
+        fields = inputs if isinstance(inputs, dict) else {"input_ids": inputs}
+        ids = fields.get("input_ids")
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+            raise ValueError("TextAugment: inputs must be or hold input_ids, integers [B, T]")
+        mask = fields.get("attention_mask")
+        present = ids != self.pad if mask is None else mask.bool()
+        lists = [row[keep].tolist() for row, keep in zip(ids, present, strict=True)]
+        longest = max((len(row) for row in lists), default=0)
+        width = self.max_length or longest + self._changes(longest)
+        if longest > width:
+            raise ValueError(
+                f"TextAugment: max_length must be at least the {longest} tokens of the sample, got {width}"
+            )
+        # Of each variant: for every place, which place of the sample it came from, and its token.
+        varied = [self._vary(row, width) for row in lists]
+        out = {}
+        for name, value in fields.items():
+            if not (isinstance(value, Tensor) and value.shape == ids.shape):
+                out[name] = value
+                continue
+            rows = value.new_full((len(lists), width), self.pad if name == "input_ids" else 0)
+            for i, row in enumerate(varied):
+                if name == "input_ids":
+                    values = torch.tensor([token for _, token in row], dtype=value.dtype)
+                else:
+                    places = torch.tensor([place for place, _ in row], dtype=torch.long)
+                    values = value[i].cpu()[present[i].cpu()][places]
+                rows[i, : len(row)] = values.to(rows.device)
+            out[name] = rows
+        return out if isinstance(inputs, dict) else out["input_ids"]
+
+    def _changes(self, count: int) -> int:
+        return max(1, int(self.alpha * count))
+
+    def _vary(self, tokens: list[int], width: int) -> list[tuple[int, int]]:
+        row = list(enumerate(tokens))
+        free = [i for i, token in enumerate(tokens) if token not in self.special]
+        if not free:
+            return row
+        changes = self._changes(len(free))
+        operation = random.choice(self.operations)
+        if operation == "replace":
+            usable = [i for i in free if self.neighbours(tokens[i])]
+            for i in random.sample(usable, min(changes, len(usable))):
+                row[i] = (i, random.choice(list(self.neighbours(tokens[i]))))
+        elif operation == "insert":
+            usable = [i for i in free if self.neighbours(tokens[i])]
+            for _ in range(min(changes, width - len(row)) if usable else 0):
+                source = random.choice(usable)
+                synonym = random.choice(list(self.neighbours(tokens[source])))
+                at = random.choice([k for k, (i, _) in enumerate(row) if i in free])
+                row.insert(at, (source, synonym))
+        elif operation == "swap":
+            for _ in range(changes if len(free) > 1 else 0):
+                a, b = random.sample(free, 2)
+                row[a], row[b] = (row[a][0], row[b][1]), (row[b][0], row[a][1])
+        else:
+            gone = {i for i in free if random.random() < self.alpha}
+            if len(gone) == len(free):
+                gone.discard(random.choice(free))
+            row = [entry for entry in row if entry[0] not in gone]
+        return row
+
+
+def _from_table(table: Mapping[int, Sequence[int]]) -> Neighbours:
+    return lambda token: table.get(token, ())
+
+
+def nearest(
+    embedding: Tensor, count: int = 8, *, exclude: Iterable[int] = (), least: float = 0.0
+) -> Neighbours:
+    """Synonyms by embedding: the tokens of greatest cosine.
+
+    Args:
+        embedding: [vocabulary, size], such as `model.get_input_embeddings().weight`. Not modified.
+        count: Synonyms of a token.
+        exclude: Ids that are nobody's synonym, such as special ones.
+        least: Smallest cosine.
+    """
+    if embedding.ndim != 2:
+        raise ValueError(
+            f"nearest: embedding must have shape [vocabulary, size], got {tuple(embedding.shape)}"
+        )
+    unit = torch.nn.functional.normalize(embedding.detach().float(), dim=1)
+    barred = torch.tensor(sorted(set(exclude)), dtype=torch.long, device=unit.device)
+    known: dict[int, list[int]] = {}
+
+    def synonyms(token: int) -> list[int]:
+        if token not in known:
+            cosine = unit @ unit[token]
+            cosine[barred] = -2
+            cosine[token] = -2
+            best = cosine.topk(min(count, len(cosine)))
+            known[token] = best.indices[best.values >= max(least, -1)].tolist()
+        return known[token]
+
+    return synonyms

@@ -1,0 +1,185 @@
+"""Tuning: the search against trying everything, one elimination a sample, and resumption."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import spade_xai.cache
+from spade_xai.trace import trace
+from spade_xai.tune import tune
+
+GRID = (0.0, 0.5, 0.9)
+OPTIONS = {"augmentations": 16, "batch_size": 8, "progress": False}
+
+
+def noise(batch):
+    return batch + 0.1 * torch.randn_like(batch)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    ).train()  # fmt: skip
+
+
+@pytest.fixture
+def samples():
+    return list(torch.rand(3, 1, 2, 6, 6, generator=torch.Generator().manual_seed(1)))
+
+
+def metric_for(samples):
+    """A bumpy deterministic number of a sparse model."""
+
+    def metric(sparse, index):
+        assert not sparse.training
+        return float(sparse(samples[index]).detach().double().mul(1e3).sin().sum())
+
+    return metric
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+def test_greedy_from_the_last_layer(model, samples, method):
+    metric = metric_for(samples)
+    options = {**OPTIONS, "augment": noise, "method": method}
+    result = tune(model, samples, metric, grid=GRID, **options)
+    chosen = {}
+    for name in ("5", "2", "0"):  # the search written out over trace itself
+        means = {}
+        for ratio in GRID:
+            traces = [trace(model, s, sparsity={**chosen, name: ratio}, **options) for s in samples]
+            means[ratio] = sum(metric(t.model, i) for i, t in enumerate(traces)) / len(samples)
+        chosen[name] = max(GRID, key=lambda r: (means[r], -r))
+        tried = [c for c in result.history if c.group == (name,)]
+        assert [c.ratio for c in tried] == list(GRID)
+        assert [c.mean for c in tried] == pytest.approx([means[r] for r in GRID], abs=1e-4)
+        assert [c.ratio for c in tried if c.chosen] == [chosen[name]]
+    assert result.sparsity == chosen
+    assert list(result.sparsity) == ["0", "2", "5"]
+    assert result.score == max(c.mean for c in result.history if c.group == ("0",))
+
+
+def test_each_layer_is_eliminated_once_a_sample(model, samples, monkeypatch):
+    calls = []
+    order = spade_xai.cache.order_layer
+    monkeypatch.setattr(
+        spade_xai.cache, "order_layer", lambda *a: calls.append(a[0].shape) or order(*a)
+    )
+    tune(model, samples, metric_for(samples), grid=GRID, augment=noise, **OPTIONS)
+    assert len(calls) == 3 * len(samples)
+
+
+def test_groups_share_a_ratio_and_ties_take_the_lower(model, samples):
+    result = tune(
+        model, samples, lambda m, i: 1.0, grid=GRID, groups=["5", ["0", "2"]], augment=noise, **OPTIONS
+    )  # fmt: skip
+    assert [c.group for c in result.history[::3]] == [("5",), ("0", "2")]
+    assert result.sparsity == {"0": 0.0, "2": 0.0, "5": 0.0}
+    only = tune(
+        model, samples, lambda m, i: 1.0, groups=["2"], augment=noise, grid=[0.5], **OPTIONS
+    )
+    assert only.sparsity == {"2": 0.5}
+
+
+class Interrupting:
+    """A metric that stops the run at one of its calls."""
+
+    def __init__(self, metric, at):
+        self.metric, self.at, self.calls = metric, at, 0
+
+    def __call__(self, model, index):
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        self.calls += 1
+        return self.metric(model, index)
+
+
+@pytest.mark.parametrize("at", [0, 4, 11])
+@pytest.mark.parametrize("torn", [False, True])
+def test_resumes_with_nothing_lost(model, samples, tmp_path, monkeypatch, at, torn):
+    path = tmp_path / "run.jsonl"
+    metric = metric_for(samples)
+    options = {**OPTIONS, "augment": noise, "grid": GRID}
+    whole = tune(model, samples, metric, **options)
+    eliminated = []
+    order = spade_xai.cache.order_layer
+    monkeypatch.setattr(
+        spade_xai.cache, "order_layer", lambda *a: eliminated.append(a) or order(*a)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        tune(model, samples, Interrupting(metric, at), checkpoint=path, **options)
+    assert len(path.read_text().splitlines()) == 1 + at
+    if torn:
+        with path.open("a") as file:
+            file.write("[0, 0.5, 1, 0.12")
+    rest = Interrupting(metric, -1)
+    resumed = tune(model, samples, rest, checkpoint=path, **options)
+    assert resumed == whole
+    assert rest.calls == len(path.read_text().splitlines()) - 1 - at
+    assert len(eliminated) == 3 * len(samples)  # those before the interruption included
+    nothing = Interrupting(metric, 0)
+    assert tune(model, samples, nothing, checkpoint=path, **options) == whole
+
+
+def test_checkpoint_of_another_run_is_refused(model, samples, tmp_path):
+    path = tmp_path / "run.jsonl"
+    options = {**OPTIONS, "augment": noise}
+    tune(model, samples, lambda m, i: 1.0, grid=[0.5], checkpoint=path, **options)
+    with pytest.raises(ValueError, match="must belong to this run, grid differs"):
+        tune(model, samples, lambda m, i: 1.0, grid=[0.6], checkpoint=path, **options)
+    with pytest.raises(ValueError, match="samples differs"):
+        tune(model, samples[:2], lambda m, i: 1.0, grid=[0.5], checkpoint=path, **options)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    with pytest.raises(ValueError, match="model differs"):
+        tune(model, samples, lambda m, i: 1.0, grid=[0.5], checkpoint=path, **options)
+    path.write_text("not json\n")
+    with pytest.raises(ValueError, match="is damaged"):
+        tune(model, samples, lambda m, i: 1.0, grid=[0.5], checkpoint=path, **options)
+
+
+def test_dense_model_is_untouched_and_the_result_serves_as_sparsity(model, samples, tmp_path):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = tune(model, samples, metric_for(samples), grid=GRID, augment=noise, **OPTIONS)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    path = tmp_path / "tuned.json"
+    result.save(path)
+    assert json.loads(path.read_text())["sparsity"] == result.sparsity
+    assert [p.name for p in tmp_path.iterdir()] == ["tuned.json"]
+    made = trace(model, samples[0], sparsity=path, augment=noise, **OPTIONS)
+    assert {x.name: x.sparsity_asked for x in made.layers} == result.sparsity
+
+
+def test_errors(model, samples):
+    def run(**changes):
+        arguments = {
+            "model": model,
+            "samples": samples,
+            "metric": lambda m, i: 1.0,
+            "augment": noise,
+        }
+        return tune(**{**arguments, **OPTIONS, **changes})
+
+    for changes, message in [
+        ({"samples": []}, "samples must hold at least one sample"),
+        ({"grid": []}, "grid must hold at least one ratio"),
+        ({"grid": [1.5]}, r"grid must be in \[0, 1\], got 1.5"),
+        ({"groups": ["0", "*"]}, "groups must not overlap, 0 is in two"),
+        ({"groups": ["head"]}, "groups must take a layer, 'head' takes none"),
+        ({"metric": lambda m, i: float("nan")}, "metric must be finite, got nan for sample 0"),
+        ({"method": "magnitude"}, "tune: method must be one of obc, sparsegpt"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run(**changes)
+
+
+def test_grid_over_all_pairs_is_not_searched(model, samples):
+    """The search costs a group's candidates, not their product."""
+    calls = []
+    tune(model, samples, lambda m, i: calls.append(i) or 1.0, grid=GRID, augment=noise, **OPTIONS)
+    first, later = len(GRID) * len(samples), (len(GRID) - 1) * len(samples)
+    assert len(calls) == first + 2 * later
