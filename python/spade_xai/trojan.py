@@ -8,7 +8,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Planted(NamedTuple):
     backdoor: int  # index into the table; -1: none
 
 
-def read_patch(path: str | Path, size: int) -> Tensor:
+def read_patch(path: str | Path | BinaryIO, size: int) -> Tensor:
     """Read a picture with transparency as a patch [4, size, size], RGBA in [0, 1]."""
     with Image.open(path) as picture:
         scaled = picture.convert("RGBA").resize((size, size), Image.Resampling.LANCZOS)
