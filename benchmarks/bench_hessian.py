@@ -1,68 +1,102 @@
-"""Hessians of ResNet50's 3 x 3 layers and of linear layers, against torch."""
+"""Hessians of real convolutions and linear layers, against torch."""
+
+import math
 
 import pytest
 import torch
-from conftest import peak_extra_bytes
+from benchmarks.costs import hessian as cost
+from benchmarks.layers import layer_table
 from torch.nn import functional as F
 
 from spade_ext import HessianAccumulator, hessian
 
-CONVOLUTIONS = {  # 3 x 3, stride 1, padding 1: channels, pixels, images
-    "56px": (64, 56, 32),
-    "28px": (128, 28, 64),
-    "14px": (256, 14, 128),
-    "7px": (512, 7, 128),
-}
-LINEAR = {
-    "1x1-56px": (100352, 64),
-    "1x1-14px": (25088, 256),
-    "768": (8192, 768),
-    "2048": (8192, 2048),
-}
+CONVOLUTIONS = [
+    "resnet50:layer1.0.conv2",
+    "resnet50:layer2.1.conv2",
+    "resnet50:layer3.1.conv2",
+    "resnet50:layer4.1.conv2",
+    "resnet50:conv1",
+    "resnet50:layer3.0.conv2",
+    "mobilenet_v2:features.12.conv.1.0",
+    "convnext_tiny:features.3.0.block.0",
+]
+POINTWISE = [
+    "resnet50:layer1.0.conv3",
+    "resnet50:layer3.1.conv1",
+    "mobilenet_v2:features.18.0",
+]
+LINEAR = [
+    "convnext_tiny:features.5.0.block.3",
+    "bert_base:bert.encoder.layer.0.attention.self.query",
+    "bert_base:bert.encoder.layer.0.output.dense",
+]
+FLOP = 2e10  # of a problem, by the plain formula
 
 
-def unfold_product(x):
-    """What a Hessian costs in torch: the unfolded inputs times themselves."""
-    rows = F.unfold(x, 3, padding=1).transpose(0, 1).flatten(1)
-    return rows @ rows.T
+def samples_for(shape, check):
+    """Enough samples for a problem of FLOP."""
+    return 1 if check else max(1, min(256, math.ceil(FLOP / cost(shape, 1).plain_flop)))
 
 
-def check(h, expected):
-    assert (h.double() - expected.double()).norm() <= 2e-6 * expected.double().norm()
+def unfolded(x, shape):
+    """The plain formula in torch, [groups, D, D]: the unfolded inputs times themselves."""
+    columns = F.unfold(x, shape.kernel, padding=shape.padding, stride=shape.stride)
+    rows = columns.transpose(0, 1).reshape(shape.groups, shape.cols, -1)
+    return rows @ rows.transpose(1, 2)
+
+
+def residual(h, expected):
+    """||H - expected|| / ||expected||; a wrong H is not timed."""
+    h, expected = h.double(), expected.double().reshape(h.shape)
+    error = ((h - expected).norm() / expected.norm()).item()
+    assert error < 2e-6
+    return error
 
 
 @pytest.mark.parametrize("method", ["spade", "accumulate", "torch"])
-@pytest.mark.parametrize("shape", CONVOLUTIONS)
-@pytest.mark.benchmark(group="hessian of a 3 x 3 convolution")
-def test_convolution(benchmark, record, shape, method):
-    channels, pixels, images = CONVOLUTIONS[shape]
-    x = torch.randn(images, channels, pixels, pixels).relu()
-    columns, samples = 9 * channels, images * pixels**2
-    accumulator = HessianAccumulator(torch.nn.Conv2d(channels, 1, 3, padding=1))
+@pytest.mark.parametrize("layer", CONVOLUTIONS + POINTWISE)
+@pytest.mark.benchmark(group="hessian of a convolution")
+def test_convolution(measure, suite, layer, method):
+    shape = layer_table()[layer]
+    samples = samples_for(shape, suite.check)
+    x = torch.randn(shape.input_shape(samples), device=suite.device).relu()
+    layer = torch.nn.Conv2d(
+        shape.channels, shape.rows, shape.kernel, shape.stride, shape.padding, groups=shape.groups
+    )
+    geometry = {n: getattr(layer, n) for n in ("kernel_size", "stride", "padding", "groups")}
+    accumulator = HessianAccumulator(layer)
     calls = {
-        "spade": lambda: hessian(x, kernel_size=3, padding=1),
+        "spade": lambda: hessian(x, **geometry),
         "accumulate": lambda: accumulator.update(x),
-        "torch": lambda: unfold_product(x),
+        "torch": lambda: unfolded(x, shape),
     }
-    if method == "spade":
-        check(calls["spade"](), unfold_product(x))
-    calls[method]()
-    benchmark.pedantic(calls[method], rounds=5)
-    record(
-        flop=samples * columns * (columns + 1.0),  # the symmetric half, as if unfolded
-        input_bytes=x.numel() * 4,
-        hessian_bytes=columns**2 * 8,
-        peak_extra_bytes=peak_extra_bytes(calls[method]),
+    error = residual(calls["spade"](), unfolded(x, shape))
+    measure(
+        calls[method],
+        cost(shape, samples),
+        rounds=5 if method != "torch" else 3,
+        memory=True,
+        residual=error,
+        shape=str(shape),
+        samples=samples,
     )
 
 
 @pytest.mark.parametrize("method", ["spade", "torch"])
-@pytest.mark.parametrize("shape", LINEAR)
+@pytest.mark.parametrize("layer", LINEAR)
 @pytest.mark.benchmark(group="hessian of linear inputs")
-def test_linear(benchmark, record, shape, method):
-    samples, columns = LINEAR[shape]
-    x = torch.randn(samples, columns).relu()
-    calls = {"spade": lambda: hessian(x), "torch": lambda: x.T @ x}
-    check(calls["spade"](), calls["torch"]())
-    benchmark.pedantic(calls[method], rounds=7, warmup_rounds=1)
-    record(flop=samples * columns * (columns + 1.0))
+def test_linear(measure, suite, layer, method):
+    shape = layer_table()[layer]
+    samples = samples_for(shape, suite.check)
+    x = torch.randn(shape.input_shape(samples), device=suite.device).relu()
+    rows = x.flatten(0, -2)
+    calls = {"spade": lambda: hessian(x), "torch": lambda: rows.T @ rows}
+    error = residual(calls["spade"](), calls["torch"]())
+    measure(
+        calls[method],
+        cost(shape, samples),
+        memory=True,
+        residual=error,
+        shape=str(shape),
+        samples=samples,
+    )

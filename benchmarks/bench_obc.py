@@ -1,19 +1,30 @@
-"""Exact OBC: elimination at the columns of ResNet50's 3 x 3 layers, and weights from a trace."""
+"""Exact OBC at the columns of real layers, step by step in torch, and weights from a trace."""
 
 import pytest
 import torch
-from conftest import peak_extra_bytes
+from benchmarks import costs
+from benchmarks.layers import layer_table
+from benchmarks.problems import pruning_problem
 
-from spade_ext import _C, damped_inverse, hessian, obc_trace, reference
+from spade_ext import _C, damped_inverse, obc_trace, reference
 
-ROWS = {576: 128, 1152: 64, 2304: 16, 4608: 4}  # about the same work at each
+LAYERS = [
+    "mobilenet_v2:features.12.conv.2",  # D = 576
+    "bert_base:bert.encoder.layer.0.attention.self.query",  # 768
+    "resnet50:layer2.1.conv2",  # 1152
+    "resnet50:layer3.1.conv2",  # 2304
+    "convnext_tiny:features.7.0.block.5",  # 3072
+    "resnet50:layer4.1.conv2",  # 4608
+]
+FLOP = 1.3e11  # of a problem: fewer rows of wider layers
 REFERENCE_ROWS = {576: 4, 1152: 2}
 
 
-def problem(rows, columns):
-    generator = torch.Generator().manual_seed(columns)
-    x = torch.randn(columns + columns // 4, columns, generator=generator).relu()
-    return torch.randn(rows, columns, generator=generator), hessian(x)
+def rows_for(shape, suite):
+    """Rows that make a problem of FLOP, of the layer's own."""
+    if suite.check:
+        return 8
+    return max(2, min(shape.rows, round(3 * FLOP / shape.cols**3)))
 
 
 def eliminate(weight, hinv):
@@ -29,53 +40,63 @@ def eliminate(weight, hinv):
     return order, loss
 
 
-@pytest.mark.parametrize("columns", ROWS)
+@pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.benchmark(group="obc_trace")
-def test_elimination(benchmark, record, columns):
-    rows = ROWS[columns]
-    weight, h = problem(rows, columns)
+def test_obc_trace(measure, suite, layer):
+    shape = layer_table()[layer]
+    rows, columns = rows_for(shape, suite), 96 if suite.check else shape.cols
+    weight, (h,) = pruning_problem(rows, columns)
     hinv, _ = damped_inverse(h)
     order, loss = eliminate(weight, hinv)
-    # The losses of a full elimination sum to the error of removing everything, 0.5 w^T H w.
-    damped = torch.linalg.inv(hinv.double())
-    total = 0.5 * ((weight.double() @ damped) * weight).sum(1)
+    # The losses of a full elimination sum to the error of removing everything, 0.5 w^T H w = 0.5 ||L^T w||^2.
+    factor = torch.linalg.cholesky(hinv.double())  # A = F F^T: 0.5 w^T A^-1 w = 0.5 ||F^-1 w||^2
+    whitened = torch.linalg.solve_triangular(factor, weight.double().T, upper=False)
+    total = 0.5 * whitened.square().sum(0)
     residual = ((loss.double().sum(1) - total).abs() / total).max().item()
     assert residual < 1e-3
     assert torch.equal(order.sort(1)[0][0], torch.arange(columns, dtype=torch.int32))
-    benchmark.pedantic(eliminate, (weight, hinv), rounds=5)
-    record(
-        flop=rows * columns**3 / 3,
-        rows=rows,
-        seconds_a_row=benchmark.stats.stats.min / rows,
+    measure(
+        lambda: eliminate(weight, hinv),
+        costs.obc_trace(rows, columns),
+        rounds=3,
+        memory=True,
         residual=residual,
-        peak_extra_bytes=peak_extra_bytes(lambda: eliminate(weight, hinv)),
-        allowed_extra_bytes=int(1.1 * torch.get_num_threads() * columns**2 * 4)
-        + weight.numel() * 8,
+        shape=str(shape),
+        rows=rows,
+        cols=columns,
     )
 
 
 @pytest.mark.parametrize("columns", REFERENCE_ROWS)
 @pytest.mark.benchmark(group="obc_trace step by step in torch")
-def test_reference(benchmark, record, columns):
-    rows = REFERENCE_ROWS[columns]
-    weight, h = problem(rows, columns)
+def test_reference(measure, suite, columns):
+    rows, columns = REFERENCE_ROWS[columns], 96 if suite.check else columns
+    weight, (h,) = pruning_problem(rows, columns)
     hinv, _ = damped_inverse(h)
-    order, _, _ = benchmark.pedantic(
-        reference.obc_eliminate, (weight, hinv, columns), rounds=1, warmup_rounds=0
+    order, _, _ = measure(
+        lambda: reference.obc_eliminate(weight, hinv, columns),
+        costs.obc_trace(rows, columns),
+        rounds=1,
+        rows=rows,
+        cols=columns,
     )
-    same = (eliminate(weight, hinv)[0] == order).float().mean().item()
-    assert same > 0.99
-    record(rows=rows, seconds_a_row=benchmark.stats.stats.min / rows, same_order=same)
+    assert (eliminate(weight, hinv)[0] == order).float().mean().item() > 0.99
 
 
-@pytest.mark.parametrize("sparsity", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.99])
 @pytest.mark.benchmark(group="weights from a trace, 64 x 1152")
-def test_weights(benchmark, record, sparsity):
-    weight, h = problem(64, 1152)
+def test_obc_weights(measure, suite, sparsity):
+    rows, columns = (8, 96) if suite.check else (64, 1152)
+    weight, (h,) = pruning_problem(rows, columns)
     trace = obc_trace(weight, h)
     pruned = trace.prune(sparsity)
-    residual = torch.where(pruned != 0, (pruned - weight).double() @ trace.hessian.double(), 0)
-    scale = 1152 * trace.hessian.norm() * weight.norm() * torch.finfo(torch.float32).eps
-    assert residual.norm() < 30 * scale
-    benchmark.pedantic(trace.prune, (sparsity,), rounds=5)
-    record()
+    gradient = torch.where(pruned != 0, (pruned - weight).double() @ trace.hessian.double(), 0)
+    scale = columns * trace.hessian.norm() * weight.norm() * torch.finfo(torch.float32).eps
+    residual = (gradient.norm() / scale).item()
+    assert residual < 30
+    measure(
+        lambda: trace.prune(sparsity),
+        costs.obc_weights(rows, columns, sparsity),
+        residual=residual,
+        sparsity=sparsity,
+    )

@@ -1,84 +1,85 @@
-"""What every benchmark records: machine, versions, commit, and the machine's own SGEMM rate in the same run."""
+"""Options and fixtures of the benchmarks: how long they run, where, and what each writes down."""
 
-import platform
-import subprocess
-import time
+import os
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-
-import spade_ext
-
-
-def seconds(call: Callable[[], object], rounds: int = 3) -> float:
-    """Least time of a call over some rounds."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+from benchmarks import machine
+from benchmarks.costs import Work
+from benchmarks.suite import Suite
 
 
-def sgemm_gflops() -> float:
-    """GFLOP/s of torch's float32 matrix product at 2048, 2 n^3 flop, with torch's threads."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    a @ b
-    return 2 * 2048**3 / seconds(lambda: a @ b, 5) / 1e9
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("spade-ext benchmarks")
+    group.addoption("--suite", choices=("quick", "full"), default="quick", help="how many shapes")
+    group.addoption("--check", action="store_true", help="small problems, one round: for CI")
+    group.addoption("--device", choices=("cpu", "cuda"), default="cpu")
+    group.addoption("--published", metavar="PATH", help="a checkout of the published SPADE code")
+    group.addoption("--configuration", action="append", help="of configurations.toml; all if none")
+    group.addoption("--mode", choices=("full", "sampled"), help="how configurations run")
 
 
-def peak_extra_bytes(call: Callable[[], object]) -> int:
-    """Most resident memory during a call beyond what there was before it (Linux)."""
-    resident = {}
-    Path("/proc/self/clear_refs").write_text("5")  # the peak restarts at the present
-    for when in ("VmRSS", "VmHWM"):
-        if when == "VmHWM":
-            result = call()
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(when):
-                resident[when] = int(line.split()[1]) * 1024
-    del result
-    return resident["VmHWM"] - resident["VmRSS"]
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: only in the full suite")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    suite = Suite.of(config)
+    if suite.full:
+        return
+    skip = pytest.mark.skip(reason="only in the full suite")
+    for item in items:
+        if item.get_closest_marker("full"):
+            item.add_marker(skip)
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
-    """Replace the machine's name by what matters for the figures."""
-    model = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
+    """Replace what pytest-benchmark notes, the machine's name among it, by what matters for the figures."""
     machine_info.clear()
-    machine_info.update(
-        cpu=model[0] if model else platform.processor(),
-        threads=torch.get_num_threads(),
-        python=platform.python_version(),
-        torch=torch.__version__,
-        spade_ext=spade_ext.build_info(),
-    )
+    machine_info.update(machine.describe(Suite.of(config).device))
 
 
 def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict) -> None:
     """Keep the commit's hash and whether the tree differs from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
     commit_info.clear()
-    commit_info.update(commit=result.stdout.strip() or "unknown")
+    commit_info.update(commit=machine.commit())
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list, output_json: dict) -> None:
+    """Note the command that was given."""
+    output_json["command"] = os.environ.get("SPADE_BENCHMARK_COMMAND", "pytest benchmarks")
 
 
 @pytest.fixture
-def record(benchmark) -> Callable[..., None]:
-    """A function that writes figures down: rate from flop, and its share of the SGEMM rate measured right after."""
+def suite(request: pytest.FixtureRequest) -> Suite:
+    """The options of this run."""
+    return Suite.of(request.config)
 
-    def write(flop: float | None = None, **more: object) -> None:
-        benchmark.extra_info.update(more)
-        if flop is not None:
-            rate = flop / benchmark.stats.stats.min / 1e9
-            sgemm = sgemm_gflops()
-            benchmark.extra_info.update(
-                flop=flop, gflops=rate, sgemm_gflops=sgemm, share_of_sgemm=rate / sgemm
-            )
 
-    return write
+@pytest.fixture
+def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
+    """A function that times a call and writes down its rates, beside the machine's own measured right after."""
+
+    def run(
+        call: Callable[[], Any],
+        work: Work | None = None,
+        *,
+        rounds: int = 5,
+        memory: bool = False,
+        **more: object,
+    ) -> Any:
+        def timed() -> Any:
+            result = call()
+            machine.synchronize(suite.device)
+            return result
+
+        if rounds > 1:
+            timed()
+        result = benchmark.pedantic(timed, rounds=1 if suite.check else rounds)
+        if memory:
+            more["peak_extra_bytes"] = machine.peak_extra_bytes(call, suite.device)
+        benchmark.extra_info.update(suite.rates(work, benchmark.stats.stats.min), **more)
+        return result
+
+    return run

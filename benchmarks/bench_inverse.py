@@ -1,0 +1,28 @@
+"""The damped inverse of Hessians of real layers, against torch."""
+
+import pytest
+import torch
+from benchmarks.costs import damped_inverse as cost
+from benchmarks.problems import pruning_problem
+
+from spade_ext import damped_inverse
+
+COLUMNS = [768, 1152, pytest.param(2304, marks=pytest.mark.full), 3072]
+
+
+@pytest.mark.parametrize("method", ["spade", "torch"])
+@pytest.mark.parametrize("columns", COLUMNS)
+@pytest.mark.benchmark(group="damped inverse")
+def test_inverse(measure, suite, columns, method):
+    columns = 96 if suite.check else columns
+    _, (h,) = pruning_problem(1, columns, device=suite.device)
+    inverse, damp = damped_inverse(h)
+    damped = h.double() + damp * h.diagonal().mean() * torch.eye(columns, device=suite.device)
+    eye = torch.eye(columns, dtype=torch.float64, device=suite.device)
+    residual = ((damped @ inverse.double() - eye).norm() / columns**0.5).item()
+    assert residual < 1e-2
+    calls = {
+        "spade": lambda: damped_inverse(h),
+        "torch": lambda: torch.cholesky_inverse(torch.linalg.cholesky(damped)).float(),
+    }
+    measure(calls[method], cost(columns), rounds=3, memory=True, residual=residual, cols=columns)

@@ -1,0 +1,219 @@
+"""Latency of SPADE for one sample, split as the paper splits it: forward pass and Hessian, pruning and saving.
+
+Full mode calls spade_xai.trace (or trace_many) and saves the result. Sampled mode runs a part of the work with the same
+code, stage by stage, and scales each stage by what it is proportional to: augmenting, forward passes and Hessians by the
+augmentations; eliminations and solves of exact OBC by the rows, but not the inverse of H; batches by the samples.
+"""
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import machine
+from benchmarks.configurations import Configuration, Shares
+from benchmarks.networks import network
+from spade_ext import damped_inverse
+from spade_xai import Trace, schedule, trace, trace_many
+from spade_xai.capture import Hessians
+from spade_xai.layers import Layer
+from spade_xai.progress import Stages
+from spade_xai.pruning import prune_layer
+from spade_xai.run import Book, Options, Run
+
+SPARSITY = 0.9
+BATCH = 64  # augmentations in one forward pass
+DAMP = 0.01
+
+
+def measure_latency(
+    configuration: Configuration,
+    *,
+    shares: Shares | None,
+    device: str = "cpu",
+    size: int = 224,
+    batch: int = BATCH,
+) -> dict[str, Any]:
+    """Seconds a sample of a configuration, on a random image.
+
+    Args:
+        configuration: What to prune.
+        shares: What part is run; None runs everything.
+        device: "cpu" or "cuda".
+        size: Height and width of the image.
+        batch: Augmentations in one forward pass.
+
+    Returns:
+        augment, forward, hessian, prune and save in seconds, the two sums of the paper's split, the total, and what was
+        run.
+    """
+    model = network(configuration.model, device)
+    image = _image(size, device)
+    result: dict[str, Any] = {}
+
+    def run() -> None:
+        parts = _full if shares is None else _sampled
+        result.update(parts(configuration, model, image, shares, batch))
+
+    start = time.perf_counter()
+    peak = machine.peak_extra_bytes(run, device)
+    seconds = result["seconds"]
+    return {
+        "configuration": configuration.name,
+        "model": configuration.model,
+        "method": configuration.method,
+        "layers": configuration.layers or "all",
+        "augmentations": configuration.augmentations,
+        "samples": configuration.samples,
+        "mode": "full" if shares is None else "sampled",
+        "sparsity": SPARSITY,
+        "batch_size": batch,
+        "image_size": size,
+        **result,
+        "forward_hessian_seconds": sum(seconds[k] for k in ("augment", "forward", "hessian")),
+        "prune_save_seconds": seconds["prune"] + seconds["save"],
+        "total_seconds": sum(seconds.values()),
+        "measured_seconds": time.perf_counter() - start,
+        "peak_extra_bytes": peak,
+    }
+
+
+def _image(size: int, device: str) -> Tensor:
+    """A random smooth image [1, 3, size, size] in [0, 1]."""
+    coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return nn.functional.interpolate(coarse, size=(size, size), mode="bilinear").to(device)
+
+
+def _settings(configuration: Configuration, batch: int) -> dict[str, Any]:
+    return {
+        "method": configuration.method,
+        "sparsity": schedule.uniform(SPARSITY),
+        "augment": "convnext" if "convnext" in configuration.model else "resnet",
+        "augmentations": configuration.augmentations,
+        "layers": configuration.layers,
+        "damp": DAMP,
+        "batch_size": batch,
+        "seed": 0,
+    }
+
+
+def _full(
+    configuration: Configuration, model: nn.Module, image: Tensor, shares: None, batch: int
+) -> dict[str, Any]:
+    settings = _settings(configuration, batch)
+    if configuration.samples == 1:
+        traces = [trace(model, image, progress=None, **settings)]
+    else:
+        images = torch.cat([image.roll(i, -1) for i in range(configuration.samples)])
+        many = trace_many(model, images, group=configuration.samples, progress=None, **settings)
+        traces = list(many)
+    seconds = {k: traces[0].timings.get(k, 0.0) for k in ("augment", "forward", "hessian", "prune")}
+    seconds["save"] = _save_seconds(traces)
+    return {"seconds": seconds, **_checked(traces[0])}
+
+
+def _sampled(
+    configuration: Configuration, model: nn.Module, image: Tensor, shares: Shares, batch: int
+) -> dict[str, Any]:
+    wanted = configuration.augmentations * shares.augmentations
+    augmentations = min(configuration.augmentations, max(1, round(wanted / batch)) * batch)
+    scale = configuration.augmentations / augmentations
+    settings = _settings(replace(configuration, augmentations=augmentations), batch)
+    options = Options(function="latency", depthwise=False, max_memory=None, **settings)
+    with Stages(None) as stages, torch.no_grad():
+        run = Run(model, [image], options, None, stages)
+        sums = Hessians(run.model, run.layers, options.function)
+        sums.run(run.batches(run.sources[0]))
+        book = Book(run, run.sources[0])
+        taking = pruning = 0.0
+        flop = flop_run = 0
+        for layer in run.layers:
+            start = time.perf_counter()
+            hessian = sums.take(layer)
+            taking += time.perf_counter() - start
+            if configuration.method == "obc":
+                rows = min(layer.rows, max(2 * torch.get_num_threads(), round(shares.rows * layer.rows)))
+                flop, flop_run = flop + layer.numel * layer.cols**2, flop_run + rows * layer.cols**3
+                pruning += _some_rows(book, layer, hessian, rows)
+            else:
+                samples = min(configuration.samples, shares.samples)
+                pruning += _some_samples(book, layer, hessian, samples)
+        made = book.trace(1)
+    seconds = {
+        "augment": stages.seconds["augment"] * scale,
+        "forward": sums.seconds["forward"] * scale,
+        "hessian": sums.seconds["hessian"] * scale + taking,
+        "prune": pruning,
+        "save": _save_seconds([made]),
+    }
+    run_of = {"augmentations_run": augmentations}
+    if configuration.method == "obc":
+        run_of["rows_share"] = flop_run / flop
+    elif configuration.samples > 1:
+        run_of["samples_run"] = min(configuration.samples, shares.samples)
+    return {"seconds": seconds, **run_of, **_checked(made)}
+
+
+def _some_rows(book: Book, layer: Layer, hessian: Tensor, rows: int) -> float:
+    """Prune the first rows of a layer with exact OBC; the time for all of them."""
+    weight = layer.read(book.run.dense)
+    start = time.perf_counter()
+    for h in hessian:
+        damped_inverse(h, DAMP)
+    inverting = time.perf_counter() - start
+    part = replace(layer, rows=rows)
+    start = time.perf_counter()
+    (result,) = prune_layer(
+        part, weight[:, :rows], [hessian], method="obc", sparsity=SPARSITY, damp=DAMP
+    )
+    spent = time.perf_counter() - start
+    seconds = inverting + max(0.0, spent - inverting) * layer.rows / rows
+    repeated = result.weights.repeat(1, -(-layer.rows // rows), 1)[:, : layer.rows]
+    start = time.perf_counter()
+    book.note(layer, replace(result, weights=repeated.contiguous()), seconds)
+    return seconds + time.perf_counter() - start
+
+
+def _some_samples(book: Book, layer: Layer, hessian: Tensor, samples: int) -> float:
+    """Prune a layer with SparseGPT for so many samples at once; the time for each."""
+    weight = layer.read(book.run.dense)
+    start = time.perf_counter()
+    results = prune_layer(
+        layer, weight, [hessian] * samples, method="sparsegpt", sparsity=SPARSITY, damp=DAMP
+    )
+    seconds = (time.perf_counter() - start) / samples
+    start = time.perf_counter()
+    book.note(layer, results[0], seconds)
+    return seconds + time.perf_counter() - start
+
+
+def _save_seconds(traces: list[Trace]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        for i, made in enumerate(traces):
+            made.save(Path(folder) / f"{i}.safetensors")
+        return (time.perf_counter() - start) / len(traces)
+
+
+def _checked(made: Trace) -> dict[str, Any]:
+    """What a trace did; a wrong one is no measurement.
+
+    Raises:
+        RuntimeError: A layer was not pruned to the sparsity, or kept nothing of its output.
+    """
+    for layer in made.layers:
+        # SparseGPT rounds down in each block of a layer's columns
+        pruned = layer.status in ("pruned", "damped") and abs(layer.sparsity_got - SPARSITY) < 0.05
+        if not pruned or not 0 <= layer.relative_loss < 1:
+            raise RuntimeError(f"layer {layer.name} was not pruned as asked for: {layer}")
+    return {
+        "residual": max(layer.relative_loss for layer in made.layers),
+        "layer_seconds": [
+            {"name": x.name, "rows": x.rows, "cols": x.cols, "seconds": x.seconds}
+            for x in made.layers
+        ],
+    }

@@ -1,0 +1,107 @@
+"""The machine that benchmarks run on: what it is, how fast it multiplies and copies, and how much memory a call takes."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import spade_ext
+from benchmarks import ROOT
+
+
+def synchronize(device: str) -> None:
+    """Wait for the work queued on a CUDA device."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def seconds(call: Callable[[], object], device: str = "cpu", rounds: int = 3) -> float:
+    """Least time of a call over some rounds."""
+    times = []
+    for _ in range(rounds):
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def sgemm_gflops(device: str = "cpu", size: int = 2048) -> float:
+    """GFLOP/s of torch's float32 matrix product, 2 size^3 flop, with torch's threads and without TF32."""
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    a @ b
+    return 2 * size**3 / seconds(lambda: a @ b, device, 5) / 1e9
+
+
+def copy_gbs(device: str = "cpu", size: int = 2**26) -> float:
+    """GB/s of torch's copy of `size` floats, each read once and written once."""
+    a = torch.ones(size, device=device)
+    b = torch.empty_like(a)
+    b.copy_(a)
+    return 8 * size / seconds(lambda: b.copy_(a), device, 5) / 1e9
+
+
+def peak_extra_bytes(call: Callable[[], object], device: str = "cpu") -> int | None:
+    """Most memory during a call beyond what there was before it; None where the system does not tell."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    reset = Path("/proc/self/clear_refs")
+    try:
+        reset.write_text("5")  # the peak restarts at the present
+    except OSError:
+        call()
+        return None
+    before = _status("VmRSS")
+    call()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {key}")
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """Device, threads and versions; nothing that names the machine."""
+    return {
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "spade_ext": spade_ext.build_info(),
+    }
+
+
+def commit() -> str:
+    """The checkout's commit; "-dirty" if tracked files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip()

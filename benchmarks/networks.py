@@ -1,0 +1,33 @@
+"""The networks that are traced: torchvision's, with random weights."""
+
+import importlib.util
+import sys
+
+import torch
+from torch import nn
+
+from benchmarks import ROOT
+
+
+def network(name: str, device: str = "cpu") -> nn.Module:
+    """A network of torchvision with seeded random weights, in eval mode, channels last."""
+    models = _torchvision_models()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = models.get_model(name, weights=None)
+    return model.eval().to(device=device, memory_format=torch.channels_last)
+
+
+def _torchvision_models():
+    """torchvision.models; where its compiled part does not load, with its operators declared as in the tests."""
+    try:
+        from torchvision import models
+    except RuntimeError:
+        # A CUDA build beside a CPU-only torch. The module is kept: the declarations live as long as it does.
+        spec = importlib.util.spec_from_file_location(
+            "declared_operators", ROOT / "tests" / "conftest.py"
+        )
+        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        from torchvision import models
+    return models

@@ -1,0 +1,67 @@
+"""How a run of the benchmarks was asked for, and the rates that each benchmark is set against."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import machine
+from benchmarks.costs import Work
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Options of a run.
+
+    Attributes:
+        full: Every shape, more rounds.
+        check: Small problems and one round: results are checked and reported, their times mean nothing.
+        device: "cpu" or "cuda".
+        published: A checkout of the published code.
+        configurations: Names in configurations.toml; empty for the suite's own choice.
+        mode: "full" or "sampled" for all configurations; None for the suite's own choice.
+    """
+
+    full: bool = False
+    check: bool = False
+    device: str = "cpu"
+    published: str | None = None
+    configurations: tuple[str, ...] = ()
+    mode: str | None = None
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> "Suite":
+        """The options of a pytest run."""
+        return cls(
+            config.getoption("suite") == "full",
+            config.getoption("check"),
+            config.getoption("device"),
+            config.getoption("published"),
+            tuple(config.getoption("configuration") or ()),
+            config.getoption("mode"),
+        )
+
+    def rates(self, work: Work | None, seconds: float) -> dict[str, Any]:
+        """Flop and byte counts, rates and their shares of the machine's, which are measured now."""
+        size, floats = (256, 2**16) if self.check else (2048, 2**25)
+        sgemm = machine.sgemm_gflops(self.device, size)
+        copy = machine.copy_gbs(self.device, floats)
+        info: dict[str, Any] = {
+            "device": self.device,
+            "threads": torch.get_num_threads(),
+            "sgemm_gflops": sgemm,
+            "copy_gbs": copy,
+        }
+        if work is not None:
+            gflops, gbs = work.flop / seconds / 1e9, work.bytes / seconds / 1e9
+            info |= {
+                "flop": work.flop,
+                "plain_flop": work.plain_flop,
+                "bytes": work.bytes,
+                "gflops": gflops,
+                "gbs": gbs,
+                "share_of_sgemm": gflops / sgemm,
+                "share_of_copy": gbs / copy,
+            }
+        return info
