@@ -1,5 +1,7 @@
 // Blocked right-looking Cholesky over serial BLAS calls: each tile of the trailing matrix belongs
-// to one task and each sum has one order, so that threads do not change a bit.
+// to one task and each sum has one order, so that threads do not change a bit. The triangular
+// solves of a step are products with the inverses of small diagonal blocks: BLAS's own solves of
+// this size run at a fifth of its products' rate.
 
 #include "cpu/cholesky.h"
 
@@ -9,15 +11,44 @@
 #include <vector>
 
 #include "core/blas.h"
+#include "core/buffer.h"
 #include "core/parallel.h"
 
 namespace spade {
 namespace {
 
 constexpr int64_t kBlock = 192;  // a tile of doubles, 288 KB, stays in L2
+constexpr int64_t kSolve = 64;   // diagonal blocks that are inverted
 
 int64_t blocks(int64_t n) { return (n + kBlock - 1) / kBlock; }
 int64_t width(int64_t n, int64_t block) { return std::min(kBlock, n - block * kBlock); }
+
+// inverses = L_jj^-1 of each diagonal block j of the n x n factor l, kSolve x kSolve apiece.
+template <class T>
+void invert_diagonal(const T* l, int64_t n, int64_t ld, T* inverses) {
+  for (int64_t j = 0; j < n; j += kSolve, inverses += kSolve * kSolve) {
+    const int64_t size = std::min(kSolve, n - j);
+    std::fill(inverses, inverses + kSolve * kSolve, T(0));
+    for (int64_t i = 0; i < size; ++i) inverses[i * kSolve + i] = T(1);
+    blas::trsm(blas::kLeft, blas::kLower, blas::kNo, size, size, l + j * ld + j, ld, inverses,
+               kSolve);
+  }
+}
+
+// B = B L^-T of rows x n, block column by block column. scratch: [kBlock, kSolve]
+template <class T>
+void solve(const T* l, const T* inverses, int64_t rows, int64_t n, int64_t ld, T* b, T* scratch) {
+  for (int64_t j = 0; j < n; j += kSolve, inverses += kSolve * kSolve) {
+    const int64_t size = std::min(kSolve, n - j);
+    if (j > 0)
+      blas::gemm(blas::kNo, blas::kYes, rows, size, j, T(-1), b, ld, l + j * ld, ld, T(1), b + j,
+                 ld);
+    for (int64_t i = 0; i < rows; ++i)
+      std::copy(b + i * ld + j, b + i * ld + j + size, scratch + i * kSolve);
+    blas::gemm(blas::kNo, blas::kYes, rows, size, size, T(1), scratch, kSolve, inverses, kSolve,
+               T(0), b + j, ld);
+  }
+}
 
 }  // namespace
 
@@ -25,14 +56,16 @@ template <class T>
 bool cholesky(T* a, int64_t n, int threads) {
   blas::use_one_thread();
   const auto none = [] { return 0; };
+  const auto scratch = [] { return Buffer<T>(kBlock * kSolve); };
   const auto tile = [&](int64_t I, int64_t J) { return a + I * kBlock * n + J * kBlock; };
+  const Buffer<T> inverses(kBlock * kSolve);
   for (int64_t k = 0; k < blocks(n); ++k) {
     if (!blas::potrf(width(n, k), tile(k, k), n)) return false;
     const int64_t rest = blocks(n) - k - 1;
-    parallel_for(threads, rest, none, [&](int, int64_t i) {
+    if (rest > 0) invert_diagonal(tile(k, k), width(n, k), n, inverses.get());
+    parallel_for(threads, rest, scratch, [&](const Buffer<T>& mine, int64_t i) {
       const int64_t I = k + 1 + i;
-      blas::trsm(blas::kRight, blas::kLower, blas::kYes, width(n, I), width(n, k), tile(k, k), n,
-                 tile(I, k), n);
+      solve(tile(k, k), inverses.get(), width(n, I), width(n, k), n, tile(I, k), mine.get());
     });
     std::vector<std::pair<int64_t, int64_t>> pairs;
     for (int64_t I = k + 1; I < blocks(n); ++I)

@@ -25,9 +25,10 @@ namespace spade {
 namespace {
 
 constexpr int64_t kLazy = 128;  // columns of a lazy block
-constexpr int64_t kImmediate =
-    16;  // columns whose errors reach the rest of the lazy block together
-constexpr int64_t kProductRows = 2;        // chunks of rows in one product
+// Columns whose errors reach the rest of the lazy block together.
+constexpr int64_t kImmediate = 16;
+constexpr int64_t kPadding = 16;           // rows: columns a power of two apart share cache sets
+constexpr int64_t kTile = 16;              // columns of a tile of a transpose: a cache line
 constexpr double kFloatFromDamp = 1e-3;    // with less damping floats are factorised in double
 constexpr double kParallelWork = 1 << 18;  // multiply-adds worth waking other threads
 
@@ -35,6 +36,9 @@ constexpr double kParallelWork = 1 << 18;  // multiply-adds worth waking other t
 int64_t multiple_within(int64_t mask, int64_t limit) {
   return mask >= limit ? limit : limit / mask * mask;
 }
+
+// Chunks of rows in one product: more pack the other factor less often, fewer occupy more threads.
+int64_t product_chunks(int64_t chunks) { return std::clamp<int64_t>(chunks / 4, 1, 4); }
 
 template <class T>
 class SparseGpt {
@@ -46,7 +50,7 @@ class SparseGpt {
         mask_(options.m > 0 ? options.m : std::min(options.block_size, D)),
         lazy_(std::min(D, multiple_within(mask_, kLazy))),
         chunks_((R + kRowChunk - 1) / kRowChunk),
-        stride_(chunks_ * kRowChunk),
+        stride_(chunks_ * kRowChunk + kPadding),
         threads_(threads),
         v_(D * D),
         weights_(D * stride_),
@@ -65,7 +69,7 @@ class SparseGpt {
     for (int64_t first = 0; first < D_ && !done.cancelled(); first += span) {
       const int64_t width = std::min(span, D_ - first);
       if (mask_ > lazy_) {
-        weights_at(first, width);
+        weights_at(first, width, nullptr);
         select(first, width, state_.get(), gone_.get());
       }
       for (int64_t i = 0; i < width; i += lazy_)
@@ -99,10 +103,22 @@ class SparseGpt {
   template <class F>
   bool reversed_cholesky(const T* h, const Buffer<double>& diagonal, double shift,
                          const Buffer<F>& v) const {
-    std::reverse_copy(h, h + D_ * D_, v.get());
-    for (int64_t j = 0; j < D_; ++j) v[j * D_ + j] = static_cast<F>(diagonal[D_ - 1 - j] + shift);
+    const auto none = [] { return 0; };
+    const auto row = [&](int64_t i) { return v.get() + i * D_; };
+    const double size = static_cast<double>(D_) * static_cast<double>(D_);
+    const int threads = size < kParallelWork ? 1 : threads_;
+    parallel_for(threads, D_, none, [&](int, int64_t i) {
+      std::reverse_copy(h + (D_ - 1 - i) * D_, h + (D_ - i) * D_, row(i));
+      row(i)[i] = static_cast<F>(diagonal[D_ - 1 - i] + shift);
+    });
     if (!cholesky(v.get(), D_, threads_)) return false;
-    std::reverse(v.get(), v.get() + D_ * D_);
+    parallel_for(threads, (D_ + 1) / 2, none, [&](int, int64_t i) {
+      const int64_t j = D_ - 1 - i;
+      std::reverse(row(i), row(i) + D_);
+      if (i == j) return;
+      std::reverse(row(j), row(j) + D_);
+      std::swap_ranges(row(i), row(i) + D_, row(j));
+    });
     return true;
   }
 
@@ -113,7 +129,7 @@ class SparseGpt {
         work < kParallelWork ? 1 : threads_, (chunks_ + group - 1) / group, [] { return 0; },
         [&](int, int64_t i) {
           const int64_t row = i * group * kRowChunk;
-          fn(row, std::min(group * kRowChunk, stride_ - row));
+          fn(row, std::min(group, chunks_ - i * group) * kRowChunk);
         });
   }
 
@@ -124,36 +140,50 @@ class SparseGpt {
   // weights_ = W^T; dead columns and the rows of padding are zero.
   void transpose_in(const T* w, const T* h) {
     each_chunk(work(D_, 1), 1, [&](int64_t row, int64_t) {
-      for (int64_t j = 0; j < D_; ++j) {
-        const bool dead = h[j * D_ + j] == T(0);
-        for (int64_t r = row; r < row + kRowChunk; ++r)
-          weights_[j * stride_ + r] = r < R_ && !dead ? w[r * D_ + j] : T(0);
+      const int64_t last = std::min(R_, row + kRowChunk);
+      for (int64_t first = 0; first < D_; first += kTile) {
+        const int64_t end = std::min(D_, first + kTile);
+        for (int64_t r = row; r < last; ++r)
+          for (int64_t j = first; j < end; ++j) weights_[j * stride_ + r] = w[r * D_ + j];
+        for (int64_t j = first; j < end; ++j) {
+          T* column = weights_.get() + j * stride_;
+          std::fill(column + (h[j * D_ + j] == T(0) ? row : last), column + row + kRowChunk, T(0));
+        }
       }
     });
   }
 
   void transpose_out(T* out) const {
     each_chunk(work(D_, 1), 1, [&](int64_t row, int64_t) {
-      for (int64_t r = row; r < std::min(R_, row + kRowChunk); ++r)
-        for (int64_t j = 0; j < D_; ++j) out[r * D_ + j] = weights_[j * stride_ + r];
+      for (int64_t first = 0; first < D_; first += kTile)
+        for (int64_t r = row; r < std::min(R_, row + kRowChunk); ++r)
+          for (int64_t j = first; j < std::min(D_, first + kTile); ++j)
+            out[r * D_ + j] = weights_[j * stride_ + r];
     });
   }
 
   // state_ = weights of columns [first, first + width) at the moment all columns before are done.
-  void weights_at(int64_t first, int64_t width) {
-    each_chunk(work(width, first + width), kProductRows, [&](int64_t row, int64_t rows) {
+  // u: U_bb of these columns, or NULL to solve with V_bb.
+  void weights_at(int64_t first, int64_t width, const T* u) {
+    each_chunk(work(width, first + width), product_chunks(chunks_), [&](int64_t row, int64_t rows) {
       T* to = state_.get() + row;
-      if (first > 0) {
-        blas::gemm(blas::kYes, blas::kNo, width, rows, first, T(1), v_.get() + first, D_,
-                   error_.get() + row, stride_, T(0), to, stride_);
-        blas::trsm(blas::kLeft, blas::kUpper, blas::kYes, width, rows,
-                   v_.get() + first * D_ + first, D_, to, stride_);
-      }
+      const T* dense = weights_.get() + first * stride_ + row;
       for (int64_t c = 0; c < width; ++c)
-        for (int64_t r = 0; r < rows; ++r) {
-          const T dense = weights_[(first + c) * stride_ + row + r];
-          to[c * stride_ + r] = first > 0 ? to[c * stride_ + r] + dense : dense;
-        }
+        std::copy(dense + c * stride_, dense + c * stride_ + rows, to + c * stride_);
+      if (first == 0) return;
+      // E V, in memory that waits for the selection (wide masks) or the recurrence.
+      T* product = (u ? inner_error_ : scores_).get() + row;
+      blas::gemm(blas::kYes, blas::kNo, width, rows, first, T(1), v_.get() + first, D_,
+                 error_.get() + row, stride_, T(0), product, stride_);
+      if (u) {
+        blas::gemm(blas::kYes, blas::kNo, width, rows, width, T(1), u, width, product, stride_,
+                   T(1), to, stride_);
+        return;
+      }
+      blas::trsm(blas::kLeft, blas::kUpper, blas::kYes, width, rows, v_.get() + first * D_ + first,
+                 D_, product, stride_);
+      for (int64_t c = 0; c < width; ++c)
+        for (int64_t r = 0; r < rows; ++r) to[c * stride_ + r] += product[c * stride_ + r];
     });
   }
 
@@ -168,16 +198,16 @@ class SparseGpt {
       select_nm(scores_.get(), R_, options_.n, options_.m, stride_, gone);
     else
       select_block(scores_.get(), R_, width, stride_,
-                   block_count(options_.sparsity, R_ * width, options_.extra), gone, values_);
+                   block_count(options_.sparsity, R_ * width, options_.extra), gone, selection_);
   }
 
   // Columns [first, first + width); gone is given if the mask block is wider than a lazy block.
   void lazy_block(int64_t first, int64_t width, uint8_t* gone) {
-    weights_at(first, width);
     std::fill(u_.get(), u_.get() + width * width, T(0));
     for (int64_t i = 0; i < width; ++i) u_[i * width + i] = T(1);
     blas::trsm(blas::kLeft, blas::kUpper, blas::kNo, width, width, v_.get() + first * D_ + first,
                D_, u_.get(), width);
+    weights_at(first, width, u_.get());
     const LazyBlock<T> block{state_.get(), inner_error_.get(), gone, u_.get(), width, stride_};
     for (int64_t begin = 0, end = 0; begin < width; begin = end) {
       end = std::min(width, begin + multiple_within(mask_, kImmediate));
@@ -196,10 +226,17 @@ class SparseGpt {
           SPADE_DISPATCH(sparsegpt_update(block, begin, end, row));
         });
     }
-    for (int64_t i = 0; i < width * stride_; ++i) {
-      error_[first * stride_ + i] = weights_[first * stride_ + i] - state_[i];
-      weights_[first * stride_ + i] = state_[i];
-    }
+    each_chunk(work(width, 4), 1, [&](int64_t row, int64_t) {
+      for (int64_t c = 0; c < width; ++c) {
+        const T* pruned = state_.get() + c * stride_ + row;
+        T* dense = weights_.get() + (first + c) * stride_ + row;
+        T* error = error_.get() + (first + c) * stride_ + row;
+        for (int64_t r = 0; r < kRowChunk; ++r) {
+          error[r] = dense[r] - pruned[r];
+          dense[r] = pruned[r];
+        }
+      }
+    });
   }
 
   const int64_t R_, D_;
@@ -215,7 +252,7 @@ class SparseGpt {
   Buffer<T> inner_error_;  // [lazy, stride]
   Buffer<T> u_;            // [lazy, lazy]: U_bb
   Buffer<uint8_t> gone_;   // [lazy or mask, stride]
-  std::vector<T> values_;  // scratch of the selection
+  SelectionScratch<T> selection_;
 };
 
 void check_options(const char* function, const spade_sparsegpt_t* o, int64_t D) {

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace spade {
@@ -14,37 +16,75 @@ inline int64_t block_count(double sparsity, int64_t n, int64_t extra) {
   return std::min(n, static_cast<int64_t>(std::floor(exact + 1e-6)) + extra);
 }
 
+constexpr int kRadixBits = 11;  // sign excluded: the exponent, and three bits more of a float
+
+template <class T>
+struct SelectionScratch {
+  std::vector<int32_t> histogram = std::vector<int32_t>(size_t{1} << kRadixBits);
+  std::vector<T> values;
+};
+
+// Bits of a score >= 0 that order it roughly.
+template <class T>
+size_t radix(T score) {
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  Bits bits;
+  std::memcpy(&bits, &score, sizeof bits);
+  return (bits >> (8 * sizeof(T) - 1 - kRadixBits)) & ((size_t{1} << kRadixBits) - 1);
+}
+
+template <class T>
+struct Threshold {
+  T value;          // the count-th least score
+  int64_t surplus;  // scores up to it, less count: ties that stay
+};
+
+// The count-th least of rows x width scores >= 0, 1 <= count: counted by leading bits, then exactly
+// among those that share its leading bits.
+template <class T>
+Threshold<T> find_threshold(const T* scores, int64_t rows, int64_t width, int64_t stride,
+                            int64_t count, SelectionScratch<T>& scratch) {
+  auto& histogram = scratch.histogram;
+  std::fill(histogram.begin(), histogram.end(), 0);
+  for (int64_t c = 0; c < width; ++c)
+    for (int64_t r = 0; r < rows; ++r) ++histogram[radix(scores[c * stride + r])];
+  size_t bucket = 0;
+  int64_t below = 0;  // scores in earlier buckets
+  for (; below + histogram[bucket] < count; ++bucket) below += histogram[bucket];
+  auto& values = scratch.values;
+  values.resize(static_cast<size_t>(histogram[bucket]) + 1);
+  size_t n = 0;
+  for (int64_t c = 0; c < width; ++c)
+    for (int64_t r = 0; r < rows; ++r) {
+      values[n] = scores[c * stride + r];
+      n += radix(values[n]) == bucket;
+    }
+  const auto end = values.begin() + histogram[bucket];
+  const auto kth = values.begin() + (count - below - 1);
+  std::nth_element(values.begin(), kth, end);
+  const auto equal = std::count(kth, end, *kth);  // besides those before it
+  return {*kth, below + (kth - values.begin()) + equal - count};
+}
+
 // Set gone for the `count` least scores of rows x width; ties: lowest row-major index.
-// scores, gone: [width, stride]. values: scratch.
+// scores, gone: [width, stride].
 template <class T>
 void select_block(const T* scores, int64_t rows, int64_t width, int64_t stride, int64_t count,
-                  uint8_t* gone, std::vector<T>& values) {
-  for (int64_t c = 0; c < width; ++c) std::fill_n(gone + c * stride, rows, uint8_t(0));
-  if (count == 0) return;
-  values.clear();
-  for (int64_t c = 0; c < width; ++c)
-    values.insert(values.end(), scores + c * stride, scores + c * stride + rows);
-  std::nth_element(values.begin(), values.begin() + (count - 1), values.end());
-  const T threshold = values[count - 1];
-  int64_t below = 0, equal = 0;
-  for (int64_t c = 0; c < width; ++c) {
-    int64_t b = 0, e = 0;
-    for (int64_t r = 0; r < rows; ++r) {
-      const T s = scores[c * stride + r];
-      gone[c * stride + r] = s <= threshold;
-      b += s < threshold;
-      e += s == threshold;
-    }
-    below += b;
-    equal += e;
+                  uint8_t* gone, SelectionScratch<T>& scratch) {
+  if (count == 0) {
+    for (int64_t c = 0; c < width; ++c) std::fill_n(gone + c * stride, rows, uint8_t(0));
+    return;
   }
+  Threshold<T> threshold = find_threshold(scores, rows, width, stride, count, scratch);
+  for (int64_t c = 0; c < width; ++c)
+    for (int64_t r = 0; r < rows; ++r)
+      gone[c * stride + r] = scores[c * stride + r] <= threshold.value;
   // Of the weights at the threshold, the last ones in row-major order stay.
-  int64_t surplus = below + equal - count;
-  for (int64_t r = rows - 1; r >= 0 && surplus > 0; --r)
-    for (int64_t c = width - 1; c >= 0 && surplus > 0; --c)
-      if (scores[c * stride + r] == threshold) {
+  for (int64_t r = rows - 1; r >= 0 && threshold.surplus > 0; --r)
+    for (int64_t c = width - 1; c >= 0 && threshold.surplus > 0; --c)
+      if (scores[c * stride + r] == threshold.value) {
         gone[c * stride + r] = 0;
-        --surplus;
+        --threshold.surplus;
       }
 }
 
