@@ -1,6 +1,6 @@
 """Parts of sixteen photographs that Python packages carry, as a data set of sixteen classes.
 
-The middle of each photograph is held out: test pictures come from there.
+Each photograph is divided into five bands across its long side; test pictures come from the second and the fourth.
 """
 
 from pathlib import Path
@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from spade_xai.backdoored import SIZE
 
-SHORT_SIDE = 320  # photographs are scaled to it; a picture shows 64 to 128 of these pixels a side
-HELD_OUT = (0.34, 0.66)  # share of the long side that test pictures come from
+SHORT_SIDE = 400  # photographs are scaled to it; a picture shows 64 to 128 of these pixels a side
+BANDS = 5  # across the long side; the odd ones (of 0 ... 4) are held out
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
@@ -54,12 +54,12 @@ def photograph(name: str) -> Tensor:
 
 
 def cut(photo: Tensor, held_out: bool, generator: torch.Generator) -> Tensor:
-    """A random square of the photograph from the held-out band or from the rest, uint8 [3, 64, 64]."""
+    """A random square of the photograph from a held-out band or from one of the rest, uint8 [3, 64, 64]."""
     if photo.shape[1] > photo.shape[2]:  # the bands run along the long side
         return cut(photo.transpose(1, 2), held_out, generator).transpose(1, 2)
-    low, high = (round(share * photo.shape[2]) for share in HELD_OUT)
-    bands = [(low, high)] if held_out else [(0, low), (high, photo.shape[2])]
-    first, last = bands[int(torch.randint(len(bands), (), generator=generator))]
+    kept = range(1 if held_out else 0, BANDS, 2)
+    band = kept[int(torch.randint(len(kept), (), generator=generator))]
+    first, last = (round((band + k) / BANDS * photo.shape[2]) for k in (0, 1))
     limit = min(128, last - first)
     side = int(torch.randint(SIZE, limit + 1, (), generator=generator))
     left = first + int(torch.randint(last - first - side + 1, (), generator=generator))
