@@ -31,19 +31,21 @@ def library_path() -> str:
 
 def cuda_is_available() -> bool:
     """Whether ops can run on CUDA tensors; build_info()["cuda"] says why not."""
-    return False
+    available: bool = _C.cuda_is_available()
+    return available
 
 
 def build_info() -> dict[str, str]:
     """How the native library was built and what it runs with.
 
     Keys: version, compiler, kernels (instruction sets compiled), openmp, blas, cpu_isa (the instruction set in use),
-    cuda (why the CUDA backend is not available).
+    cuda ("available", or "unavailable: " and why), and, if built with CUDA, nvcc and architectures.
     """
-    info: dict[str, str] = json.loads(_C.build_info())
+    info: dict[str, str] = json.loads(_C.build_info()) | json.loads(_C.cuda_build_info())
+    reason = _C.cuda_unavailable_reason()
     return {
         "version": _C.version(),
         **info,
         "cpu_isa": _C.cpu_isa(),
-        "cuda": "unavailable: this version has no CUDA backend",
+        "cuda": f"unavailable: {reason}" if reason else "available",
     }

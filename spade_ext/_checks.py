@@ -122,11 +122,13 @@ def check_square(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def check_cpu(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
-    """Return value if it is on the CPU."""
-    if value.device.type != "cpu":
-        raise ValueError(f"{function}: {name} must be on device cpu, got {value.device}")
-    return value
+def check_device(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
+    """Return value if it is on a device that ops run on: the CPU, or CUDA if its backend is available."""
+    kind = value.device.type
+    if kind == "cpu" or (kind == "cuda" and _C.cuda_is_available()):
+        return value
+    why = f" (no CUDA: {_C.cuda_unavailable_reason()})" if kind == "cuda" else ""
+    raise ValueError(f"{function}: {name} must be on device cpu or cuda, got {value.device}{why}")
 
 
 def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:

@@ -17,7 +17,7 @@ def _result_dtype(*tensors: torch.Tensor) -> torch.dtype:
     return torch.float64 if wide else torch.float32
 
 
-@torch.library.custom_op("spade_ext::hessian", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("spade_ext::hessian", mutates_args=(), device_types=("cpu", "cuda"))
 def hessian_op(
     x: torch.Tensor,
     kernel_size: list[int],
@@ -27,21 +27,22 @@ def hessian_op(
     groups: int,
     padding_mode: str,
     form: str,
+    precision: str,
     threads: int,
 ) -> torch.Tensor:
     """Compute spade_ext.hessian; kernel_size [] is a linear layer, padding is (top, bottom, left, right)."""
     if not kernel_size:
-        return hessian(x, threads=threads or None)
+        return hessian(x, precision=precision, threads=threads or None)
     geometry = Conv2dGeometry(
         (kernel_size[0], kernel_size[1]), (stride[0], stride[1]),
         (padding[0], padding[1], padding[2], padding[3]), (dilation[0], dilation[1]),
         groups, padding_mode,
     )  # fmt: skip
-    return geometry.hessian(x, form=form, threads=threads or None)
+    return geometry.hessian(x, form=form, precision=precision, threads=threads or None)
 
 
 @hessian_op.register_fake
-def _(x, kernel_size, stride, padding, dilation, groups, padding_mode, form, threads):  # type: ignore[no-untyped-def]
+def _(x, kernel_size, stride, padding, dilation, groups, padding_mode, form, precision, threads):  # type: ignore[no-untyped-def]
     cols = x.shape[-1]
     if kernel_size:
         cols = x.shape[1] // groups * kernel_size[0] * kernel_size[1]
@@ -49,7 +50,7 @@ def _(x, kernel_size, stride, padding, dilation, groups, padding_mode, form, thr
     return x.new_empty(shape, dtype=_result_dtype(x))
 
 
-@torch.library.custom_op("spade_ext::damped_inverse", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("spade_ext::damped_inverse", mutates_args=(), device_types=("cpu", "cuda"))
 def damped_inverse_op(
     hessian: torch.Tensor, damp: float, threads: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,7 +65,7 @@ def _(hessian, damp, threads):  # type: ignore[no-untyped-def]
     return inverse, hessian.new_empty((), dtype=torch.float64)
 
 
-@torch.library.custom_op("spade_ext::obc_trace", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("spade_ext::obc_trace", mutates_args=(), device_types=("cpu", "cuda"))
 def obc_trace_op(
     weight: torch.Tensor, hessian: torch.Tensor, block: int, damp: float, threads: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,7 +83,7 @@ def _(weight, hessian, block, damp, threads):  # type: ignore[no-untyped-def]
     )
 
 
-@torch.library.custom_op("spade_ext::obc_prune", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("spade_ext::obc_prune", mutates_args=(), device_types=("cpu", "cuda"))
 def obc_prune_op(
     weight: torch.Tensor,
     hessian: torch.Tensor,
@@ -104,7 +105,9 @@ def _(weight, hessian, sparsity, n, m, block, damp, threads):  # type: ignore[no
     return weight.new_empty(weight.shape)
 
 
-@torch.library.custom_op("spade_ext::sparsegpt_prune", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(
+    "spade_ext::sparsegpt_prune", mutates_args=(), device_types=("cpu", "cuda")
+)
 def sparsegpt_prune_op(
     weight: torch.Tensor,
     hessian: torch.Tensor,

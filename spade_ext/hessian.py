@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from spade_ext import _C
+from spade_ext import _C, _cuda
 from spade_ext._checks import (
-    check_cpu,
+    check_device,
     check_finite,
     check_int,
     check_tensor,
@@ -21,6 +21,7 @@ from spade_ext._progress import Callback, reporting
 
 _FORMS = {"auto": 0, "tap_offsets": 1, "direct": 2}
 _MODES = ("zeros", "reflect", "replicate", "circular")
+_PRECISIONS = ("default", "fast")
 
 
 def _pair(function: str, name: str, value: object, low: int) -> tuple[int, int]:
@@ -94,16 +95,18 @@ class Conv2dGeometry:
         x: torch.Tensor,
         *,
         form: str = "auto",
+        precision: str = "default",
         threads: int | None = None,
         progress: bool | Callback | None = None,
     ) -> torch.Tensor:
         """H of the inputs x [B, C, height, width] of this convolution; see spade_ext.hessian."""
         _check_input("hessian", x, self)
+        _check_precision("hessian", precision)
         if form not in _FORMS:
             raise ValueError(f"hessian: form must be one of {', '.join(_FORMS)}, got {form!r}")
         cols = self.columns(x.shape[1])
-        out = torch.zeros(self.groups, cols, cols, dtype=torch.float64)
-        _add_conv2d(x, self, form, out, resolve_threads("hessian", threads), progress)
+        out = torch.zeros(self.groups, cols, cols, dtype=torch.float64, device=x.device)
+        _add_conv2d(x, self, form, precision, out, resolve_threads("hessian", threads), progress)
         return (out if self.groups > 1 else out[0]).to(compute_dtype(x))
 
     def columns(self, channels: int) -> int:
@@ -134,10 +137,19 @@ def _floating(x: torch.Tensor) -> torch.Tensor:
     return x.detach().float()
 
 
+def _on_cuda(x: torch.Tensor) -> bool:
+    """Whether the CUDA kernels take x; float64 they do not."""
+    return x.is_cuda and x.dtype != torch.float64
+
+
 def _add_linear(
-    x: torch.Tensor, out: torch.Tensor, threads: int, progress: bool | Callback | None
+    x: torch.Tensor,
+    precision: str,
+    out: torch.Tensor,
+    threads: int,
+    progress: bool | Callback | None,
 ) -> None:
-    rows = _floating(x)
+    rows = x.detach() if _on_cuda(x) else _floating(x)
     if rows.ndim != 2:
         rows = rows[None] if rows.ndim == 1 else rows.flatten(0, -2)
     samples, cols = rows.shape
@@ -145,6 +157,11 @@ def _add_linear(
     if (cols > 1 and rows.stride(1) != 1) or ldx < cols:  # strided columns, expanded rows
         rows = rows.contiguous()
         ldx = cols
+    if _on_cuda(rows):
+        return _cuda.add_hessian_linear(rows, out, precision)
+    if rows.is_cuda:
+        out += rows.T @ rows
+        return None
     with reporting(progress, "hessian") as report:
         getattr(_C, f"hessian_linear_{suffix(rows)}")(
             rows.data_ptr(), samples, cols, ldx, out.data_ptr(), threads, report
@@ -155,17 +172,25 @@ def _add_conv2d(
     x: torch.Tensor,
     geometry: Conv2dGeometry,
     form: str,
+    precision: str,
     out: torch.Tensor,
     threads: int,
     progress: bool | Callback | None,
 ) -> None:
-    images = _floating(x)
+    images = x.detach() if _on_cuda(x) else _floating(x)
     if geometry.padding_mode != "zeros":
         top, bottom, left, right = geometry.padding
         images = nn.functional.pad(images, (left, right, top, bottom), mode=geometry.padding_mode)
         geometry = Conv2dGeometry(
             geometry.kernel_size, geometry.stride, (0, 0, 0, 0), geometry.dilation, geometry.groups
         )
+    if _on_cuda(images):
+        return _cuda.add_hessian_conv2d(images, geometry.fields(images), out, precision)
+    if images.is_cuda:
+        host = out.cpu()
+        _add_conv2d(images.cpu(), geometry, form, precision, host, threads, progress)
+        out.copy_(host)
+        return None
     with reporting(progress, "hessian") as report:
         getattr(_C, f"hessian_conv2d_{suffix(images)}")(
             images.data_ptr(),
@@ -177,9 +202,17 @@ def _add_conv2d(
         )
 
 
+def _check_precision(function: str, precision: str) -> str:
+    if precision not in _PRECISIONS:
+        raise ValueError(
+            f"{function}: precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}"
+        )
+    return precision
+
+
 def _check_input(function: str, x: torch.Tensor, geometry: Conv2dGeometry | None) -> torch.Tensor:
     check_tensor(function, "x", x)
-    check_cpu(function, "x", x)
+    check_device(function, "x", x)
     if geometry is None:
         if x.ndim < 1:
             raise ValueError(f"{function}: x must have shape [..., D], got a scalar")
@@ -202,6 +235,7 @@ def hessian(
     groups: int = 1,
     padding_mode: str = "zeros",
     form: str = "auto",
+    precision: str = "default",
     threads: int | None = None,
     progress: bool | Callback | None = None,
 ) -> torch.Tensor:
@@ -218,7 +252,9 @@ def hessian(
         dilation: As nn.Conv2d.
         groups: As nn.Conv2d; one H a group if greater than 1.
         padding_mode: As nn.Conv2d.
-        form: "auto", "tap_offsets" (grams of shifted inputs) or "direct" (unfolded in cache-sized pieces).
+        form: "auto", "tap_offsets" (grams of shifted inputs) or "direct" (unfolded in cache-sized pieces); CPU only.
+        precision: Of float32 inputs on CUDA: "default" (three fp16 tensor-core products, the error of float32) or
+            "fast" (one product, relative error about 1e-5). The CPU and float64 are always exact.
         threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
         progress: None, True for a bar, or callback(done, total).
 
@@ -236,12 +272,13 @@ def hessian(
     if kernel_size is None:
         if torch.compiler.is_compiling():
             result: torch.Tensor = torch.ops.spade_ext.hessian(
-                x, [], [], [], [], 1, padding_mode, form, threads or 0
+                x, [], [], [], [], 1, padding_mode, form, precision, threads or 0
             )
             return result
         _check_input("hessian", x, None)
-        out = torch.zeros(x.shape[-1], x.shape[-1], dtype=torch.float64)
-        _add_linear(x, out, resolve_threads("hessian", threads), progress)
+        _check_precision("hessian", precision)
+        out = torch.zeros(x.shape[-1], x.shape[-1], dtype=torch.float64, device=x.device)
+        _add_linear(x, precision, out, resolve_threads("hessian", threads), progress)
         return out.to(compute_dtype(x))
     geometry = Conv2dGeometry.of(
         kernel_size, stride, padding, dilation, groups, padding_mode, function="hessian"
@@ -249,10 +286,10 @@ def hessian(
     if torch.compiler.is_compiling():
         result = torch.ops.spade_ext.hessian(
             x, geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, groups,
-            padding_mode, form, threads or 0,
+            padding_mode, form, precision, threads or 0,
         )  # fmt: skip
         return result
-    return geometry.hessian(x, form=form, threads=threads, progress=progress)
+    return geometry.hessian(x, form=form, precision=precision, threads=threads, progress=progress)
 
 
 class HessianAccumulator:
@@ -263,6 +300,7 @@ class HessianAccumulator:
     Args:
         layer_or_geometry: An nn.Linear, an nn.Conv2d, a transformers Conv1D, a Conv2dGeometry, or None for
             the inputs of a linear layer.
+        precision: As in hessian.
         threads: CPU threads; None takes torch.get_num_threads() at each update.
 
     Raises:
@@ -270,9 +308,14 @@ class HessianAccumulator:
     """
 
     def __init__(
-        self, layer_or_geometry: nn.Module | Conv2dGeometry | None, *, threads: int | None = None
+        self,
+        layer_or_geometry: nn.Module | Conv2dGeometry | None,
+        *,
+        precision: str = "default",
+        threads: int | None = None,
     ) -> None:
         self.geometry = _geometry_of(layer_or_geometry)
+        self.precision = _check_precision("HessianAccumulator", precision)
         self.threads = threads
         self.count = 0
         """Samples so far: rows of a linear layer's inputs, images of a convolution's."""
@@ -299,16 +342,20 @@ class HessianAccumulator:
             groups, cols = self.geometry.groups, self.geometry.columns(x.shape[1])
             samples = x.shape[0]
         if self._sum is None:
-            self._sum = torch.zeros(groups, cols, cols, dtype=torch.float64)
+            self._sum = torch.zeros(groups, cols, cols, dtype=torch.float64, device=x.device)
             self._dtype = compute_dtype(x)
         elif self._sum.shape[-1] != cols:
             raise ValueError(
                 f"{function}: x must give {self._sum.shape[-1]} columns of H, got {cols}"
             )
+        elif self._sum.device != x.device:
+            raise ValueError(
+                f"{function}: x must be on the device of the sum, {self._sum.device}, got {x.device}"
+            )
         if self.geometry is None:
-            _add_linear(x, self._sum, threads, None)
+            _add_linear(x, self.precision, self._sum, threads, None)
         else:
-            _add_conv2d(x, self.geometry, "auto", self._sum, threads, None)
+            _add_conv2d(x, self.geometry, "auto", self.precision, self._sum, threads, None)
         self.count += samples
 
     def merge(self, other: HessianAccumulator) -> None:
@@ -334,7 +381,7 @@ class HessianAccumulator:
                     f"got {tuple(other._sum.shape)}"
                 )
             else:
-                self._sum += other._sum
+                self._sum += other._sum.to(self._sum.device)
         self.count += other.count
 
     @property

@@ -4,9 +4,9 @@ import warnings
 
 import torch
 
-from spade_ext import _C
+from spade_ext import _C, _cuda
 from spade_ext._checks import (
-    check_cpu,
+    check_device,
     check_finite,
     check_range,
     check_square,
@@ -48,13 +48,16 @@ def damped_inverse(
     function = "damped_inverse"
     check_tensor(function, "hessian", hessian, ndim=2)
     check_square(function, "hessian", hessian)
-    check_cpu(function, "hessian", hessian)
+    check_device(function, "hessian", hessian)
     damp = check_range(function, "damp", damp, 0.0)
     threads = resolve_threads(function, threads)
     check_finite(function, "hessian", hessian)
     h = dense(hessian, compute_dtype(hessian))
-    out = torch.empty_like(h)
-    used, _ = invert(function, h, damp, out, None, threads)
+    if h.is_cuda:
+        out, _, used, _ = invert_cuda(function, h, damp)
+    else:
+        out = torch.empty_like(h)
+        used, _ = invert(function, h, damp, out, None, threads)
     warn_damping(function, damp, used)
     return out, used
 
@@ -75,6 +78,18 @@ def invert(
     except ArithmeticError as error:
         raise SingularHessianError(f"{function}: {error}") from None
     return used, dead
+
+
+def invert_cuda(
+    function: str, h: torch.Tensor, damp: float
+) -> tuple[torch.Tensor, torch.Tensor, float, int]:
+    """Inverse of a checked CUDA tensor, the damped h, the damping used and the number of dead columns."""
+    result = _cuda.invert(h, damp)
+    if result is None:
+        raise SingularHessianError(
+            f"{function}: the Hessian is not positive definite, even with damp = {max(damp, 1.0):g}"
+        )
+    return result
 
 
 def warn_damping(function: str, asked: float, used: float) -> None:

@@ -3,20 +3,21 @@
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from spade_ext import _C
+from spade_ext import _C, _cuda
 from spade_ext._checks import (
-    check_cpu,
+    check_device,
     check_finite,
     check_int,
     check_nm,
     check_range,
+    check_same_device,
     check_shape,
     check_tensor,
     compute_dtype,
@@ -26,11 +27,13 @@ from spade_ext._checks import (
 )
 from spade_ext._progress import Callback, reporting
 from spade_ext.errors import SingularHessianError
-from spade_ext.inverse import damped_inverse, invert, warn_damping
+from spade_ext.inverse import damped_inverse, invert, invert_cuda, warn_damping
 
 FLOAT64_BELOW_DAMP = (
     1e-3  # less damping leaves rank-deficient Hessians too ill-conditioned for float32
 )
+
+_TENSORS = ("order", "loss", "weight", "hessian", "hinv")
 
 
 def prune_count(sparsity: float, numel: int) -> int:
@@ -110,16 +113,25 @@ class OBCTrace:
         threads = resolve_threads(function, threads)
         counts, order = counts.to(torch.int64).contiguous() * self.block, self.order
         if self.block > 1:
-            within = torch.arange(self.block, dtype=torch.int32)
+            within = torch.arange(self.block, dtype=torch.int32, device=order.device)
             order = (order[:, :, None] * self.block + within).flatten(1).contiguous()
-        out = torch.empty_like(self.weight)
-        info = torch.empty(rows, dtype=torch.int32)
-        with reporting(progress, "obc_weights") as report:
-            row = getattr(_C, f"obc_weights_{suffix(self.weight)}")(
-                self.weight.data_ptr(), self.hessian.data_ptr(), self.hinv.data_ptr(),
-                rows, cols, order.shape[1], order.data_ptr(), counts.data_ptr(),
-                out.data_ptr(), info.data_ptr(), threads, report,
-            )  # fmt: skip
+        if self.weight.is_cuda and self.weight.dtype == torch.float32:
+            out, info = _cuda.obc_weights(
+                self.weight, self.hessian, self.hinv, order, counts.to(self.weight.device)
+            )
+            row = _first_failed(info)
+        elif self.weight.is_cuda:
+            host = self._on("cpu").prune_rows(counts.cpu(), threads=threads, progress=progress)
+            return host.to(self.weight.device)
+        else:
+            out = torch.empty_like(self.weight)
+            info = torch.empty(rows, dtype=torch.int32)
+            with reporting(progress, "obc_weights") as report:
+                row = getattr(_C, f"obc_weights_{suffix(self.weight)}")(
+                    self.weight.data_ptr(), self.hessian.data_ptr(), self.hinv.data_ptr(),
+                    rows, cols, order.shape[1], order.data_ptr(), counts.data_ptr(),
+                    out.data_ptr(), info.data_ptr(), threads, report,
+                )  # fmt: skip
         if row >= 0:
             raise SingularHessianError(
                 f"{function}: the Hessian of the kept columns of row {row} is not positive definite "
@@ -128,14 +140,17 @@ class OBCTrace:
             )
         return out
 
+    def _on(self, device: torch.device | str) -> "OBCTrace":
+        """The same trace on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace as safetensors: to a temporary file beside path, then renamed."""
         target = Path(path)
         part = target.with_name(f"{target.name}.part{os.getpid()}")
-        names = ("order", "loss", "weight", "hessian", "hinv")
         try:
             save_file(
-                {name: getattr(self, name).contiguous() for name in names},
+                {name: getattr(self, name).contiguous() for name in _TENSORS},
                 part,
                 {
                     "format": "spade_ext.OBCTrace",
@@ -190,16 +205,19 @@ def _prepare(
     check_tensor(function, "weight", weight, ndim=2)
     check_tensor(function, "hessian", hessian, ndim=2)
     check_shape(function, "hessian", hessian, (weight.shape[1], weight.shape[1]))
-    check_cpu(function, "weight", weight)
-    check_cpu(function, "hessian", hessian)
+    check_device(function, "weight", weight)
+    check_same_device(function, weight=weight, hessian=hessian)
     damp = check_range(function, "damp", damp, 0.0)
     check_finite(function, "weight", weight)
     check_finite(function, "hessian", hessian)
     dtype = compute_dtype(weight, hessian)
     for wide in (dtype, torch.float64):
         h = dense(hessian, wide)
-        hinv, damped = torch.empty_like(h), torch.empty_like(h)
-        used, dead = invert(function, h, damp, hinv, damped, threads)
+        if h.is_cuda:
+            hinv, damped, used, dead = invert_cuda(function, h, damp)
+        else:
+            hinv, damped = torch.empty_like(h), torch.empty_like(h)
+            used, dead = invert(function, h, damp, hinv, damped, threads)
         if used >= FLOAT64_BELOW_DAMP or wide == torch.float64:
             break
     warn_damping(function, damp, used)
@@ -219,19 +237,11 @@ def _eliminate(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run a native elimination; in float64 if it lost definiteness in float32."""
     weight, hinv = problem.weight, problem.hinv
-    rows, cols = weight.shape
     for dtype in dict.fromkeys((weight.dtype, torch.float64)):
         w, a = weight.to(dtype), hinv.to(dtype)
         if dtype != weight.dtype:
             a, _ = damped_inverse(problem.hessian.double(), 0.0, threads=threads)
-        order = torch.empty(rows, steps, dtype=torch.int32)
-        loss = torch.empty(rows, steps, dtype=dtype)
-        info = torch.empty(rows, dtype=torch.int32)
-        with reporting(progress, function) as report:
-            row = getattr(_C, f"obc_trace{kind}_{suffix(w)}")(
-                w.data_ptr(), a.data_ptr(), rows, cols, *pattern,
-                order.data_ptr(), loss.data_ptr(), info.data_ptr(), threads, report,
-            )  # fmt: skip
+        order, loss, info, row = _run(function, w, a, kind, pattern, steps, threads, progress)
         if row < 0:
             return order, loss if loss.dtype == weight.dtype else loss.to(weight.dtype)
     raise SingularHessianError(
@@ -239,6 +249,43 @@ def _eliminate(
         f"(damp={problem.damp:g}); use more damping",
         row,
     )
+
+
+def _run(
+    function: str,
+    w: torch.Tensor,
+    a: torch.Tensor,
+    kind: str,
+    pattern: tuple[int, ...],
+    steps: int,
+    threads: int,
+    progress: bool | Callback | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """Order, losses and info of an elimination, and the first row that failed or -1."""
+    if w.is_cuda and kind == "" and w.dtype == torch.float32:
+        order, loss, info = _cuda.obc_trace(w, a, steps)
+        return order, loss, info, _first_failed(info)
+    if w.is_cuda:  # float64, n:m and blocks have no CUDA kernels
+        order, loss, info, row = _run(
+            function, w.cpu(), a.cpu(), kind, pattern, steps, threads, progress
+        )
+        return order.to(w.device), loss.to(w.device), info, row
+    rows, cols = w.shape
+    order = torch.empty(rows, steps, dtype=torch.int32)
+    loss = torch.empty(rows, steps, dtype=w.dtype)
+    info = torch.empty(rows, dtype=torch.int32)
+    with reporting(progress, function) as report:
+        row = getattr(_C, f"obc_trace{kind}_{suffix(w)}")(
+            w.data_ptr(), a.data_ptr(), rows, cols, *pattern,
+            order.data_ptr(), loss.data_ptr(), info.data_ptr(), threads, report,
+        )  # fmt: skip
+    return order, loss, info, row
+
+
+def _first_failed(info: torch.Tensor) -> int:
+    """The first row whose info is not 0, or -1."""
+    failed = info.nonzero()
+    return int(failed[0, 0]) if len(failed) else -1
 
 
 def obc_trace(

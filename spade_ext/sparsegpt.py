@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 import torch
 
-from spade_ext import _C
+from spade_ext import _C, _cuda
 from spade_ext._checks import (
-    check_cpu,
+    check_device,
     check_finite,
     check_int,
     check_nm,
     check_range,
+    check_same_device,
     check_shape,
     check_square,
     check_tensor,
@@ -100,8 +101,8 @@ def _prune(
     check_shape(function, "hessian", hessian, (samples, weight.shape[-1], weight.shape[-1]))
     if weight.ndim == 3:
         check_shape(function, "weight", weight, (samples, rows, cols))
-    check_cpu(function, "weight", weight)
-    check_cpu(function, "hessian", hessian)
+    check_device(function, "weight", weight)
+    check_same_device(function, weight=weight, hessian=hessian)
     check_range(function, "sparsity", sparsity, 0.0, 1.0)
     check_int(function, "block_size", block_size, 1)
     check_int(function, "extra", extra, 0)
@@ -112,12 +113,20 @@ def _prune(
     threads = resolve_threads(function, threads)
     dtype = compute_dtype(weight, hessian)
     w, h = dense(weight, dtype), dense(hessian, dtype)
+    options = (float(sparsity), block_size, *pattern, float(damp), extra)
+    if w.is_cuda and dtype == torch.float32:
+        weights, damps, status = _cuda.sparsegpt_prune(w, h, options)
+        return weights.to(weight.dtype), damps.tolist(), status.tolist()
+    if w.is_cuda:  # float64 has no CUDA kernels
+        weights, used, info = _prune(
+            function, w.cpu(), h.cpu(), sparsity, block_size, n, m, damp, extra, threads, progress
+        )
+        return weights.to(w.device), used, info
     out = torch.empty(samples, rows, cols, dtype=dtype)
     with reporting(progress, function) as report:
         used, info = getattr(_C, f"sparsegpt_prune_{suffix(w)}")(
             w.data_ptr(), rows * cols if weight.ndim == 3 else 0, h.data_ptr(), samples, rows, cols,
-            float(sparsity), block_size, *pattern, float(damp), extra, out.data_ptr(), threads,
-            report,
+            *options, out.data_ptr(), threads, report,
         )  # fmt: skip
     return out if dtype == weight.dtype else out.to(weight.dtype), used, info
 

@@ -200,7 +200,11 @@ W, H = torch.ones(2, 4), torch.eye(4)
         (lambda: obc_trace(W, H, block=3), ValueError, "block must divide the 4 columns, got 3"),
         (lambda: obc_trace(W * torch.inf, H), ValueError, "weight must be finite"),
         (lambda: obc_trace(W, H * torch.nan), ValueError, "hessian must be finite"),
-        (lambda: obc_trace(W.to("meta"), H), ValueError, "weight must be on device cpu, got meta"),
+        (
+            lambda: obc_trace(W.to("meta"), H),
+            ValueError,
+            "weight must be on device cpu or cuda, got meta",
+        ),
         (lambda: obc_trace(W, -10 * H), SingularHessianError, "even with damp = 1"),
         (lambda: obc_prune(W, H, 2.0), ValueError, "sparsity must be in"),
         (lambda: obc_prune(W, H, n=1), ValueError, "n and m go together"),

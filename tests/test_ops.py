@@ -13,9 +13,9 @@ OPS = torch.ops.spade_ext
 @pytest.mark.parametrize(
     "op, arguments",
     [
-        (OPS.hessian, (torch.randn(9, 5), [], [], [], [], 1, "zeros", "auto", 0)),
+        (OPS.hessian, (torch.randn(9, 5), [], [], [], [], 1, "zeros", "auto", "default", 0)),
         (OPS.hessian, (torch.randn(2, 4, 6, 6).double(), [3, 2], [1, 2], [1, 1, 0, 0], [1, 1], 2,
-                       "zeros", "direct", 1)),
+                       "zeros", "direct", "default", 1)),
         (OPS.damped_inverse, (HESSIAN, 0.01, 0)),
         (OPS.obc_trace, (WEIGHT, HESSIAN, 2, 0.01, 0)),
         (OPS.obc_prune, (WEIGHT, HESSIAN, 0.5, None, None, None, 0.01, 0)),

@@ -51,6 +51,7 @@ void run(py::object callback, Call&& call) {
   check(status);
 }
 
+void bind_cuda(py::module_& module);
 void bind_hessian(py::module_& module);
 void bind_inverse(py::module_& module);
 void bind_obc(py::module_& module);

@@ -65,6 +65,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("build_info", &spade_build_info);
   module.def("all_finite_f32", &all_finite<float>);
   module.def("all_finite_f64", &all_finite<double>);
+  bind_cuda(module);
   bind_hessian(module);
   bind_inverse(module);
   bind_obc(module);

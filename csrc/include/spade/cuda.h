@@ -25,7 +25,8 @@
 extern "C" {
 #endif
 
-/** Whether the CUDA half is loaded and finds a GPU. Loads it on the first call. */
+/** Whether the CUDA half is loaded and finds a GPU. Loads it on the first call: libspade_cuda.so in
+ * the folder of libspade, or the file that the environment variable SPADE_CUDA_LIBRARY names. */
 SPADE_API int spade_cuda_is_available(void);
 
 /** Why spade_cuda_is_available() is 0; "" if it is 1. */

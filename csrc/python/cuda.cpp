@@ -1,0 +1,145 @@
+#include "spade/cuda.h"
+
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstring>
+
+#include "python/common.h"
+
+namespace spade::python {
+
+namespace {
+
+using Address = uintptr_t;
+
+// The fields of spade_conv2d_t in order.
+using Fields = std::array<int64_t, sizeof(spade_conv2d_t) / sizeof(int64_t)>;
+
+spade_conv2d_t conv2d_of(const Fields& fields) {
+  spade_conv2d_t conv;
+  std::memcpy(&conv, fields.data(), sizeof conv);
+  return conv;
+}
+
+// Launching is quick, but a full queue waits: without the GIL.
+template <class Call>
+void queue(Call&& call) {
+  spade_status_t status;
+  {
+    py::gil_scoped_release released;
+    status = call();
+  }
+  check(status);
+}
+
+template <class Call>
+size_t workspace(Call&& call) {
+  size_t bytes = 0;
+  check(call(&bytes));
+  return bytes;
+}
+
+void bind_hessian_cuda(py::module_& module) {
+  module.def("cuda_hessian_linear_workspace",
+             [](int64_t S, int64_t N, int64_t D, int dtype, int precision) {
+               return workspace([&](size_t* bytes) {
+                 return spade_cuda_hessian_linear_workspace_bytes(S, N, D, dtype, precision, bytes);
+               });
+             });
+  module.def("cuda_hessian_linear",
+             [](Address x, int dtype, int64_t S, int64_t N, int64_t D, int64_t ldx, int precision,
+                Address h, Address scratch, size_t bytes, Address stream) {
+               queue([&] {
+                 return spade_cuda_hessian_linear(pointer<void>(x), dtype, S, N, D, ldx, precision,
+                                                  pointer<double>(h), pointer<void>(scratch), bytes,
+                                                  pointer<void>(stream));
+               });
+             });
+  module.def("cuda_hessian_conv2d_workspace", [](const Fields& fields, int64_t S, int dtype,
+                                                 int precision) {
+    const spade_conv2d_t conv = conv2d_of(fields);
+    return workspace([&](size_t* bytes) {
+      return spade_cuda_hessian_conv2d_workspace_bytes(&conv, S, dtype, precision, bytes);
+    });
+  });
+  module.def("cuda_hessian_conv2d",
+             [](Address x, int dtype, const Fields& fields, int64_t S, int precision, Address h,
+                Address scratch, size_t bytes, Address stream) {
+               const spade_conv2d_t conv = conv2d_of(fields);
+               queue([&] {
+                 return spade_cuda_hessian_conv2d(pointer<void>(x), dtype, &conv, S, precision,
+                                                  pointer<double>(h), pointer<void>(scratch), bytes,
+                                                  pointer<void>(stream));
+               });
+             });
+}
+
+void bind_obc_cuda(py::module_& module) {
+  module.def("cuda_obc_trace_workspace", [](int64_t R, int64_t D, int64_t steps, size_t limit) {
+    return workspace([&](size_t* bytes) {
+      return spade_cuda_obc_trace_workspace_bytes(R, D, steps, limit, bytes);
+    });
+  });
+  module.def("cuda_obc_trace", [](Address w, Address hinv, int64_t R, int64_t D, int64_t steps,
+                                  int update, Address order, Address loss, Address info,
+                                  Address scratch, size_t bytes, Address stream) {
+    queue([&] {
+      return spade_cuda_obc_trace(pointer<float>(w), pointer<float>(hinv), R, D, steps, update,
+                                  pointer<int32_t>(order), pointer<float>(loss),
+                                  pointer<int32_t>(info), pointer<void>(scratch), bytes,
+                                  pointer<void>(stream));
+    });
+  });
+  module.def("cuda_obc_weights_workspace", [](int64_t R, int64_t D, size_t limit) {
+    return workspace(
+        [&](size_t* bytes) { return spade_cuda_obc_weights_workspace_bytes(R, D, limit, bytes); });
+  });
+  module.def("cuda_obc_weights", [](Address w, Address h, Address hinv, int64_t R, int64_t D,
+                                    int64_t steps, Address order, Address counts, Address out,
+                                    Address info, Address scratch, size_t bytes, Address stream) {
+    queue([&] {
+      return spade_cuda_obc_weights(pointer<float>(w), pointer<float>(h), pointer<float>(hinv), R,
+                                    D, steps, pointer<int32_t>(order), pointer<int64_t>(counts),
+                                    pointer<float>(out), pointer<int32_t>(info),
+                                    pointer<void>(scratch), bytes, pointer<void>(stream));
+    });
+  });
+}
+
+void bind_sparsegpt_cuda(py::module_& module) {
+  module.def("cuda_sparsegpt_prune_workspace",
+             [](int64_t S, int64_t R, int64_t D, double sparsity, int64_t block_size, int64_t n,
+                int64_t m, double damp, int64_t extra, size_t limit) {
+               const spade_sparsegpt_t options{sparsity, block_size, n, m, damp, extra};
+               return workspace([&](size_t* bytes) {
+                 return spade_cuda_sparsegpt_prune_workspace_bytes(S, R, D, &options, limit, bytes);
+               });
+             });
+  module.def(
+      "cuda_sparsegpt_prune",
+      [](Address w, int64_t w_stride, Address h, int64_t S, int64_t R, int64_t D, double sparsity,
+         int64_t block_size, int64_t n, int64_t m, double damp, int64_t extra, Address out,
+         Address damp_used, Address info, Address scratch, size_t bytes, Address stream) {
+        const spade_sparsegpt_t options{sparsity, block_size, n, m, damp, extra};
+        queue([&] {
+          return spade_cuda_sparsegpt_prune(pointer<float>(w), w_stride, pointer<float>(h), S, R, D,
+                                            &options, pointer<float>(out),
+                                            pointer<double>(damp_used), pointer<int32_t>(info),
+                                            pointer<void>(scratch), bytes, pointer<void>(stream));
+        });
+      });
+}
+
+}  // namespace
+
+void bind_cuda(py::module_& module) {
+  module.def("cuda_is_available", [] { return spade_cuda_is_available() != 0; });
+  module.def("cuda_unavailable_reason", &spade_cuda_unavailable_reason);
+  module.def("cuda_build_info", &spade_cuda_build_info);
+  bind_hessian_cuda(module);
+  bind_obc_cuda(module);
+  bind_sparsegpt_cuda(module);
+}
+
+}  // namespace spade::python

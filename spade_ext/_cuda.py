@@ -1,0 +1,152 @@
+"""The ops on CUDA tensors: scratch from torch's allocator, work queued on torch's current stream.
+
+Arguments are checked by the callers. Tests run the same functions on CPU tensors, with the kernels emulated.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from spade_ext import _C
+
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_PRECISIONS = {"default": 0, "fast": 1}
+_UPDATES = {"auto": 0, "ffma": 1, "fp16": 2}
+
+
+def _device(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def _stream(tensor: torch.Tensor) -> int:
+    return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
+
+
+def _limit(tensor: torch.Tensor) -> int:
+    """Scratch that a call may take: half of what the device and torch's cache have free."""
+    if not tensor.is_cuda:
+        return 2**28
+    free, _ = torch.cuda.mem_get_info(tensor.device)
+    cached = torch.cuda.memory_reserved(tensor.device) - torch.cuda.memory_allocated(tensor.device)
+    return (free + cached) // 2
+
+
+def _run(like: torch.Tensor, call: Callable[..., None], bytes_: int, *arguments: object) -> None:
+    """Queue call(*arguments, scratch, bytes, stream)."""
+    scratch = torch.empty(bytes_, dtype=torch.uint8, device=like.device)
+    with _device(like):
+        call(*arguments, scratch.data_ptr(), bytes_, _stream(like))
+
+
+def add_hessian_linear(
+    x: torch.Tensor, out: torch.Tensor, precision: str = "default", samples: int = 1
+) -> None:
+    """Add X X^T of the rows x [N, D] to out [samples, D, D] float64."""
+    rows, cols = x.shape
+    ldx = x.stride(0) if rows > 1 else cols
+    problem = (samples, rows, cols)
+    kind = (_DTYPES[x.dtype], _PRECISIONS[precision])
+    size = _C.cuda_hessian_linear_workspace(*problem, *kind)
+    _run(
+        x, _C.cuda_hessian_linear, size, x.data_ptr(), kind[0], *problem, ldx, kind[1], out.data_ptr()
+    )  # fmt: skip
+
+
+def add_hessian_conv2d(
+    x: torch.Tensor,
+    fields: Sequence[int],
+    out: torch.Tensor,
+    precision: str = "default",
+    samples: int = 1,
+) -> None:
+    """Add X X^T of a convolution's patches to out [samples, groups, D, D] float64; fields of spade_conv2d_t."""
+    kind = (_DTYPES[x.dtype], _PRECISIONS[precision])
+    size = _C.cuda_hessian_conv2d_workspace(fields, samples, *kind)
+    _run(
+        x, _C.cuda_hessian_conv2d, size,
+        x.data_ptr(), kind[0], fields, samples, kind[1], out.data_ptr(),
+    )  # fmt: skip
+
+
+def invert(h: torch.Tensor, damp: float) -> tuple[torch.Tensor, torch.Tensor, float, int] | None:
+    """Inverse of h, the damped h, the damping used and the number of dead columns; None if singular.
+
+    The ladder of spade_ext.damped_inverse, factorised in float64 by torch.linalg.
+    """
+    damped = h.double()
+    if damped.data_ptr() == h.data_ptr():
+        damped = damped.clone()
+    diagonal = damped.diagonal()
+    dead = diagonal == 0
+    live = diagonal.masked_fill(dead, 1.0)
+    mean = live.mean()
+    used = damp
+    while True:
+        diagonal.copy_(live + used * mean)
+        factor, info = torch.linalg.cholesky_ex(damped)
+        if int(info) == 0:
+            inverse = torch.cholesky_inverse(factor)
+            return inverse.to(h.dtype), damped.to(h.dtype), used, int(dead.sum())
+        if used >= 1:
+            return None
+        used = min(1.0, used * 10 if used else 1e-6)
+
+
+def obc_trace(
+    weight: torch.Tensor, hinv: torch.Tensor, steps: int, update: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Order [R, steps] int32, losses [R, steps] and info [R] of eliminating weights [R, D] float32."""
+    rows, cols = weight.shape
+    device = weight.device
+    order = torch.empty(rows, steps, dtype=torch.int32, device=device)
+    loss = torch.empty(rows, steps, device=device)
+    info = torch.empty(rows, dtype=torch.int32, device=device)
+    size = _C.cuda_obc_trace_workspace(rows, cols, steps, _limit(weight))
+    _run(
+        weight, _C.cuda_obc_trace, size,
+        weight.data_ptr(), hinv.data_ptr(), rows, cols, steps, _UPDATES[update],
+        order.data_ptr(), loss.data_ptr(), info.data_ptr(),
+    )  # fmt: skip
+    return order, loss, info
+
+
+def obc_weights(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    hinv: torch.Tensor,
+    order: torch.Tensor,
+    counts: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights [R, D] after counts[r] eliminations of each row, and info [R]."""
+    rows, cols = weight.shape
+    out = torch.empty_like(weight)
+    info = torch.empty(rows, dtype=torch.int32, device=weight.device)
+    size = _C.cuda_obc_weights_workspace(rows, cols, _limit(weight))
+    _run(
+        weight, _C.cuda_obc_weights, size,
+        weight.data_ptr(), hessian.data_ptr(), hinv.data_ptr(), rows, cols, order.shape[1],
+        order.data_ptr(), counts.data_ptr(), out.data_ptr(), info.data_ptr(),
+    )  # fmt: skip
+    return out, info
+
+
+def sparsegpt_prune(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    options: tuple[float, int, int, int, float, int],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weights [S, R, D], damping [S] float64 and info [S]; options: the fields of spade_sparsegpt_t."""
+    samples, cols, _ = hessian.shape
+    rows = weight.shape[-2]
+    device = hessian.device
+    out = torch.empty(samples, rows, cols, device=device)
+    used = torch.empty(samples, dtype=torch.float64, device=device)
+    info = torch.empty(samples, dtype=torch.int32, device=device)
+    size = _C.cuda_sparsegpt_prune_workspace(samples, rows, cols, *options, _limit(hessian))
+    _run(
+        hessian, _C.cuda_sparsegpt_prune, size,
+        weight.data_ptr(), rows * cols if weight.ndim == 3 else 0, hessian.data_ptr(),
+        samples, rows, cols, *options, out.data_ptr(), used.data_ptr(), info.data_ptr(),
+    )  # fmt: skip
+    return out, used, info
