@@ -1,5 +1,6 @@
 """Saliency maps of the dense model and of its traces, side by side."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -37,7 +38,7 @@ class Explanation:
     maps: dict[str, dict[str, Tensor]]  # method -> "dense" or tracer -> [H, W]
     layers: dict[str, list[LayerReport]] = field(default_factory=dict)  # of each tracer
     fidelity: dict[str, Fidelity] = field(default_factory=dict)
-    seconds: dict[str, dict[str, float]] = field(default_factory=dict)  # tracer -> stage -> time
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict)  # "dense" or tracer -> stage
 
     def summary(self) -> dict[str, Any]:
         """All but image and maps, as JSON takes it."""
@@ -102,16 +103,18 @@ def explain(
 
 def add_maps(result: Explanation, column: str, model: nn.Module, seed: int = 0) -> None:
     """Compute the maps of a model by the explanation's methods."""
+    start = time.perf_counter()
     for method, maps in result.maps.items():
         found = attribute(model, result.image[None], result.target, method, seed=seed)
         maps[column] = pixel_map(found, method)[0]
+    result.seconds.setdefault(column, {})["maps"] = time.perf_counter() - start
 
 
 def add_trace(result: Explanation, tracer: str, found: Trace) -> None:
     """Note a trace's layers, fidelity and times."""
     result.layers[tracer] = found.layers
     result.fidelity[tracer] = found.fidelity(augmentations=64)
-    result.seconds[tracer] = dict(found.timings)
+    result.seconds.setdefault(tracer, {}).update(found.timings)
 
 
 def check_tracers(function: str, tracers: Sequence[str]) -> None:

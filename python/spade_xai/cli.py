@@ -1,0 +1,44 @@
+"""The command line: `spade-xai trace | explain | evaluate | tune | demo`."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from spade_xai.commands.demo import demo
+from spade_xai.commands.evaluate import evaluate
+from spade_xai.commands.explain import explain
+from spade_xai.commands.trace import trace
+from spade_xai.commands.tune import tune
+
+app = typer.Typer(
+    help="Prune a network for one image, and explain what is left (SPADE, ICML 2024).",
+    epilog="Exit codes: 0 done, 1 an input cannot be used, 2 wrong usage, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (trace, explain, evaluate, tune, demo):
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line and exit.
+
+    Args:
+        arguments: Without the program's name; None: those of the process.
+
+    Raises:
+        SystemExit: Always, with 0, 1 (an input cannot be used; a line on stderr says why), 2 (wrong usage) or 130
+            (interrupted).
+    """
+    try:
+        app(arguments)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        typer.echo(f"spade-xai: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of spade-xai, one a file."""

@@ -1,0 +1,73 @@
+"""spade-xai evaluate: how good maps are before and after pruning, over many images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spade_xai import tables
+from spade_xai.commands import options as o
+from spade_xai.commands.inputs import load_inputs
+from spade_xai.commands.output import print_json, show_progress
+from spade_xai.evaluate import evaluate as evaluate_maps
+from spade_xai.explain import GRADIENT_METHODS
+from spade_xai.report import html, write_atomically
+
+
+def evaluate(
+    images: o.Images,
+    model: o.Model,
+    weights: o.Weights = None,
+    classes: o.Classes = None,
+    size: o.Size = None,
+    normalize: o.Normalize = "auto",
+    masks: o.Masks = None,
+    methods: o.Maps = list(GRADIENT_METHODS),  # noqa: B006
+    tracers: o.Tracers = [o.Tracer.SPADE, o.Tracer.FAST],  # noqa: B006
+    sparsity: o.Sparsity = "linear:0.99",
+    augment: o.Augment = "resnet",
+    augmentations: o.Augmentations = 1024,
+    layers: o.Layers = None,
+    depthwise: o.Depthwise = False,
+    damp: o.Damp = 0.01,
+    batch_size: o.BatchSize = 64,
+    seed: o.Seed = 0,
+    max_memory: o.MaxMemory = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", rich_help_panel=o.OUTPUT, help="HTML file for the tables."),
+    ] = None,
+    as_json: o.AsJson = False,
+    progress: o.Progress = None,
+) -> None:
+    """Score saliency maps of the dense model and of its traces, with standard errors and paired differences.
+
+    With --masks by AUROC and the pointing game, without by insertion, for the class the dense model answers. Beside
+    the traces stand the trace of another image, an edge detector and random maps.
+
+    Examples:
+      spade-xai evaluate photos/ -m torchvision:resnet50 -w r50.pth -t FastSPADE
+      spade-xai evaluate 'trojan/*.png' --masks trojan -m mypackage.nets:make
+    """
+    given = load_inputs(images, model, weights, classes, size, normalize, masks=masks)
+    planted = None if given.masks is None else (given.images, given.masks)
+    names = [tracer.value for tracer in tracers]
+    bars = show_progress(progress)
+    found = evaluate_maps(
+        given.model, planted, given.images if planted is None else None, methods=methods,
+        tracers=names, controls=names[:1], progress=bars,
+        report=(lambda line: typer.echo(line, err=True)) if bars else None,
+        **o.trace_options(
+            sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory
+        ),
+    )  # fmt: skip
+    record = tables.record(found)
+    shown = tables.tables(record)
+    if out is not None:
+        page = html([], title=f"SPADE: {model}", tables=shown)
+        write_atomically(out, page.encode())
+    if as_json:
+        print_json(record)
+        return
+    for table in shown:
+        typer.echo(tables.text(table) + "\n")

@@ -1,0 +1,87 @@
+"""spade-xai explain: saliency maps of the dense and the pruned models, side by side."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spade_xai.commands import options as o
+from spade_xai.commands.inputs import load_inputs
+from spade_xai.commands.output import print_fidelity, print_json, show_progress
+from spade_xai.explain import GRADIENT_METHODS, class_name
+from spade_xai.explain import explain as explain_images
+from spade_xai.report import grid, html, png, write_atomically
+
+
+def explain(
+    images: o.Images,
+    model: o.Model,
+    weights: o.Weights = None,
+    classes: o.Classes = None,
+    size: o.Size = None,
+    normalize: o.Normalize = "auto",
+    class_names: o.ClassNames = None,
+    masks: o.Masks = None,
+    methods: o.Maps = list(GRADIENT_METHODS),  # noqa: B006
+    target: Annotated[
+        int | None,
+        typer.Option(min=0, help="Class to explain; default: what the model answers."),
+    ] = None,
+    tracers: o.Tracers = [o.Tracer.SPADE],  # noqa: B006
+    sparsity: o.Sparsity = "linear:0.99",
+    augment: o.Augment = "resnet",
+    augmentations: o.Augmentations = 1024,
+    layers: o.Layers = None,
+    depthwise: o.Depthwise = False,
+    damp: o.Damp = 0.01,
+    batch_size: o.BatchSize = 64,
+    seed: o.Seed = 0,
+    max_memory: o.MaxMemory = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", rich_help_panel=o.OUTPUT, help="Folder for IMAGE.png and report.html."
+        ),
+    ] = Path("explanations"),
+    as_json: o.AsJson = False,
+    progress: o.Progress = None,
+) -> None:
+    """Show saliency maps before and after pruning for each image: a PNG grid an image, and one HTML report.
+
+    The report holds everything: maps, sparsity and loss of each layer, fidelity to the dense model, timings.
+
+    Examples:
+      spade-xai explain cat.jpg -m torchvision:resnet50 -w r50.pth -n 128
+      spade-xai explain photos/ -m timm:resnet18 -w r18.pth -t FastSPADE -a lrp
+      spade-xai explain dog.png -m mypackage.nets:make --target 3 --json
+    """
+    given = load_inputs(
+        images, model, weights, classes, size, normalize, class_names, masks, target
+    )
+    found = explain_images(
+        given.model, given.images, given.names, target=target, methods=methods,
+        tracers=[tracer.value for tracer in tracers], progress=show_progress(progress),
+        **o.trace_options(
+            sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory
+        ),
+    )  # fmt: skip
+    of_name = {} if given.masks is None else dict(zip(given.names, given.masks, strict=True))
+    files = {}
+    for stem, result in zip(given.stems, found, strict=True):
+        files[result.name] = out / f"{stem}.png"
+        write_atomically(files[result.name], png(grid(result, of_name.get(result.name))))
+    report = out / "report.html"
+    page = html(found, title=f"SPADE: {model}", classes=given.classes, masks=of_name)
+    write_atomically(report, page.encode())
+    if as_json:
+        entries = [{**result.summary(), "grid": str(files[result.name])} for result in found]
+        print_json({"report": str(report), "images": entries})
+        return
+    for result in found:
+        answer = class_name(given.classes, result.prediction)
+        explained = class_name(given.classes, result.target)
+        typer.echo(f"{result.name}: answer {answer}, explained {explained}, {files[result.name]}")
+        for tracer, fidelity in result.fidelity.items():
+            print_fidelity(f"  {tracer}: ", asdict(fidelity))
+    typer.echo(f"report: {report}")

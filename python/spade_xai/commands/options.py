@@ -1,0 +1,205 @@
+"""Options that commands share, and what their text means."""
+
+import enum
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spade_xai import schedule
+from spade_xai.augment import RECIPES, STEPS, ImageAugment
+from spade_xai.saliency import METHODS
+
+MODEL, PRUNING, OUTPUT = "Model and images", "Pruning", "Output"
+
+
+class Tracer(str, enum.Enum):
+    """The paper's names of the pruning methods."""
+
+    SPADE = "SPADE"
+    FAST = "FastSPADE"
+
+
+def _check_methods(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in METHODS:
+            raise typer.BadParameter(f"methods are {', '.join(METHODS)}, got {name!r}")
+    return names
+
+
+Images = Annotated[
+    list[str], typer.Argument(help="Image files, folders or globs.", show_default=False)
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", rich_help_panel=MODEL, show_default=False,
+        help="torchvision:NAME, timm:NAME, transformers:FOLDER, or package.module:function.",
+    ),
+]  # fmt: skip
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", "-w", rich_help_panel=MODEL,
+        help="State dict: a safetensors file, or a torch file (read with weights_only=True).",
+    ),
+]  # fmt: skip
+Classes = Annotated[
+    int | None,
+    typer.Option(min=1, rich_help_panel=MODEL, help="Outputs of a library's model."),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=1, rich_help_panel=MODEL,
+        help="Scale images and cut this square; default: what the model's library says, else as they are.",
+    ),
+]  # fmt: skip
+Normalize = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=MODEL,
+        help="What the model expects of images in [0, 1]: auto (what its library says), none, imagenet, or "
+        "MEAN,MEAN,MEAN/STD,STD,STD.",
+    ),
+]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(rich_help_panel=MODEL, help="Text file with the name of one class a line."),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        rich_help_panel=MODEL,
+        help="Folder with the ground truth of STEM.png as STEM_mask.png or STEM.png: white where maps should point.",
+    ),
+]
+Tracers = Annotated[
+    list[Tracer], typer.Option("--tracer", "-t", rich_help_panel=PRUNING, help="May be repeated.")
+]
+OneTracer = Annotated[Tracer, typer.Option("--tracer", "-t", rich_help_panel=PRUNING)]
+Sparsity = Annotated[
+    str,
+    typer.Option(
+        "--sparsity", "-s", rich_help_panel=PRUNING,
+        help="A ratio, uniform:RATIO, linear:LAST, last_block:RATIO, or a JSON or TOML file of patterns and ratios.",
+    ),
+]  # fmt: skip
+Augment = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=PRUNING,
+        help=f"{', '.join(RECIPES)}, none, or steps joined by commas, of {', '.join(STEPS)}.",
+    ),
+]
+Augmentations = Annotated[
+    int,
+    typer.Option("--augmentations", "-n", min=1, rich_help_panel=PRUNING, help="Of each image."),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers", "-l", rich_help_panel=PRUNING, show_default="all",
+        help="Dotted glob or re:PATTERN of layers to prune, such as layer4 (network.layer4 of a model with "
+        "normalisation); may be repeated.",
+    ),
+]  # fmt: skip
+Depthwise = Annotated[
+    bool,
+    typer.Option("--depthwise", rich_help_panel=PRUNING, help="Prune depthwise convolutions too."),
+]
+Damp = Annotated[
+    float, typer.Option(min=0, rich_help_panel=PRUNING, help="Relative to a Hessian's diagonal.")
+]
+BatchSize = Annotated[
+    int, typer.Option(min=1, rich_help_panel=PRUNING, help="Augmentations in one pass.")
+]
+Seed = Annotated[int, typer.Option(rich_help_panel=PRUNING, help="Of all random draws.")]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=PRUNING, show_default="half of what is free",
+        help="For Hessians and pruning, such as 2GB; layers that do not fit wait for another pass.",
+    ),
+]  # fmt: skip
+Maps = Annotated[
+    list[str],
+    typer.Option(
+        "--method", "-a", callback=_check_methods,
+        help=f"Saliency method, may be repeated: {', '.join(METHODS)}.",
+    ),
+]  # fmt: skip
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel=OUTPUT, help="Print JSON and nothing else to stdout."),
+]
+Progress = Annotated[
+    bool | None,
+    typer.Option(rich_help_panel=OUTPUT, show_default="bars on a terminal", help="Bars on stderr."),
+]
+
+
+def trace_options(
+    sparsity: str,
+    augment: str,
+    augmentations: int,
+    layers: list[str] | None,
+    depthwise: bool,
+    damp: float,
+    batch_size: int,
+    seed: int,
+    max_memory: str | None,
+) -> dict[str, Any]:
+    """The arguments of `trace` and `trace_many` that these texts stand for."""
+    return {
+        "sparsity": parse_sparsity(sparsity),
+        "augment": parse_augment(augment),
+        "augmentations": augmentations,
+        "layers": layers or None,
+        "depthwise": depthwise,
+        "damp": damp,
+        "batch_size": batch_size,
+        "seed": seed,
+        "max_memory": max_memory,
+    }
+
+
+def parse_sparsity(text: str) -> schedule.Sparsity:
+    """A ratio, a schedule, or the path of a file."""
+    name, _, value = text.partition(":")
+    named: dict[str, Callable[[float], schedule.Schedule]] = {
+        "uniform": schedule.uniform,
+        "linear": schedule.linear,
+        "last_block": schedule.last_block,
+    }
+    if name in named:
+        return named[name](_ratio(value or "0.99", text))
+    if Path(text).suffix in (".json", ".toml"):
+        return Path(text)
+    return _ratio(text, text)
+
+
+def _ratio(value: str, text: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(
+            "--sparsity must be a ratio, uniform:RATIO, linear:LAST, last_block:RATIO or a JSON or "
+            f"TOML file, got {text!r}"
+        ) from None
+
+
+def parse_augment(text: str) -> str | ImageAugment | None:
+    """A recipe's name, steps, or None."""
+    if text == "none":
+        return None
+    return text if text in RECIPES else ImageAugment(text.split(","))
+
+
+def parse_numbers(option: str, text: str) -> list[float]:
+    """Numbers joined by commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} must be numbers joined by commas, got {text!r}") from None

@@ -1,0 +1,47 @@
+"""What commands print."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+
+def show_progress(asked: bool | None) -> bool:
+    """Whether to draw bars: as asked, else on a terminal."""
+    return sys.stderr.isatty() if asked is None else asked
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, with null for what is not finite."""
+    typer.echo(json.dumps(_finite(value), indent=1))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: first column to the left, others to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        typer.echo("  ".join(cells).rstrip())
+
+
+def print_fidelity(prefix: str, fidelity: dict[str, dict[str, float]]) -> None:
+    """Print how a sparse model's answers agree with the dense model's."""
+    image, varied = fidelity["sample"], fidelity["augmentations"]
+    typer.echo(
+        f"{prefix}same label as dense: image {'yes' if image['label'] else 'no'}, "
+        f"augmentations {varied['label']:.0%}; logit cosine {image['cosine']:.3f} and {varied['cosine']:.3f}"
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return value

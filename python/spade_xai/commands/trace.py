@@ -1,0 +1,105 @@
+"""spade-xai trace: prune a model for each image and write the traces."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spade_xai.commands import options as o
+from spade_xai.commands.inputs import load_inputs
+from spade_xai.commands.output import print_fidelity, print_json, print_table, show_progress
+from spade_xai.explain import TRACERS
+from spade_xai.result import Trace
+from spade_xai.trace import trace as trace_one
+from spade_xai.trace import trace_many
+
+
+def trace(
+    images: o.Images,
+    model: o.Model,
+    weights: o.Weights = None,
+    classes: o.Classes = None,
+    size: o.Size = None,
+    normalize: o.Normalize = "auto",
+    tracer: o.OneTracer = o.Tracer.SPADE,
+    sparsity: o.Sparsity = "linear:0.99",
+    augment: o.Augment = "resnet",
+    augmentations: o.Augmentations = 1024,
+    layers: o.Layers = None,
+    depthwise: o.Depthwise = False,
+    sequential: Annotated[
+        bool,
+        typer.Option(
+            "--sequential",
+            rich_help_panel=o.PRUNING,
+            help="Prune each layer for what the sparse layers before it give.",
+        ),
+    ] = False,
+    damp: o.Damp = 0.01,
+    batch_size: o.BatchSize = 64,
+    seed: o.Seed = 0,
+    max_memory: o.MaxMemory = None,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", rich_help_panel=o.OUTPUT, help="Folder for the traces."),
+    ] = Path("traces"),
+    as_json: o.AsJson = False,
+    progress: o.Progress = None,
+) -> None:
+    """Prune a model for each image, and write what is left of it as IMAGE.safetensors.
+
+    spade_xai.load_trace reads these files. SPADE uses exact OBC, FastSPADE SparseGPT, 25 images at once.
+
+    Examples:
+      spade-xai trace cat.jpg -m torchvision:resnet50 -w r50.pth -t FastSPADE
+      spade-xai trace photos/ -m timm:convnext_tiny --augment convnext -n 512
+      spade-xai trace 'photos/*.png' -m mypackage.nets:make -s 0.9 --json
+    """
+    given = load_inputs(images, model, weights, classes, size, normalize)
+    arguments = o.trace_options(
+        sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory
+    )
+    arguments |= {"method": TRACERS[tracer.value], "progress": show_progress(progress)}
+    out.mkdir(parents=True, exist_ok=True)
+    traces: Iterator[Trace] = trace_many(given.model, given.images, **arguments)
+    if sequential:
+        samples = given.images.split(1)
+        traces = (trace_one(given.model, x, sequential=True, **arguments) for x in samples)
+    results = []
+    for name, stem, found in zip(given.names, given.stems, traces, strict=True):
+        path = out / f"{stem}.safetensors"
+        found.save(path)
+        results.append(_summary(name, path, found))
+        if not as_json:
+            _print(results[-1])
+    if as_json:
+        print_json(results)
+
+
+def _summary(name: str, path: Path, found: Trace) -> dict[str, Any]:
+    return {
+        "image": name,
+        "file": str(path),
+        "layers": [asdict(layer) for layer in found.layers],
+        "fidelity": asdict(found.fidelity(augmentations=64)),
+        "seconds": found.timings,
+    }
+
+
+def _print(summary: dict[str, Any]) -> None:
+    typer.echo(f"{summary['image']}: {summary['file']}")
+    print_table(
+        ["layer", "rows", "columns", "asked", "got", "relative loss", "status"],
+        [
+            [
+                x["name"], str(x["rows"]), str(x["cols"]), f"{x['sparsity_asked']:.2f}",
+                f"{x['sparsity_got']:.3f}", f"{x['relative_loss']:.1e}", x["status"],
+            ]
+            for x in summary["layers"]
+        ],
+    )  # fmt: skip
+    print_fidelity("", summary["fidelity"])
+    seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in summary["seconds"].items())
+    typer.echo(f"{seconds}\n")
