@@ -3,15 +3,17 @@
 #include "cuda/launch.h"
 #include "cuda/ops.h"
 
-#define SPADE_TEXT_OF(x) #x
-#define SPADE_TEXT(x) SPADE_TEXT_OF(x)
+#ifdef SPADE_CUDA_EMULATION
+#define SPADE_NVCC_VERSION "emulated"
+#define SPADE_CUDA_ARCHITECTURES ""
+#endif
 
 namespace spade::cuda {
 namespace {
 
 const char* build_info() {
-  return "{\"nvcc\": \"" SPADE_TEXT(SPADE_NVCC_VERSION) "\", \"architectures\": \"" SPADE_TEXT(
-      SPADE_CUDA_ARCHITECTURES) "\"}";
+  return "{\"nvcc\": \"" SPADE_NVCC_VERSION "\", \"architectures\": \"" SPADE_CUDA_ARCHITECTURES
+         "\"}";
 }
 
 }  // namespace
