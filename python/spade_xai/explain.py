@@ -113,8 +113,13 @@ def add_maps(result: Explanation, column: str, model: nn.Module, seed: int = 0) 
 def add_trace(result: Explanation, tracer: str, found: Trace) -> None:
     """Note a trace's layers, fidelity and times."""
     result.layers[tracer] = found.layers
-    result.fidelity[tracer] = found.fidelity(augmentations=64)
+    result.fidelity[tracer] = short_fidelity(found)
     result.seconds.setdefault(tracer, {}).update(found.timings)
+
+
+def short_fidelity(found: Trace, most: int = 64) -> Fidelity:
+    """A trace's fidelity on the first of its augmentations, at most so many."""
+    return found.fidelity(augmentations=min(most, found.settings["augmentations"]))
 
 
 def check_tracers(function: str, tracers: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import typer
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import load_inputs
 from spade_xai.commands.output import print_fidelity, print_json, print_table, show_progress
-from spade_xai.explain import TRACERS
+from spade_xai.explain import TRACERS, short_fidelity
 from spade_xai.result import Trace
 from spade_xai.trace import trace as trace_one
 from spade_xai.trace import trace_many
@@ -83,7 +83,7 @@ def _summary(name: str, path: Path, found: Trace) -> dict[str, Any]:
         "image": name,
         "file": str(path),
         "layers": [asdict(layer) for layer in found.layers],
-        "fidelity": asdict(found.fidelity(augmentations=64)),
+        "fidelity": asdict(short_fidelity(found)),
         "seconds": found.timings,
     }
 
