@@ -105,3 +105,19 @@ def test_patterns_and_published_recipe(model, sample):
     asked = {layer.name: layer.sparsity_asked for layer in result.layers}
     assert asked == {"0": 0.25, "2": 0.5, "5": 0.5}
     assert schedule.uniform(0.3)(["a", "b"]) == {"a": 0.3, "b": 0.3}
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
+def test_forward_precision_changes_little_and_leaves_the_flags(model, sample, precision):
+    flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    options = OPTIONS | {"augment": noise, "sparsity": 0.5}
+    plain = trace(model, sample, **options)
+    result = trace(model, sample, forward_precision=precision, **options)
+    assert min(plain.agreement(result).values()) > 0.9
+    assert flags == (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_unknown_forward_precision(model, sample):
+    with pytest.raises(ValueError, match="trace: forward_precision must be one of .* got 'int8'"):
+        trace(model, sample, augment=noise, forward_precision="int8", **OPTIONS)

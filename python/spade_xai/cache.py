@@ -60,6 +60,7 @@ class SampleCache:
             samples=1,
             max_memory=options.max_memory,
             function="tune",
+            device=self.run.device,
         )
         for turn, part in enumerate(plan.parts):
             hessians = self.run.hessians(self.run.sources[sample], part, turn, len(plan.parts))

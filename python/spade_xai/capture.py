@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spade_ext import HessianAccumulator
-from spade_xai.inputs import Inputs, call, move
+from spade_xai.inputs import Inputs, call, channels_last, device_of, move
 from spade_xai.layers import Layer
+from spade_xai.precision import forward_precision
 
 Sink = Callable[[tuple[str, ...], Tensor], None]
 """Takes the names of the layers that read a tensor, and the tensor."""
@@ -109,8 +110,15 @@ class Hessians:
         seconds: Time in "forward" and "hessian" so far.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[Layer], function: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        function: str,
+        precision: str = "float32",
+    ) -> None:
         self.model, self.layers, self.function = model, layers, function
+        self.precision = precision
         self.seconds = {"forward": 0.0, "hessian": 0.0}
         self._sums: dict[tuple[str, ...], HessianAccumulator] = {}
         self._geometry = {
@@ -157,13 +165,17 @@ class Hessians:
                 if not any(v > 0 for v in left.values()):
                     raise _Reached
 
-        with layer_inputs(self.model, self.layers, sink):
+        kind = device_of(self.model).type
+        with (
+            layer_inputs(self.model, self.layers, sink),
+            forward_precision(self.precision, kind),
+        ):
             for done, batch in enumerate(batches):
                 if reach is not None:
                     left.update(reach)
                 start, in_hooks = time.perf_counter(), self.seconds["hessian"]
                 try:
-                    call(self.model, move(batch, self.model))
+                    call(self.model, channels_last(move(batch, self.model)))
                 except _Reached:
                     pass
                 within = self.seconds["hessian"] - in_hooks

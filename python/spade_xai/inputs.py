@@ -107,6 +107,21 @@ def move(inputs: Inputs, model: nn.Module) -> Inputs:
     )
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters are; the CPU if it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def channels_last(inputs: Inputs) -> Inputs:
+    """The inputs with images laid out channels last, the faster order of convolutions and their Hessians."""
+
+    def lay(t: Tensor) -> Tensor:
+        image = t.ndim == 4 and t.is_floating_point()
+        return t.contiguous(memory_format=torch.channels_last) if image else t
+
+    return map_tensors(inputs, lay)
+
+
 def call(model: nn.Module, inputs: Inputs) -> Tensor:
     """The model's logits for the inputs."""
     if isinstance(inputs, dict):

@@ -13,6 +13,7 @@ from spade_xai.layers import Layer
 
 _log = logging.getLogger(__name__)
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_CPU = torch.device("cpu")
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -38,8 +39,11 @@ def parse_memory(function: str, value: int | str | None) -> int | None:
     return int(size)
 
 
-def available_memory() -> int | None:
-    """Bytes the system can still give, or None where that is not known."""
+def available_memory(device: torch.device = _CPU) -> int | None:
+    """Bytes that the device can still give, or None where that is not known."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
@@ -93,6 +97,7 @@ def plan_memory(
     samples: int,
     max_memory: int | None,
     function: str = "trace",
+    device: torch.device = _CPU,
 ) -> Plan:
     """Split samples, then layers, so that Hessians and pruning stay within max_memory.
 
@@ -100,8 +105,9 @@ def plan_memory(
         layers: In order of execution.
         method: "obc" or "sparsegpt".
         samples: Samples that would be pruned together.
-        max_memory: Bytes; None takes half of what the system reports as available.
+        max_memory: Bytes; None takes half of what the device has available.
         function: Named in errors and the log.
+        device: Whose memory it is.
 
     Raises:
         ValueError: max_memory is given and one layer alone takes more.
@@ -110,7 +116,7 @@ def plan_memory(
         return Plan((), samples, 0)
     limit = max_memory
     if limit is None:
-        free = available_memory()
+        free = available_memory(device)
         limit = free // 2 if free is not None else 2**62
     together = samples
     while together > 1 and _need(layers, method, together) > limit:

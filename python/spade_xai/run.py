@@ -14,9 +14,17 @@ from torch import Tensor, nn
 from spade_ext import DampingWarning
 from spade_xai.augment import Augmentation, ImageAugment, augmented, resolve_augment
 from spade_xai.capture import Hessians, execution_order
-from spade_xai.inputs import Inputs, as_inputs, first_tensor, rebatch
+from spade_xai.inputs import (
+    Inputs,
+    as_inputs,
+    device_of,
+    first_tensor,
+    map_tensors,
+    rebatch,
+)
 from spade_xai.layers import Layer, find_layers, select_layers
 from spade_xai.plan import plan_memory
+from spade_xai.precision import PRECISIONS
 from spade_xai.prepare import duplicate
 from spade_xai.progress import Stages
 from spade_xai.pruning import METHODS, Pruned, prune_layer
@@ -41,6 +49,7 @@ class Options:
     batch_size: int
     seed: int
     max_memory: int | None
+    forward_precision: str = "float32"
 
     def __post_init__(self) -> None:
         name = self.function
@@ -52,6 +61,11 @@ class Options:
             check_count(name, argument, getattr(self, argument))
         if not self.damp >= 0:
             raise ValueError(f"{name}: damp must be at least 0, got {self.damp}")
+        if self.forward_precision not in PRECISIONS:
+            raise ValueError(
+                f"{name}: forward_precision must be one of {', '.join(PRECISIONS)}, "
+                f"got {self.forward_precision!r}"
+            )
 
 
 def check_count(function: str, argument: str, value: object) -> None:
@@ -69,15 +83,15 @@ def working_copy(
     return duplicate(model) if device is None else copy.deepcopy(model).to(device).eval()
 
 
-def read_sample(options: Options, sample: Any) -> Source:
-    """The sample as inputs of the model and what varies it; a lone image [C, H, W] becomes a batch of one."""
+def read_sample(options: Options, sample: Any, device: torch.device) -> Source:
+    """The sample as inputs on the device, where it is varied too; a lone image [C, H, W] becomes a batch of one."""
     function, augment = options.function, options.augment
     if isinstance(sample, Tensor) and sample.ndim == 3 and sample.is_floating_point():
         if isinstance(augment, ImageAugment) or (
             isinstance(augment, str) and sample.shape[0] in (1, 3)
         ):
             sample = sample[None]
-    inputs = as_inputs(function, sample)
+    inputs = map_tensors(as_inputs(function, sample), lambda t: t.to(device))
     resolved = resolve_augment(function, augment, inputs)
     count = len(first_tensor(inputs)) if resolved is None else options.augmentations
     return Source(inputs, resolved, count, options.seed)
@@ -89,6 +103,7 @@ class Run:
     Attributes:
         dense: The caller's model, only read.
         model: The working copy.
+        device: Of the working copy; samples, Hessians and pruning are there.
         sources: One a sample.
         layers: Layers that can be pruned, in order of execution.
         calls: How often a pass of the model reads each.
@@ -108,7 +123,8 @@ class Run:
         function = options.function
         self.dense, self.options, self.stages = dense, options, stages
         self.model = working_copy(function, dense, device)
-        self.sources = [read_sample(options, sample) for sample in samples]
+        self.device = device_of(self.model)
+        self.sources = [read_sample(options, sample, self.device) for sample in samples]
         everything = find_layers(dense)
         chosen = select_layers(
             everything, options.layers, depthwise=options.depthwise, function=function
@@ -159,7 +175,7 @@ class Run:
         """
         passes = -(-source.augmentations // self.options.batch_size)
         reads = passes * sum(self.calls[layer.name] for layer in layers)
-        sums = Hessians(self.model, layers, self.options.function)
+        sums = Hessians(self.model, layers, self.options.function, self.options.forward_precision)
 
         def report(batches: int, read: int) -> None:
             self.stages.report("forward", turn * passes + batches, turns * passes)
@@ -197,6 +213,7 @@ class Run:
                 samples=len(books),
                 max_memory=self.options.max_memory,
                 function=self.options.function,
+                device=self.device,
             )
             turn, turns = 0, len(books) * len(plan.parts)
             for start in range(0, len(books), plan.samples):

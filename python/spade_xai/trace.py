@@ -39,6 +39,7 @@ def trace(
     device: torch.device | str | None = None,
     progress: bool | StageCallback | None = True,
     max_memory: int | str | None = None,
+    forward_precision: str = "float32",
 ) -> Trace:
     """Prune a model for one sample.
 
@@ -64,6 +65,8 @@ def trace(
         progress: True for bars, or callback(stage, done, total) for the stages "forward", "hessian" and "prune".
         max_memory: Bytes, or text such as "2GB", that Hessians and pruning may take; more layers are then
             pruned in groups, with a pass over the augmentations each. None: half of the available memory.
+        forward_precision: Of the dense model's passes: "float32" (the model's own dtype), "tf32" on CUDA, or
+            "bfloat16" by autocast; Hessians are sums of the inputs that come of it.
 
     Returns:
         Trace.
@@ -78,7 +81,7 @@ def trace(
     """
     options = Options(
         "trace", method, _default(sparsity), augment, augmentations, layers, depthwise, damp, batch_size,
-        seed, parse_memory("trace", max_memory),
+        seed, parse_memory("trace", max_memory), forward_precision,
     )  # fmt: skip
     (result,) = _run(model, [sample], options, sequential, device, progress)
     return result
@@ -101,6 +104,7 @@ def trace_many(
     device: torch.device | str | None = None,
     progress: bool | StageCallback | None = True,
     max_memory: int | str | None = None,
+    forward_precision: str = "float32",
 ) -> Iterator[Trace]:
     """Prune a model for each of many samples, with SparseGPT over `group` samples at once (Batched FastSPADE).
 
@@ -123,6 +127,7 @@ def trace_many(
         device: As in trace.
         progress: As in trace, over one group.
         max_memory: As in trace.
+        forward_precision: As in trace.
 
     Yields:
         Trace of each sample, in order.
@@ -130,6 +135,7 @@ def trace_many(
     options = Options(
         "trace_many", method, _default(sparsity), augment, augmentations, layers, depthwise, damp,
         batch_size, seed, parse_memory("trace_many", max_memory),
+        forward_precision,
     )  # fmt: skip
     check_count("trace_many", "group", group)
     one_by_one = samples.split(1) if isinstance(samples, Tensor) else samples
