@@ -1,6 +1,20 @@
 """Shared set-up of the tests."""
 
+import pytest
 import torch
+
+import spade_ext
+
+NO_CUDA = "" if torch.cuda.is_available() else "torch finds no GPU"
+NO_CUDA = NO_CUDA or ("" if spade_ext.cuda_is_available() else spade_ext.build_info()["cuda"])
+
+
+@pytest.fixture(
+    params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(bool(NO_CUDA), reason=NO_CUDA))]
+)
+def device(request):
+    """Each device that ops run on; CUDA is reported as skipped where there is none."""
+    return torch.device(request.param)
 
 
 def _declare_torchvision_ops():

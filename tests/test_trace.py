@@ -119,5 +119,5 @@ def test_forward_precision_changes_little_and_leaves_the_flags(model, sample, pr
 
 
 def test_unknown_forward_precision(model, sample):
-    with pytest.raises(ValueError, match="trace: forward_precision must be one of .* got 'int8'"):
+    with pytest.raises(ValueError, match=r"trace: forward_precision must be one of .* got 'int8'"):
         trace(model, sample, augment=noise, forward_precision="int8", **OPTIONS)

@@ -160,7 +160,7 @@ class BatchSparseGPT:
         weights, batch = _fasterprune(first, hessians, *options)
         singular = (batch.failed | (batch.damp > 0)).reshape(len(layers), first.groups)
         if bool(singular.any()):
-            hessians[singular] = torch.eye(first.columns)
+            hessians[singular] = torch.eye(first.columns, device=hessians.device)
             again = singular.any(1)
             weights[again] = _fasterprune(first, hessians[again], *options)[0]
         for layer, weight in zip(layers, weights, strict=True):

@@ -41,15 +41,15 @@ def obc_eliminate(
     rows, cols = weight.shape
     w = weight.clone()
     a = hinv.expand(rows, cols, cols).clone()
-    row = torch.arange(rows)
-    open_ = torch.ones(rows, cols // block, dtype=torch.bool)  # may still go
+    row = torch.arange(rows, device=w.device)
+    open_ = torch.ones(rows, cols // block, dtype=torch.bool, device=w.device)  # may still go
     gone = torch.zeros_like(w, dtype=torch.bool)
     order, loss = [], []
     for _ in range(steps):
         parts = w.view(rows, -1, block)
         diagonal = a.view(rows, cols // block, block, cols // block, block)
         diagonal = diagonal.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)  # [R, D/c, c, c]
-        eye = torch.eye(block, dtype=w.dtype)
+        eye = torch.eye(block, dtype=w.dtype, device=w.device)
         safe = torch.where(open_[:, :, None, None], diagonal, eye)
         solved = torch.linalg.solve(safe, parts[..., None])[..., 0]
         score = (parts * solved).sum(-1).masked_fill(~open_, torch.inf)
@@ -57,7 +57,7 @@ def obc_eliminate(
         order.append(p)
         loss.append(0.5 * score[row, p])
         open_[row, p] = False
-        columns = p[:, None] * block + torch.arange(block)  # [R, c]
+        columns = p[:, None] * block + torch.arange(block, device=w.device)  # [R, c]
         across = a[row[:, None], columns]  # [R, c, D]
         inverse = torch.linalg.inv(safe[row, p])  # [R, c, c]
         w = w - (across * solved[row, p][..., None]).sum(1)
@@ -68,7 +68,7 @@ def obc_eliminate(
             group = p // m
             full = gone.view(rows, -1, m)[row, group].sum(1) == n
             open_.view(rows, -1, m)[row[full], group[full]] = False
-    empty = torch.empty(rows, 0)
+    empty = torch.empty(rows, 0, device=w.device)
     return (
         torch.stack(order, 1) if order else empty.long(),
         torch.stack(loss, 1) if loss else empty.to(w.dtype),

@@ -59,7 +59,7 @@ def batch_fasterprune(
     diagonal = h.diagonal()
     diagonal += (percdamp * diagonal.mean()).clamp(min=LEAST_BATCH_DAMP)
     if int(torch.linalg.cholesky_ex(h)[1]):
-        h = torch.eye(len(h), dtype=h.dtype)
+        h = torch.eye(len(h), dtype=h.dtype, device=h.device)
     return _columns(weight.clone(), h, sparsity, prunen, prunem, blocksize)
 
 
@@ -126,7 +126,7 @@ def trueobs_row(
     blocks = len(w) // size
     left = list(range(blocks))
     taken = [0] * (blocks // m)
-    gone = torch.zeros(len(w), dtype=torch.bool)
+    gone = torch.zeros(len(w), dtype=torch.bool, device=w.device)
     trace, losses = [w.clone()], []
     for _ in range(blocks // m * n):
         columns = {b: slice(b * size, (b + 1) * size) for b in left if taken[b // m] < n}

@@ -16,7 +16,7 @@ def select(
         groups = torch.zeros_like(order, dtype=torch.bool)
         return groups.scatter(2, order[:, :, :n], True).flatten(1)
     count = math.floor(sparsity * scores.numel() + 1e-6)
-    gone = torch.zeros(scores.numel(), dtype=torch.bool)
+    gone = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     gone[scores.flatten().argsort(stable=True)[:count]] = True
     return gone.view_as(scores)
 

@@ -1,0 +1,171 @@
+"""Every op on every device against the float64 reference on the CPU."""
+
+import pytest
+import torch
+from problems import layer
+from torch import nn
+
+import spade_ext
+from spade_ext import HessianAccumulator, OBCTrace, reference
+from spade_xai.trace import trace, trace_many
+
+SIZES = [(1, 1), (3, 2), (5, 31), (7, 33), (4, 129), (3, 300)]
+
+
+def relative(got, expected):
+    return float((got.double().cpu() - expected).norm() / expected.norm().clamp_min(1e-30))
+
+
+def same_order(order, loss, weight, hinv, expected, expected_loss):
+    """Whether the orders are equal wherever losses differ by more than 1e-5 relative."""
+    for row in range(len(order)):
+        for k in range(order.shape[1]):
+            if order[row, k] != expected[row, k]:  # a tie may go either way, and the rest follows
+                return float(loss[row, k]) == pytest.approx(float(expected_loss[row, k]), rel=1e-4)
+    return True
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (100, 33), (2, 70, 129)])
+def test_hessian_linear(device, dtype, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    got = spade_ext.hessian(x.to(device))
+    assert got.device.type == device.type
+    assert relative(got, reference.hessian(x.double())) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 1},
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": (3, 2), "stride": 2, "padding": (1, 0)},
+        {"kernel_size": 3, "dilation": 2, "padding": 2, "groups": 2},
+        {"kernel_size": 3, "padding": 1, "groups": 6},
+    ],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_hessian_conv2d(device, options, layout):
+    x = torch.randn(3, 6, 9, 7, generator=torch.Generator().manual_seed(1))
+    got = spade_ext.hessian(x.contiguous(memory_format=layout).to(device), **options)
+    assert relative(got, reference.hessian(x.double(), **options)) < 1e-6
+
+
+def test_fast_precision(device):
+    x = torch.randn(200, 40, generator=torch.Generator().manual_seed(2))
+    got = spade_ext.hessian(x.to(device), precision="fast")
+    assert relative(got, reference.hessian(x.double())) < 1e-3
+
+
+def test_accumulator(device):
+    layer_ = nn.Conv2d(4, 5, 3, padding=1)
+    x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    accumulator = HessianAccumulator(layer_)
+    for batch in x.to(device).split(2):
+        accumulator.update(batch)
+    expected = reference.hessian(x.double(), kernel_size=3, padding=1)
+    assert relative(accumulator.hessian, expected) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_damped_inverse(device, dtype):
+    _, h = layer(2, 33, dtype=dtype)
+    inverse, damp = spade_ext.damped_inverse(h.to(device), 0.01)
+    expected, _ = reference.damped_inverse(h.double(), 0.01)
+    assert damp == 0.01 and relative(inverse, expected) < 1e-5
+
+
+@pytest.mark.parametrize("rows, cols", SIZES)
+def test_obc_trace(device, rows, cols):
+    weight, h = layer(rows, cols, dtype=torch.float32)
+    weight[0, cols // 2] = 0.0
+    got = spade_ext.obc_trace(weight.to(device), h.to(device))
+    expected, loss = reference.obc_trace(weight.double(), h.double())
+    assert same_order(got.order.cpu(), got.loss.cpu(), weight, h, expected, loss)
+    assert got.order.device.type == device.type
+    assert torch.equal(got.order.cpu().sort(1).values, torch.arange(cols).int().expand(rows, -1))
+    if cols > 1:
+        assert got.order[0, 0] == cols // 2
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [{"sparsity": 0.3}, {"sparsity": 0.9}, {"n": 2, "m": 4}, {"sparsity": 0.5, "block": 4}],
+)
+def test_obc_prune(device, pattern):
+    weight, h = layer(6, 64, dtype=torch.float32)
+    got = spade_ext.obc_prune(weight.to(device), h.to(device), **pattern)
+    expected = reference.obc_prune(weight.double(), h.double(), **pattern)
+    assert got.device.type == device.type
+    assert relative(got, expected) < 1e-3
+
+
+def test_trace_survives_a_file(device, tmp_path):
+    weight, h = layer(3, 20, dtype=torch.float32)
+    made = spade_ext.obc_trace(weight.to(device), h.to(device))
+    made.save(tmp_path / "trace.safetensors")
+    again = OBCTrace.load(tmp_path / "trace.safetensors")
+    assert torch.equal(again.order, made.order.cpu())
+    assert relative(again.prune(0.5), made.prune(0.5).double().cpu()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sparsity": 0.5, "block_size": 1},
+        {"sparsity": 0.9, "block_size": 9},
+        {"sparsity": 0.7},
+        {"n": 2, "m": 4},
+    ],
+)
+@pytest.mark.parametrize("rows, cols", [(5, 36), (33, 132)])
+def test_sparsegpt_prune(device, rows, cols, options):
+    weight, h = layer(rows, cols, dtype=torch.float32)
+    got = spade_ext.sparsegpt_prune(weight.to(device), h.to(device), **options)
+    expected = reference.sparsegpt_prune(weight.double(), h.double(), **options)
+    assert got.device.type == device.type
+    assert relative(got, expected) < 1e-3
+
+
+def test_sparsegpt_batch_with_a_failure(device):
+    weight, h = layer(4, 24, dtype=torch.float32)
+    h = torch.stack([h, -h, 2 * h])
+    batch = spade_ext.sparsegpt_prune_batch(weight.to(device), h.to(device), 0.5)
+    assert batch.failed.tolist() == [False, True, False]
+    assert torch.equal(batch.weights[1].cpu(), weight)
+    assert relative(batch.weights[2], batch.weights[0].double().cpu()) < 1e-4
+
+
+def test_errors_on_mixed_devices(device):
+    weight, h = layer(2, 8, dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"hessian must be on the device of weight, .*, got meta"):
+        spade_ext.obc_trace(weight.to(device), h.to("meta"))
+    with pytest.raises(ValueError, match="weight must be finite"):
+        spade_ext.obc_trace(weight.to(device) * float("nan"), h.to(device))
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+def test_spade(device, method):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(288, 4),
+    )
+    sample = torch.rand(1, 3, 8, 8)
+    options = {
+        "method": method,
+        "augment": lambda x: x + 0.1 * torch.randn_like(x),
+        "augmentations": 64,
+    }
+    result = trace(model.to(device), sample.to(device), sparsity=0.5, progress=False, **options)
+    weights = dict(result.model.named_parameters())
+    assert all(value.device.type == device.type for value in weights.values())
+    assert all(x.sparsity_got > 0.47 for x in result.layers)  # dead inputs take theirs with them
+    assert result.fidelity().sample.label == 1.0
+    if method == "sparsegpt":
+        (many,) = trace_many(model, sample.to(device), sparsity=0.5, progress=False, **options)
+        assert min(many.agreement(result).values()) == 1.0
