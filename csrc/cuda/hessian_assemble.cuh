@@ -1,0 +1,77 @@
+// The plan on the device, and H from the partial sums of its jobs.
+//
+//   H[(c, t), (d, u)] += 2^-2s sum over the terms of (t, u) of gram[c, d] (or its transpose),
+//   gram = its splits' partial sums, added in order in float64
+//
+// One thread an entry of H; every entry has one order of summation, whatever the device. Bound by
+// L2: 4 bytes a term and split, 16 bytes of H.
+#pragma once
+
+#include "cuda/hessian_gram.cuh"
+#include "cuda/hessian_pack.cuh"
+
+namespace spade::cuda {
+
+// Part of a plan in a kernel's arguments, of which CUDA allows 4 KB: no host memory is read later.
+constexpr int kPassedWords = 960;
+struct PassedWords {
+  int32_t words[kPassedWords];
+};
+__global__ void store_plan_kernel(PassedWords from, int count, int32_t* to) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x))
+    to[i] = from.words[i];
+}
+
+constexpr int kAssembleThreads = 256;
+
+// Entry (c, d) of a job's gram; sums: the partial tiles of one group of one sample.
+template <int kWidth>
+__device__ __forceinline__ double gram_entry(const GramJob& job, int side, const float* sums, int c,
+                                             int d) {
+  int tile = c / kWidth * side + d / kWidth;
+  if (job.symmetric) {
+    if (c < d) {
+      const int lower = c;
+      c = d;
+      d = lower;
+    }
+    const int I = c / kWidth;
+    tile = I * (I + 1) / 2 + d / kWidth;
+  }
+  const float* at =
+      sums + (int64_t{job.first} + tile) * kWidth * kWidth + c % kWidth * kWidth + d % kWidth;
+  double sum = 0;
+  for (int split = 0; split < job.splits; ++split, at += int64_t{job.tiles} * kWidth * kWidth)
+    sum += *at;
+  return sum;
+}
+
+// Grid (blocks over D^2 entries, any); h: [problems = samples * groups, D, D].
+template <int kWidth>
+__global__ void __launch_bounds__(kAssembleThreads)
+    assemble_kernel(PlanOnDevice plan, const float* sums, const unsigned* largest, int problems,
+                    int groups, double* h) {
+  const int D = plan.channels * plan.taps, side = (plan.channels + kWidth - 1) / kWidth;
+  const int64_t entry = int64_t{blockIdx.x} * kAssembleThreads + threadIdx.x;
+  if (entry >= int64_t{D} * D) return;
+  const int i = static_cast<int>(entry / D), j = static_cast<int>(entry % D);
+  const int c = i / plan.taps, d = j / plan.taps;
+  const int pair = i % plan.taps * plan.taps + j % plan.taps;
+  const GramJob* jobs = reinterpret_cast<const GramJob*>(plan.words);
+  const int32_t* places = plan.words + plan.jobs * kJobWords;
+  const int32_t* terms = places + plan.taps * plan.taps + 1;
+  for (int problem = static_cast<int>(blockIdx.y); problem < problems;
+       problem += static_cast<int>(gridDim.y)) {
+    const float* of = sums + int64_t{problem} * plan.blocks * kWidth * kWidth;
+    double sum = 0;
+    for (int place = places[pair]; place < places[pair + 1]; ++place) {
+      const Term term = terms[place];
+      const bool transposed = term & 1;
+      sum += gram_entry<kWidth>(jobs[term >> 1], side, of, transposed ? d : c, transposed ? c : d);
+    }
+    h[int64_t{problem} * D * D + entry] +=
+        ldexp(sum, -2 * scale_exponent(largest, problem / groups));
+  }
+}
+
+}  // namespace spade::cuda
