@@ -1,0 +1,95 @@
+"""The Python layer over the CUDA backend, on CPU tensors with the kernels emulated.
+
+SPADE_CUDA_LIBRARY names the emulated backend (the target spade_cuda_emulated of tests/cuda).
+"""
+
+import pytest
+import torch
+from problems import layer
+from test_devices import relative, same_order
+
+import spade_ext
+from spade_ext import _cuda, reference
+from spade_ext.hessian import Conv2dGeometry
+
+pytestmark = pytest.mark.skipif(
+    spade_ext.build_info().get("nvcc") != "emulated",
+    reason="SPADE_CUDA_LIBRARY names no emulated backend",
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["default", "fast"])
+def test_hessian_linear(dtype, precision):
+    x = torch.randn(60, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
+    out = torch.zeros(2, 40, 40, dtype=torch.float64)
+    _cuda.add_hessian_linear(x, out, precision, samples=2)
+    exact = dtype != torch.float32 or precision == "default"
+    for got, rows in zip(out, x.double().chunk(2), strict=True):
+        assert relative(got, rows.T @ rows) < (1e-6 if exact else 1e-3)
+
+
+def test_hessian_conv2d_adds_to_the_sum():
+    x = torch.randn(2, 4, 7, 6, generator=torch.Generator().manual_seed(1))
+    geometry = Conv2dGeometry.of(3, 1, 1, 1, 2)
+    out = torch.ones(1, 2, 18, 18, dtype=torch.float64)
+    _cuda.add_hessian_conv2d(x, geometry.fields(x), out)
+    expected = reference.hessian(x.double(), kernel_size=3, padding=1, groups=2)
+    assert relative(out[0] - 1, expected) < 1e-6
+
+
+@pytest.mark.parametrize("damp", [0.0, 0.01])
+def test_invert(damp):
+    _, h = layer(1, 20, dtype=torch.float32)
+    h[3] = h[:, 3] = 0
+    inverse, damped, used, dead = _cuda.invert(h, damp)
+    assert used == damp and dead == 1
+    assert relative(damped.double() @ inverse.double(), torch.eye(20).double()) < 1e-3
+    expected, _ = spade_ext.damped_inverse(h, damp)
+    assert relative(inverse, expected.double()) < 1e-5
+
+
+def test_invert_climbs_the_ladder_and_gives_up():
+    h = torch.ones(5, 5)
+    _, _, used, _ = _cuda.invert(h - 0.05 * torch.eye(5), 0.0)
+    _, expected = spade_ext.damped_inverse(h - 0.05 * torch.eye(5), 0.0)
+    assert used == pytest.approx(expected)
+    assert _cuda.invert(-h, 0.01) is None
+
+
+@pytest.mark.parametrize("update", ["ffma", "fp16"])
+@pytest.mark.parametrize("cols", [20, 150])
+def test_obc_trace_and_weights(update, cols):
+    weight, h = layer(3, cols, dtype=torch.float32)
+    inverse, damped, _, _ = _cuda.invert(h, 0.01)
+    order, loss, info = _cuda.obc_trace(weight, inverse, cols, update)
+    assert not info.any()
+    expected, expected_loss = reference.obc_trace(weight.double(), h.double())
+    assert same_order(order, loss, weight, h, expected, expected_loss)
+    trace = spade_ext.obc_trace(weight, h)
+    counts = torch.tensor([0, cols // 3, cols - 1])
+    weights, info = _cuda.obc_weights(weight, damped, inverse, trace.order, counts)
+    assert not info.any()
+    assert relative(weights, trace.prune_rows(counts).double()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "options", [(0.5, 1, 0, 0), (0.7, 9, 0, 0), (0.9, 128, 0, 0), (0.0, 128, 2, 4)]
+)
+def test_sparsegpt_prune(options):
+    weight, h = layer(5, 36, dtype=torch.float32)
+    h = torch.stack([h, -h, 3 * h])
+    out, damp, info = _cuda.sparsegpt_prune(weight, h, (*options, 0.01, 0))
+    assert damp[0] == 0.01 and info.tolist() == [0, 3, 0]
+    assert torch.equal(out[1], weight)
+    sparsity, block_size, n, m = options
+    pattern = {"n": n, "m": m} if m else {"sparsity": sparsity}
+    expected = reference.sparsegpt_prune(
+        weight.double(), h[0].double(), block_size=block_size, **pattern
+    )
+    assert relative(out[0], expected) < 1e-4 and relative(out[2], expected) < 1e-4
+
+
+def test_errors_carry_the_text_of_the_backend():
+    with pytest.raises(ValueError, match="workspace_bytes"):
+        spade_ext._C.cuda_obc_trace(*[0] * 12)
