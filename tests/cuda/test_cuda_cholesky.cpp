@@ -1,0 +1,99 @@
+// Batched reversed Cholesky: V V^T is the damped matrix, the ladder ends where
+// spade_damped_inverse_f64 ends, and no matrix disturbs another.
+#include <random>
+
+#include "check.h"
+#include "cuda/cholesky.cu"
+
+namespace {
+
+using spade::cuda::CholeskyScratch;
+using spade::cuda::Workspace;
+
+// X^T X of `samples` random rows, and what is to be special about it.
+std::vector<float> hessian(int64_t D, int64_t samples, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<double> normal;
+  std::vector<double> x(static_cast<size_t>(samples * D));
+  for (double& value : x) value = normal(generator);
+  std::vector<float> h(static_cast<size_t>(D * D));
+  for (int64_t i = 0; i < D; ++i)
+    for (int64_t j = 0; j <= i; ++j) {
+      double sum = 0;
+      for (int64_t k = 0; k < samples; ++k) sum += x[k * D + i] * x[k * D + j];
+      h[i * D + j] = h[j * D + i] = static_cast<float>(sum);
+    }
+  return h;
+}
+
+// Factorise all matrices in one batch and check each.
+void check_batch(int64_t D, double damp, const std::vector<std::vector<float>>& matrices) {
+  const int64_t S = static_cast<int64_t>(matrices.size());
+  std::vector<float> all;
+  for (const auto& h : matrices) all.insert(all.end(), h.begin(), h.end());
+  const DeviceArray<float> h(all);
+  DeviceArray<float> v(S * D * D);
+  DeviceArray<double> damp_used(S);
+  DeviceArray<int32_t> info(S);
+  Workspace count;
+  take_cholesky(count, S, D, damp);
+  DeviceArray<char> memory(static_cast<int64_t>(count.bytes()));
+  Workspace workspace("test", memory.get(), count.bytes(), count.bytes());
+  const CholeskyScratch scratch = take_cholesky(workspace, S, D, damp);
+  spade::cuda::reversed_cholesky("test", h.get(), S, D, damp, scratch, v.get(), damp_used.get(),
+                                 info.get(), nullptr);
+  for (int64_t s = 0; s < S; ++s) {
+    const std::vector<double> wide(matrices[s].begin(), matrices[s].end());
+    std::vector<double> inverse(wide.size()), damped(wide.size());
+    double expected_damp;
+    const spade_status_t status = spade_damped_inverse_f64(
+        wide.data(), D, damp, inverse.data(), damped.data(), &expected_damp, 1, nullptr);
+    CHECK(info[s] == status);
+    if (status != SPADE_SUCCESS) {
+      CHECK(damp_used[s] == std::fmax(1.0, damp));
+      continue;
+    }
+    CHECK(damp_used[s] == expected_damp);
+    const float* of = v.get() + s * D * D;
+    std::vector<double> product(wide.size());
+    for (int64_t i = 0; i < D; ++i)
+      for (int64_t j = i; j < D; ++j) {
+        double sum = 0;
+        for (int64_t k = j; k < D; ++k) sum += double(of[i * D + k]) * double(of[j * D + k]);
+        product[i * D + j] = product[j * D + i] = sum;
+      }
+    CHECK(relative_error(product, damped, D * D) < 2e-6);
+  }
+}
+
+void test_sizes() {
+  for (const int64_t D : {1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200}) {
+    for (const double damp : {0.01, 1e-5})
+      check_batch(D, damp, {hessian(D, 2 * D + 4, 1), hessian(D, 2 * D + 4, 2)});
+  }
+}
+
+// Matrices that succeed at different rungs, one that never does, dead columns.
+void test_ladder() {
+  const int64_t D = 70;
+  const std::vector<float> good = hessian(D, 200, 3);
+  std::vector<float> dead = good, late = good, later = good, singular = good;
+  for (int64_t j = 0; j < D; ++j)
+    for (const int64_t k : {0, 66}) dead[k * D + j] = dead[j * D + k] = 0;
+  late[5 * D + 5] = -1;  // the mean of the diagonal is about 200
+  later[69 * D + 69] = -30;
+  singular[0] = -1e6f;
+  for (const double damp : {0.0, 1e-4, 0.01, 0.5, 1.0, 300.0})
+    check_batch(D, damp, {singular, late, good, dead, later});
+  check_batch(D, 0.0, {hessian(D, 20, 4), good});  // rank 20
+}
+
+}  // namespace
+
+int main() {
+  for_each_schedule([] {
+    test_sizes();
+    test_ladder();
+  });
+  return report();
+}
