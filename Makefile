@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 IN := PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := $(shell find csrc spade_ext python -name '*.cpp' -o -name '*.h' -o -name '*.map' -o -name '*.py') \
-	CMakeLists.txt setup.py pyproject.toml
+	$(shell find python -path '*/assets/*' -o -name '*.html') CMakeLists.txt setup.py pyproject.toml
 # An uninstrumented Python loads a library under AddressSanitizer: the runtime comes first, with the C++ library whose
 # exceptions it watches, and Python's own allocations go through it. Python never frees all it has, hence no leak check.
 UNDER_ASAN = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
@@ -22,16 +22,16 @@ BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirn
 	rm -rf build/wheel build/lib.*
 	$(BIN)/pip wheel -q --no-deps -w build/wheel .
 	$(BIN)/pip install -q --no-deps --force-reinstall build/wheel/*.whl
-	$(BIN)/pip install -q -c constraints.txt "$$(ls build/wheel/*.whl)[demo]"
+	$(BIN)/pip install -q -c constraints.txt "$$(ls build/wheel/*.whl)[xai]"
 	touch $@
 
 .venv/tools: .venv/installed
-	$(BIN)/pip install -q -c constraints.txt "$$(ls build/wheel/*.whl)[demo,xai,test,lint]"
+	$(BIN)/pip install -q -c constraints.txt "$$(ls build/wheel/*.whl)[xai,test,lint]"
 	touch $@
 
-# Prune a real convolutional network on real images and print errors, sparsity and time.
+# SPADE on the shipped backdoored network and its pictures: tables, and spade-demo/report.html.
 demo: .venv/installed
-	$(BIN)/python examples/prune_digits.py
+	$(BIN)/spade-xai demo
 
 # All that CI runs.
 test: lint cpp-test python-test

@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def run_demo(
     clean: int = 8,
     methods: Sequence[str] = GRADIENT_METHODS,
     augmentations: int = 256,
+    layers: str | Iterable[str] | None = None,
     shown: int = 2,
     seed: int = 0,
     progress: bool = False,
@@ -47,6 +48,7 @@ def run_demo(
         clean: Clean pictures, scored by insertion.
         methods: Names in `saliency.METHODS`.
         augmentations: Of each picture.
+        layers: Patterns of the layers to prune, as in `trace`; None for all.
         shown: Pictures of each kind in the report, at most as many as are scored.
         seed: Of augmentations, methods that sample, and the random map.
         progress: Whether to show bars.
@@ -66,7 +68,12 @@ def run_demo(
     planted = backdoored.load_pictures("trojan", trojan)
     plain = backdoored.load_pictures("clean", clean)
     report(_introduction(about, trojan, clean))
-    options: dict[str, Any] = {"sparsity": linear(LAST), "augmentations": augmentations}
+    chosen = layers if layers is None or isinstance(layers, str) else list(layers)
+    options: dict[str, Any] = {
+        "sparsity": linear(LAST),
+        "augmentations": augmentations,
+        "layers": chosen,
+    }
     evaluation = evaluate(
         model,
         (planted.images, planted.masks),
@@ -83,6 +90,7 @@ def run_demo(
             "clean": clean,
             "methods": list(methods),
             "augmentations": augmentations,
+            "layers": chosen,
             "sparsity": f"linear({LAST})",
             "seed": seed,
         },
