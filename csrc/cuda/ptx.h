@@ -87,7 +87,9 @@ inline uint16_t to_half(float x) {
   return emulation::from_bits<uint16_t>(emulation::to_bits(static_cast<_Float16>(x)));
 }
 inline float from_half(uint16_t bits) {
-  return static_cast<float>(emulation::from_bits<_Float16>(bits));
+  const float size = __uint_as_float((bits & 0x7FFFu) << 13) * 0x1p112f;  // also subnormal ones
+  const unsigned special = (bits & 0x7C00u) == 0x7C00u ? 0x7F800000u : 0u;
+  return __uint_as_float(__float_as_uint(size) | special | (bits & 0x8000u) << 16);
 }
 inline uint16_t to_bfloat16(float x) {
   const unsigned bits = __float_as_uint(x);
@@ -98,34 +100,36 @@ inline float from_bfloat16(uint16_t bits) {
   return __uint_as_float(static_cast<unsigned>(bits) << 16);
 }
 
-inline void emulated_mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2],
-                         float (*value)(uint16_t), emulation::Site site) {
+// Register r of lane l holds, in half e, a[l / 4 + r % 2 * 8][l % 4 * 2 + e + r / 2 * 8] and
+// b[l % 4 * 2 + e + r * 8][l / 4].
+template <float (*kValue)(uint16_t)>
+void emulated_mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                  emulation::Site site) {
   const uint64_t words[3] = {a[0] | uint64_t(a[1]) << 32, a[2] | uint64_t(a[3]) << 32,
                              b[0] | uint64_t(b[1]) << 32};
   const emulation::Rendezvous& m = emulation::exchange(~0u, 20, site, words, 3);
   const int lane = emulation::lane();
-  // Register r of lane l holds, in half e, a[l / 4 + r % 2 * 8][l % 4 * 2 + e + r / 2 * 8] and
-  // b[l % 4 * 2 + e + r * 8][l / 4].
   const auto entry = [&](int l, int r, int e) {
-    return value(static_cast<uint16_t>(m.taken[l][r / 2] >> (32 * (r % 2) + 16 * e)));
+    return kValue(static_cast<uint16_t>(m.taken[l][r / 2] >> (32 * (r % 2) + 16 * e)));
   };
-  for (int j = 0; j < 4; ++j) {
-    const int row = lane / 4 + j / 2 * 8, col = lane % 4 * 2 + j % 2;
-    double sum = c[j];
+  float left[2][16], right[2][16];  // this lane's rows of a and columns of b
+  for (int i = 0; i < 2; ++i)
     for (int k = 0; k < 16; ++k) {
-      const int in_row = k % 8 / 2, half = k / 8;
-      sum += static_cast<double>(entry(row % 8 * 4 + in_row, row / 8 + half * 2, k % 2)) *
-             entry(col * 4 + in_row, 4 + half, k % 2);
+      left[i][k] = entry(lane / 4 * 4 + k % 8 / 2, i + k / 8 * 2, k % 2);
+      right[i][k] = entry((lane % 4 * 2 + i) * 4 + k % 8 / 2, 4 + k / 8, k % 2);
     }
+  for (int j = 0; j < 4; ++j) {
+    double sum = c[j];
+    for (int k = 0; k < 16; ++k) sum += double(left[j / 2][k]) * double(right[j % 2][k]);
     c[j] = static_cast<float>(sum);
   }
 }
 inline void mma_half(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], SPADE_SITE) {
-  emulated_mma(c, a, b, from_half, site);
+  emulated_mma<from_half>(c, a, b, site);
 }
 inline void mma_bfloat16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2],
                          SPADE_SITE) {
-  emulated_mma(c, a, b, from_bfloat16, site);
+  emulated_mma<from_bfloat16>(c, a, b, site);
 }
 
 inline void emulated_ldmatrix(unsigned (&r)[4], const void* row, bool transposed,

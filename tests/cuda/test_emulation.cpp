@@ -127,6 +127,11 @@ void test_multiply() {
 void test_conversions() {
   using namespace spade::cuda;
   CHECK(to_half(1.0f) == 0x3C00 && to_half(1.0f + 0x1p-11f) == 0x3C00);
+  for (unsigned bits = 0; bits < 0x10000; ++bits) {
+    const float x = from_half(static_cast<uint16_t>(bits));
+    CHECK(std::isnan(x) || to_half(x) == bits);
+  }
+  CHECK(std::isnan(from_half(0x7C01)) && std::isinf(from_half(0xFC00)));
   CHECK(from_half(0x0001) == 0x1p-24f && std::isinf(from_half(to_half(1e5f))));
   CHECK(to_bfloat16(1.0f) == 0x3F80 && to_bfloat16(1.0f + 0x1p-8f) == 0x3F80);
   CHECK(to_bfloat16(1.0f + 0x1.8p-7f) == 0x3F82 && from_bfloat16(0x4049) == 3.140625f);

@@ -1,0 +1,356 @@
+// Rounds of exact OBC: several pivots at once, in the order of one at a time.
+//
+// A block holds one row: slot i = thread + k NT belongs to a thread, which keeps w and the diagonal
+// of A there. A round
+//   1. takes the C columns of least score as candidates (each warp offers its least few),
+//   2. fetches their columns of the stale matrix and corrects them by the panel:
+//      V[:,c] = A[:,c] - U U[c,:]^T,
+//   3. lets one warp eliminate on the C x C candidate block alone: pivots p_0, p_1, ... with
+//      factors L,
+//   4. has every thread apply them to its slots, u_e = (V[:,p_e] - sum_{f<e} u_f L_fe) /
+//   sqrt(A_pp),
+//      w -= f_e u_e, diag(A) -= u_e^2, and look for the first pivot that a column outside the
+//      candidates undercuts,
+//   5. commits the pivots before that one. The first is always right, so every round advances.
+// Work of a round with t columns in the panel and m kept: C t m FMA and t m entries of U read.
+#pragma once
+
+#include "cuda/obc_rows.cuh"
+
+namespace spade::cuda {
+
+template <int C>
+struct RoundShared {
+  unsigned key[32];  // offers of the warps
+  int slot[32], column[32];
+  int candidate[C];  // slot, -1: none
+  int position[C];   // of the candidates in the matrix and the panel
+  int candidate_column[C];
+  unsigned bound;  // key of the best offer that is not a candidate
+  float block[C * C];
+  float w[C], diagonal[C];
+  alignas(16) float factor[C * C];  // [candidate, pivot]: L
+  int pivots;
+  int pivot[C], pivot_candidate[C], pivot_column[C];  // slot, index among candidates, column
+  float score[C], inverse_root[C], step[C];           // 1 / sqrt(A_pp), w_p / sqrt(A_pp)
+  unsigned valid[32];
+};
+
+// How rounds see the matrix and the panel. Slots are positions in the row's own matrix, or, in a
+// single launch, `columns` maps them to rows of the shared A.
+struct RoundView {
+  const float* matrix;
+  int stride;      // of a square matrix; 0: packed
+  bool by_column;  // positions are columns
+  float* panel;    // [., panel_stride]
+  int panel_stride;
+  const uint16_t* columns;  // shared memory, by slot
+  float* fetched;           // shared memory [C, slots]: V
+  int slots;
+  float* coefficients;  // shared memory [t, C]: U at the candidates
+
+  __device__ __forceinline__ int position(int slot) const {
+    return by_column ? columns[slot] : slot;
+  }
+  __device__ __forceinline__ float entry(int i, int j) const {
+    return stride ? matrix[static_cast<int64_t>(j) * stride + i] : matrix[packed_index(i, j)];
+  }
+};
+
+template <int NT, int NI, int C>
+struct Round {
+  static constexpr int kWarps = NT / 32;
+  static constexpr int kTwice = 2 * C / kWarps, kMost = 32 / kWarps;
+  static constexpr int kOffers = kTwice < 2 ? 2 : kTwice < kMost ? kTwice : kMost;  // a warp
+  static constexpr int kRows = NI > 1 ? 2 : 1;  // slots that share the reads of a coefficient
+  static_assert(C <= 32 && C % 4 == 0 && kWarps * kOffers <= 32 && NI <= 32, "");
+
+  float w[NI], diagonal[NI];
+  unsigned alive = 0;  // bit k: slot k of this thread holds a column
+  unsigned mine = 0;   // bit k: that slot is a candidate
+  int tid, lane, warp;
+
+  __device__ __forceinline__ Round()
+      : tid(static_cast<int>(threadIdx.x)), lane(tid & 31), warp(tid >> 5) {}
+
+  __device__ __forceinline__ bool holds(int k) const { return alive >> k & 1; }
+
+  // Run one round with t columns in the panel; returns the number of pivots taken, at most `most`,
+  // 0 if there is none.
+  __device__ __forceinline__ int run(RoundShared<C>& s, const RoundView& view, int t, int most) {
+    offer(s, view);
+    __syncthreads();  // offers are complete
+    if (warp == 0) choose(s, view.by_column);
+    __syncthreads();  // candidates are known
+    fetch(s, view, t);
+    __syncthreads();  // V and the candidate block are complete
+    if (warp == 0) simulate(s, most);
+    __syncthreads();  // pivots are known
+    return apply(s, view, t);
+  }
+
+  __device__ __forceinline__ void offer(RoundShared<C>& s, const RoundView& view) {
+    unsigned key[NI];
+#pragma unroll
+    for (int k = 0; k < NI; ++k) key[k] = holds(k) ? score_key(w[k], diagonal[k]) : kNever;
+#pragma unroll 1
+    for (int o = 0; o < kOffers; ++o) {
+      unsigned best = kNever;
+      int slot = -1, column = INT32_MAX;
+#pragma unroll
+      for (int k = 0; k < NI; ++k) {
+        const int i = tid + k * NT;
+        if (key[k] < best || (key[k] == best && best != kNever && view.columns[i] < column)) {
+          best = key[k];
+          slot = i;
+          column = view.columns[i];
+        }
+      }
+      unsigned least;
+      const int owner = least_lane(best, column, least);
+      if (lane == owner) {
+        s.key[warp * kOffers + o] = least;
+        s.slot[warp * kOffers + o] = slot;
+        s.column[warp * kOffers + o] = column;
+#pragma unroll
+        for (int k = 0; k < NI; ++k)
+          if (slot == tid + k * NT) key[k] = kNever;
+      }
+    }
+  }
+
+  // The C best offers become candidates.
+  __device__ __forceinline__ void choose(RoundShared<C>& s, bool by_column) {
+    if (lane < C) s.candidate[lane] = s.position[lane] = -1;
+    if (lane == 0) s.bound = kNever;
+    __syncwarp();
+    const bool real = lane < kWarps * kOffers;
+    const unsigned key = real ? s.key[lane] : kNever;
+    const int column = real ? s.column[lane] : INT32_MAX;
+    int rank = 0;
+    for (int other = 0; other < 32; ++other) {
+      const unsigned k = __shfl_sync(~0u, key, other);
+      const int c = __shfl_sync(~0u, column, other);
+      rank += k < key || (k == key && (c < column || (c == column && other < lane)));
+    }
+    if (key == kNever) return;
+    if (rank == C) s.bound = key;
+    if (rank >= C) return;
+    s.candidate[rank] = s.slot[lane];
+    s.position[rank] = by_column ? column : s.slot[lane];
+    s.candidate_column[rank] = column;
+  }
+
+  __device__ __forceinline__ void fetch(RoundShared<C>& s, const RoundView& view, int t) {
+    mine = 0;
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+      const int slot = s.candidate[c];
+      if (slot >= 0 && slot % NT == tid) mine |= 1u << slot / NT;
+    }
+    const float* panel = view.panel;
+    for (int e = tid; e < t * C; e += NT) {
+      const int at = s.position[e % C];
+      view.coefficients[e] = at < 0 ? 0.0f : panel[e / C * view.panel_stride + at];
+    }
+    __syncthreads();  // coefficients are complete
+#pragma unroll 1
+    for (int k = 0; k < NI; k += kRows) {
+      int at[kRows];
+      bool on[kRows], any = false;
+#pragma unroll
+      for (int j = 0; j < kRows; ++j) any |= on[j] = k + j < NI && holds(k + j);
+      if (!any) continue;
+#pragma unroll
+      for (int j = 0; j < kRows; ++j) {
+        const int held = on[j] ? k + j : on[0] ? k : k + kRows - 1;
+        at[j] = view.position(tid + held * NT);
+      }
+      float v[kRows][C];
+#pragma unroll
+      for (int c = 0; c < C; ++c) {
+        const int p = s.position[c];
+#pragma unroll
+        for (int j = 0; j < kRows; ++j) v[j][c] = p < 0 || !on[j] ? 0.0f : view.entry(at[j], p);
+      }
+#pragma unroll 4
+      for (int q = 0; q < t; ++q) {
+        float u[kRows];
+#pragma unroll
+        for (int j = 0; j < kRows; ++j) u[j] = panel[q * view.panel_stride + at[j]];
+#pragma unroll
+        for (int c = 0; c < C; c += 4) {
+          const float4 x = *reinterpret_cast<const float4*>(view.coefficients + q * C + c);
+#pragma unroll
+          for (int j = 0; j < kRows; ++j) {
+            v[j][c] -= u[j] * x.x;
+            v[j][c + 1] -= u[j] * x.y;
+            v[j][c + 2] -= u[j] * x.z;
+            v[j][c + 3] -= u[j] * x.w;
+          }
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kRows; ++j) {
+        if (!on[j]) continue;
+        const int i = tid + (k + j) * NT;
+#pragma unroll
+        for (int c = 0; c < C; ++c) view.fetched[c * view.slots + i] = v[j][c];
+        if (!(mine >> (k + j) & 1)) continue;
+        for (int c = 0; c < C; ++c) {
+          if (s.candidate[c] != i) continue;
+#pragma unroll
+          for (int d = 0; d < C; ++d) s.block[c * C + d] = v[j][d];
+        }
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < NI; ++k) {
+      if (!(mine >> k & 1)) continue;
+      for (int c = 0; c < C; ++c) {
+        if (s.candidate[c] != tid + k * NT) continue;
+        s.w[c] = w[k];
+        s.diagonal[c] = diagonal[k];
+      }
+    }
+  }
+
+  // Exact OBC on the candidate block, one candidate a lane, while its best is at most the bound.
+  __device__ __forceinline__ void simulate(RoundShared<C>& s, int most) {
+    const int c = lane < C ? lane : 0;
+    bool active = lane < C && s.candidate[c] >= 0;
+    const int column = active ? s.candidate_column[c] : INT32_MAX;
+    float weight = active ? s.w[c] : 0.0f, pivot_value = active ? s.diagonal[c] : 1.0f;
+    float row[C];
+#pragma unroll
+    for (int k = 0; k < C; ++k) row[k] = active && s.candidate[k] >= 0 ? s.block[c * C + k] : 0.0f;
+    int e = 0;
+    for (; e < C && e < most; ++e) {
+      unsigned least;
+      const int p = least_lane(active ? score_key(weight, pivot_value) : kNever, column, least);
+      if (least == 0 || least == kNever || (e > 0 && least > s.bound)) break;
+      const float pivot = __shfl_sync(~0u, pivot_value, p);
+      if (!(pivot > 0)) break;
+      const float inverse_root = 1.0f / sqrtf(pivot);
+      const float step = __shfl_sync(~0u, weight, p) * inverse_root;
+      float u = 0.0f;
+#pragma unroll
+      for (int k = 0; k < C; ++k) u = k == p ? row[k] : u;
+      active = active && lane != p;
+      u = active ? u * inverse_root : 0.0f;
+      if (lane < C) s.factor[lane * C + e] = u;
+      if (lane == p) {
+        s.pivot[e] = s.candidate[lane];
+        s.pivot_candidate[e] = lane;
+        s.pivot_column[e] = column;
+        s.score[e] = key_score(least);
+        s.inverse_root[e] = inverse_root;
+        s.step[e] = step;
+      }
+      weight -= step * u;
+      pivot_value -= u * u;
+#pragma unroll
+      for (int k = 0; k < C; ++k) row[k] -= u * __shfl_sync(~0u, u, k);
+    }
+    if (lane == 0) s.pivots = e;
+  }
+
+  // Whether slot i with these values goes before pivot e.
+  __device__ __forceinline__ bool undercuts(const RoundShared<C>& s, const RoundView& view, int e,
+                                            int i, float weight, float value) const {
+    const float left = weight * weight, right = s.score[e] * value;
+    return left < right || value < 0 || (left == right && view.columns[i] < s.pivot_column[e]);
+  }
+
+  __device__ __forceinline__ int apply(RoundShared<C>& s, const RoundView& view, int t) {
+    const int pivots = s.pivots;
+    unsigned valid = static_cast<unsigned>(pivots);
+    float* panel = view.panel + t * view.panel_stride;
+    float new_w[NI], new_diagonal[NI];
+#pragma unroll
+    for (int k = 0; k < NI; ++k) {
+      new_w[k] = w[k];
+      new_diagonal[k] = diagonal[k];
+      if (!holds(k)) continue;
+      const int i = tid + k * NT, at = view.position(i);
+      const bool outside = !(mine >> k & 1);
+      bool live = true;
+      float u[C];
+#pragma unroll
+      for (int e = 0; e < C; ++e) {
+        if (e >= pivots) continue;
+        const int c = s.pivot_candidate[e];
+        live = live && i != s.pivot[e];
+        float v = view.fetched[c * view.slots + i];
+#pragma unroll
+        for (int f = 0; f < e; ++f) v -= u[f] * s.factor[c * C + f];
+        u[e] = live ? v * s.inverse_root[e] : 0.0f;
+        new_w[k] -= s.step[e] * u[e];
+        new_diagonal[k] -= u[e] * u[e];
+        if (live) panel[e * view.panel_stride + at] = u[e];
+        if (outside && e + 1 < pivots && undercuts(s, view, e + 1, i, new_w[k], new_diagonal[k]))
+          valid = min(valid, static_cast<unsigned>(e + 1));
+      }
+    }
+    valid = __reduce_min_sync(~0u, valid);
+    if (lane == 0) s.valid[warp] = valid;
+    __syncthreads();  // every warp's verdict is known, and the panel is written
+    const int taken = static_cast<int>(__reduce_min_sync(~0u, s.valid[lane < kWarps ? lane : 0]));
+#pragma unroll
+    for (int k = 0; k < NI; ++k) {
+      if (!holds(k)) continue;
+      const int i = tid + k * NT, at = view.position(i);
+      for (int e = 0; e < taken; ++e)
+        if (i == s.pivot[e]) alive &= ~(1u << k);
+      if (taken == pivots) {
+        w[k] = new_w[k];
+        diagonal[k] = new_diagonal[k];
+      } else if (holds(k)) {
+        for (int e = 0; e < taken; ++e) {
+          const float u = panel[e * view.panel_stride + at];
+          w[k] -= s.step[e] * u;
+          diagonal[k] -= u * u;
+        }
+      }
+    }
+    return taken;
+  }
+
+  // The pivots just taken, as steps `first`, `first` + 1, ... of row r.
+  __device__ __forceinline__ void record(const RoundShared<C>& s, const ObcRows& rows, int64_t r,
+                                         int first, int taken) const {
+    if (tid >= taken) return;
+    rows.order[r * rows.steps + first + tid] = s.pivot_column[tid];
+    rows.loss[r * rows.steps + first + tid] = 0.5f * s.score[tid];
+  }
+
+  // rank[k] = how many flagged slots come before slot k of this thread, in the order of slots.
+  // `counts`: shared memory [NI * kWarps]. Every thread calls.
+  __device__ __forceinline__ void rank_slots(unsigned flags, int* counts, int (&rank)[NI]) const {
+#pragma unroll
+    for (int k = 0; k < NI; ++k) {
+      const unsigned set = __ballot_sync(~0u, static_cast<int>(flags >> k & 1));
+      rank[k] = __popc(set & ((1u << lane) - 1));
+      if (lane == 0) counts[k * kWarps + warp] = __popc(set);
+    }
+    __syncthreads();  // counts are complete
+    if (warp == 0) {
+      int carry = 0;
+      for (int first = 0; first < NI * kWarps; first += 32) {
+        const int count = first + lane < NI * kWarps ? counts[first + lane] : 0;
+        int sum = count;
+        for (int by = 1; by < 32; by *= 2) {
+          const int before = __shfl_up_sync(~0u, sum, static_cast<unsigned>(by));
+          if (lane >= by) sum += before;
+        }
+        if (first + lane < NI * kWarps) counts[first + lane] = carry + sum - count;
+        carry += __shfl_sync(~0u, sum, 31);
+      }
+    }
+    __syncthreads();  // counts are sums
+#pragma unroll
+    for (int k = 0; k < NI; ++k) rank[k] += counts[k * kWarps + warp];
+  }
+};
+
+}  // namespace spade::cuda

@@ -1,0 +1,257 @@
+// spade_cuda_obc_trace under the emulation: every step takes a column whose float64 score is the
+// least to 1e-5, losses are those of float64, and where the CPU stops or ties are exact, so here.
+#include <algorithm>
+#include <limits>
+#include <random>
+
+#include "check.h"
+#include "cuda/obc_trace.cu"
+
+namespace {
+
+using spade::cuda::ObcForm;
+
+struct Problem {
+  int64_t R, D;
+  std::vector<float> w, hinv;  // [R, D], [D, D]
+};
+
+// A = V V^T / k + 0.05 I: correlated columns, condition about 1e3. Each eighth weight is zero.
+Problem random_problem(int64_t R, int64_t D, unsigned seed) {
+  constexpr int64_t k = 16;
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  Problem p{R, D, std::vector<float>(R * D), std::vector<float>(D * D)};
+  std::vector<float> v(D * k);
+  for (float& x : v) x = normal(generator);
+  for (int64_t i = 0; i < R * D; ++i) p.w[i] = generator() % 8 ? normal(generator) : 0.0f;
+  for (int64_t i = 0; i < D; ++i)
+    for (int64_t j = 0; j <= i; ++j) {
+      float sum = i == j ? 0.05f : 0.0f;
+      for (int64_t q = 0; q < k; ++q) sum += v[i * k + q] * v[j * k + q] / k;
+      p.hinv[i * D + j] = p.hinv[j * D + i] = sum;
+    }
+  return p;
+}
+
+struct Result {
+  std::vector<int32_t> order, info;
+  std::vector<float> loss;
+};
+
+Result run(const Problem& p, ObcForm form, int64_t steps, int update, size_t limit = SIZE_MAX) {
+  using namespace spade::cuda;
+  const DeviceArray<float> w(p.w), hinv(p.hinv);
+  DeviceArray<int32_t> order(p.R * steps), info(p.R);
+  DeviceArray<float> loss(p.R * steps);
+  const int64_t chunk = chunk_rows(form, p.R, p.D, steps, limit);
+  DeviceArray<char> memory(static_cast<int64_t>(bytes_of(form, chunk, p.D, steps)));
+  CHECK_SUCCESS(spade::guarded([&] {
+    trace("test", form, w.get(), hinv.get(), p.R, p.D, steps, update, order.get(), loss.get(),
+          info.get(), memory.get(), static_cast<size_t>(memory.size()), nullptr);
+  }));
+  return {order.values(), info.values(), loss.values()};
+}
+
+// Replays one row in float64 along `order`.
+void check_row(const Problem& p, const Result& result, int64_t r, int64_t steps) {
+  const int64_t D = p.D;
+  std::vector<double> a(p.hinv.begin(), p.hinv.end());
+  std::vector<double> w(p.w.begin() + r * D, p.w.begin() + (r + 1) * D);
+  std::vector<int64_t> kept(D);
+  for (int64_t j = 0; j < D; ++j) kept[j] = j;
+  bool least = true, losses = true, lowest = true;
+  for (int64_t step = 0; step < steps; ++step) {
+    const int64_t chosen = result.order[r * steps + step];
+    const auto at = std::find(kept.begin(), kept.end(), chosen);
+    if (at == kept.end()) {
+      CHECK(!"a column that is still kept");
+      return;
+    }
+    const auto score = [&](int64_t j) { return w[j] * w[j] / a[j * D + j]; };
+    const double taken = score(chosen);
+    for (const int64_t j : kept) {
+      least = least && taken <= score(j) * (1 + 1e-5) + 1e-30;
+      lowest = lowest && !(score(j) == 0 && taken == 0 && j < chosen);
+    }
+    losses = losses && std::fabs(result.loss[r * steps + step] - 0.5 * taken) <= 1e-4 * taken;
+    kept.erase(at);
+    const double pivot = a[chosen * D + chosen], factor = w[chosen] / pivot;
+    for (const int64_t i : kept) {
+      const double x = a[i * D + chosen];
+      if (x == 0) continue;
+      w[i] -= x * factor;
+      for (const int64_t j : kept) a[i * D + j] -= x / pivot * a[chosen * D + j];
+    }
+  }
+  CHECK(least);
+  CHECK(losses);
+  CHECK(lowest);
+  CHECK(result.info[r] == 0);
+}
+
+void check_trace(ObcForm form, int64_t R, int64_t D, int64_t steps, int update) {
+  const Problem p = random_problem(R, D, static_cast<unsigned>(D));
+  const Result result = run(p, form, steps, update);
+  for (int64_t r = 0; r < R; ++r) check_row(p, result, r, steps);
+
+  const std::vector<double> w(p.w.begin(), p.w.end()), hinv(p.hinv.begin(), p.hinv.end());
+  std::vector<double> loss(R * steps);
+  std::vector<int32_t> order(R * steps), info(R);
+  CHECK_SUCCESS(spade_obc_trace_f64(w.data(), hinv.data(), R, D, steps, order.data(), loss.data(),
+                                    info.data(), 1, nullptr));
+  for (int64_t i = 0; i < R * steps; ++i)  // sorted scores differ by no more than scores do
+    CHECK(std::fabs(result.loss[i] - loss[i]) <= 2e-4 * loss[i]);
+}
+
+bool same(const Result& a, const Result& b) {
+  return a.order == b.order && a.info == b.info &&
+         std::memcmp(a.loss.data(), b.loss.data(), a.loss.size() * sizeof(float)) == 0;
+}
+
+void test_schedules(ObcForm form, int64_t R, int64_t D, int64_t steps, int update) {
+  const Problem p = random_problem(R, D, 1);
+  const Result expected = run(p, form, steps, update);
+  for_each_schedule([&] { CHECK(same(run(p, form, steps, update), expected)); });
+}
+
+void test_chunks() {
+  for (const ObcForm form : {ObcForm::kSingle, ObcForm::kTiled}) {
+    const Problem p = random_problem(5, 140, 2);
+    const size_t two = 2 * spade::cuda::bytes_of(form, 1, 140, 140);
+    CHECK(spade::cuda::chunk_rows(form, 5, 140, 140, two) == 2);
+    CHECK(spade::cuda::chunk_rows(form, 4, 140, 140, two * 3 / 2) == 2);
+    CHECK(spade::cuda::chunk_rows(form, 5, 140, 140, 1) == 1);
+    const Result all = run(p, form, 140, SPADE_OBC_UPDATE_FFMA);
+    CHECK(same(run(p, form, 140, SPADE_OBC_UPDATE_FFMA, two), all));
+    CHECK(same(run(p, form, 140, SPADE_OBC_UPDATE_FFMA, 1), all));
+  }
+}
+
+// A = I and equal weights: lowest column first, whatever slots the columns sit in.
+void test_ties(ObcForm form, int64_t D) {
+  Problem p{1, D, std::vector<float>(D, 1.0f), std::vector<float>(D * D, 0.0f)};
+  for (int64_t j = 0; j < D; ++j) p.hinv[j * D + j] = 1.0f;
+  p.w[D / 2] = 0.0f;
+  const Result result = run(p, form, D, SPADE_OBC_UPDATE_FP16);
+  CHECK(result.order[0] == D / 2);
+  for (int64_t k = 1; k < D; ++k) CHECK(result.order[k] == (k <= D / 2 ? k - 1 : k));
+}
+
+// Stops as spade_obc_trace_f32 does: A_pp < 0 from the start, A_pp = 0, A_pp < 0 after some steps.
+void test_stops(ObcForm form, int64_t D) {
+  for (const float last : {-1.0f, 0.0f, 0.5f}) {
+    Problem p{2, D, std::vector<float>(2 * D), std::vector<float>(D * D, 0.0f)};
+    for (int64_t j = 0; j < 2 * D; ++j) p.w[j] = 1.0f + static_cast<float>(j * 7 % 31) + j % D;
+    for (int64_t j = 0; j < D; ++j) p.hinv[j * D + j] = 1.0f;
+    p.hinv[D * D - 1] = last;
+    if (last > 0) p.hinv[D - 1] = p.hinv[(D - 1) * D] = 2.0f;  // column 0 makes it 0.5 - 4
+    std::vector<int32_t> order(2 * D), info(2);
+    std::vector<float> loss(2 * D);
+    CHECK_SUCCESS(spade_obc_trace_f32(p.w.data(), p.hinv.data(), 2, D, D, order.data(), loss.data(),
+                                      info.data(), 1, nullptr));
+    const Result result = run(p, form, D, SPADE_OBC_UPDATE_FFMA);
+    CHECK(info[0] > 0 && result.info == info);
+    CHECK(result.order == order);
+    for (int64_t i = 0; i < 2 * D; ++i)
+      CHECK(order[i] < 0 ? std::isnan(result.loss[i])
+                         : std::fabs(result.loss[i] - loss[i]) <= 1e-5f * loss[i]);
+  }
+}
+
+// More columns than a panel of 2560 holds, on a device with little shared memory and with much.
+void test_wide() {
+  const Problem p = random_problem(1, 2600, 3);
+  for (const size_t shared : {size_t(99) << 10, size_t(227) << 10}) {
+    spade::emulation::device.shared_bytes = shared;
+    check_row(p, run(p, ObcForm::kTiled, 9, SPADE_OBC_UPDATE_FFMA), 0, 9);
+  }
+}
+
+void test_choice() {
+  using namespace spade::cuda;
+  for (const size_t kilobytes : {99, 163, 227})
+    for (int size = 1; size <= kMostColumns; ++size) {
+      const PanelKernel& k = choose_panel({8, 0, 1, kilobytes << 10}, size);
+      CHECK(k.most >= size && k.dynamic_bytes(size) <= kilobytes << 10);
+    }
+  for (int64_t D : {1, 32, 33, 576, 577}) {
+    size_t bytes = 0;
+    CHECK_SUCCESS(obc_trace_workspace_bytes(1, D, D, 0, &bytes));
+    CHECK(bytes == bytes_of(form_of(D), 1, D, D));
+  }
+  size_t bytes = 0;  // a 512 x 4608 layer on 24 GB
+  CHECK_SUCCESS(obc_trace_workspace_bytes(512, 4608, 4608, size_t(20) << 30, &bytes));
+  CHECK(bytes > size_t(10) << 30 && bytes <= size_t(20) << 30);
+}
+
+void test_arguments() {
+  using spade::cuda::obc_trace;
+  float x[4] = {1, 0, 0, 1}, loss[4];
+  int32_t order[4], info[2] = {7, 7};
+  const auto call = [&](int64_t R, int64_t D, int64_t steps, int update, int32_t* to) {
+    return obc_trace(x, x, R, D, steps, update, to, loss, info, nullptr, 0, nullptr);
+  };
+  CHECK_FAILS(call(-1, 2, 2, 0, order), SPADE_INVALID_ARGUMENT, "R must be in");
+  CHECK_FAILS(call(1, 4609, 2, 0, order), SPADE_INVALID_ARGUMENT, "D must be at most 4608, got");
+  CHECK_FAILS(call(1, 2, 3, 0, order), SPADE_INVALID_ARGUMENT,
+              "steps must be in [0, D = 2], got 3");
+  CHECK_FAILS(call(1, 2, 2, 3, order), SPADE_INVALID_ARGUMENT, "update must be");
+  CHECK_FAILS(call(1, 2, 2, 0, nullptr), SPADE_INVALID_ARGUMENT, "order must not be NULL");
+  CHECK_FAILS(call(1, 33, 2, 0, order), SPADE_INVALID_ARGUMENT, "workspace_bytes must be at least");
+  CHECK_SUCCESS(call(0, 2, 2, 0, nullptr));
+  CHECK_SUCCESS(call(2, 2, 0, 0, nullptr));
+  CHECK(info[0] == 0 && info[1] == 0);
+  CHECK_SUCCESS(call(2, 2, 2, 0, order));
+  CHECK(order[0] == 1 && order[1] == 0 && order[2] == 0 && order[3] == 1);
+}
+
+// The public entry, device by device.
+void test_auto() {
+  const Problem p = random_problem(2, 600, 4);
+  const DeviceArray<float> w(p.w), hinv(p.hinv);
+  for (const int minor : {0, 6}) {
+    spade::emulation::device.major = 8;
+    spade::emulation::device.minor = minor;
+    size_t bytes = 0;
+    CHECK_SUCCESS(spade::cuda::obc_trace_workspace_bytes(2, 600, 140, SIZE_MAX, &bytes));
+    DeviceArray<char> memory(static_cast<int64_t>(bytes));
+    DeviceArray<int32_t> order(2 * 140), info(2);
+    DeviceArray<float> loss(2 * 140);
+    CHECK_SUCCESS(spade::cuda::obc_trace(w.get(), hinv.get(), 2, 600, 140, SPADE_OBC_UPDATE_AUTO,
+                                         order.get(), loss.get(), info.get(), memory.get(), bytes,
+                                         nullptr));
+    const Result result{order.values(), info.values(), loss.values()};
+    const int expected = minor ? SPADE_OBC_UPDATE_FFMA : SPADE_OBC_UPDATE_FP16;
+    CHECK(same(run(p, ObcForm::kTiled, 140, expected), result));
+    check_row(p, result, 0, 140);
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (const int64_t D : {1, 2, 15, 16, 17, 31, 32})
+    check_trace(ObcForm::kWarp, 5, D, D, SPADE_OBC_UPDATE_AUTO);
+  for (const int64_t D : {1, 33, 63, 64, 65, 129, 256, 257, 300})
+    check_trace(ObcForm::kSingle, 2, D, D, SPADE_OBC_UPDATE_AUTO);
+  check_trace(ObcForm::kSingle, 1, 576, 40, SPADE_OBC_UPDATE_AUTO);
+  for (const int update : {SPADE_OBC_UPDATE_FFMA, SPADE_OBC_UPDATE_FP16})
+    for (const int64_t D : {33, 128, 129, 257, 300}) check_trace(ObcForm::kTiled, 2, D, D, update);
+  test_schedules(ObcForm::kWarp, 5, 9, 9, SPADE_OBC_UPDATE_AUTO);
+  test_schedules(ObcForm::kSingle, 2, 70, 70, SPADE_OBC_UPDATE_AUTO);
+  test_schedules(ObcForm::kTiled, 2, 260, 150, SPADE_OBC_UPDATE_FFMA);
+  test_schedules(ObcForm::kTiled, 2, 260, 150, SPADE_OBC_UPDATE_FP16);
+  test_chunks();
+  test_ties(ObcForm::kWarp, 20);
+  test_ties(ObcForm::kSingle, 130);
+  test_ties(ObcForm::kTiled, 150);
+  test_stops(ObcForm::kWarp, 10);
+  test_stops(ObcForm::kSingle, 90);
+  test_stops(ObcForm::kTiled, 150);
+  test_wide();
+  test_choice();
+  test_arguments();
+  test_auto();
+  return report();
+}
