@@ -59,7 +59,7 @@ def results(found: Mapping[str, Any]) -> str:
     head = (
         f"`{found['command']}`: {settings['trojan']} Trojan and {settings['clean']} clean pictures, "
         f"{settings['augmentations']} augmentations each, sparsity `{settings['sparsity']}`, "
-        f"{machine['threads']} thread(s)."
+        f"{machine['threads']} thread(s), {found['cpu_seconds_in_all']:.0f} s of CPU time in all."
     )
     sentences = [
         "- " + tables.verdict(found, metric, tracer)
@@ -94,7 +94,7 @@ def blocks(result: Mapping[str, Any]) -> dict[str, str]:
 def main() -> None:
     """Measure or read, then write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=64, help="of each kind")
+    parser.add_argument("--pictures", type=int, default=32, help="of each kind")
     parser.add_argument("--page", action="store_true", help="write the page only")
     args = parser.parse_args()
     if not args.page:
