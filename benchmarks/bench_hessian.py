@@ -1,13 +1,11 @@
 """Hessians of real convolutions and linear layers, against torch."""
 
-import math
-
 import pytest
 import torch
-from benchmarks.costs import hessian as cost
-from benchmarks.layers import layer_table
 from torch.nn import functional as F
 
+from benchmarks.costs import hessian as cost
+from benchmarks.layers import layer_table
 from spade_ext import HessianAccumulator, hessian
 
 CONVOLUTIONS = [
@@ -35,7 +33,7 @@ FLOP = 2e10  # of a problem, by the plain formula
 
 def samples_for(shape, check):
     """Enough samples for a problem of FLOP."""
-    return 1 if check else max(1, min(256, math.ceil(FLOP / cost(shape, 1).plain_flop)))
+    return 1 if check else max(1, min(256, round(FLOP / cost(shape, 1).plain_flop)))
 
 
 def unfolded(x, shape):
@@ -77,8 +75,9 @@ def test_convolution(measure, suite, layer, method):
         rounds=5 if method != "torch" else 3,
         memory=True,
         residual=error,
-        shape=str(shape),
-        samples=samples,
+        op="hessian",
+        method=method,
+        problem=f"{shape}, {samples} samples",
     )
 
 
@@ -97,6 +96,7 @@ def test_linear(measure, suite, layer, method):
         cost(shape, samples),
         memory=True,
         residual=error,
-        shape=str(shape),
-        samples=samples,
+        op="hessian",
+        method=method,
+        problem=f"{shape}, {samples} samples",
     )

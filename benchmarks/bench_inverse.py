@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+
 from benchmarks.costs import damped_inverse as cost
 from benchmarks.problems import pruning_problem
-
 from spade_ext import damped_inverse
 
 COLUMNS = [768, 1152, pytest.param(2304, marks=pytest.mark.full), 3072]
@@ -25,4 +25,13 @@ def test_inverse(measure, suite, columns, method):
         "spade": lambda: damped_inverse(h),
         "torch": lambda: torch.cholesky_inverse(torch.linalg.cholesky(damped)).float(),
     }
-    measure(calls[method], cost(columns), rounds=3, memory=True, residual=residual, cols=columns)
+    measure(
+        calls[method],
+        cost(columns),
+        rounds=3,
+        memory=True,
+        residual=residual,
+        op="damped_inverse",
+        method=method,
+        problem=f"D = {columns}",
+    )

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+
 from benchmarks import costs
 from benchmarks.layers import layer_table
 from benchmarks.problems import pruning_problem
-
 from spade_ext import _C, damped_inverse, obc_trace, reference
 
 LAYERS = [
@@ -27,9 +27,12 @@ def rows_for(shape, suite):
     return max(2, min(shape.rows, round(3 * FLOP / shape.cols**3)))
 
 
-def eliminate(weight, hinv):
-    """The native elimination alone."""
+def eliminate(weight, h, hinv):
+    """The native elimination alone; on another device than the CPU, with the inverse before it."""
     rows, columns = weight.shape
+    if weight.device.type != "cpu":
+        trace = obc_trace(weight, h)
+        return trace.order, trace.loss
     order = torch.empty(rows, columns, dtype=torch.int32)
     loss = torch.empty(rows, columns)
     info = torch.empty(rows, dtype=torch.int32)
@@ -45,25 +48,26 @@ def eliminate(weight, hinv):
 def test_obc_trace(measure, suite, layer):
     shape = layer_table()[layer]
     rows, columns = rows_for(shape, suite), 96 if suite.check else shape.cols
-    weight, (h,) = pruning_problem(rows, columns)
+    weight, (h,) = pruning_problem(rows, columns, device=suite.device)
     hinv, _ = damped_inverse(h)
-    order, loss = eliminate(weight, hinv)
+    order, loss = eliminate(weight, h, hinv)
     # The losses of a full elimination sum to the error of removing everything, 0.5 w^T H w = 0.5 ||L^T w||^2.
     factor = torch.linalg.cholesky(hinv.double())  # A = F F^T: 0.5 w^T A^-1 w = 0.5 ||F^-1 w||^2
     whitened = torch.linalg.solve_triangular(factor, weight.double().T, upper=False)
     total = 0.5 * whitened.square().sum(0)
     residual = ((loss.double().sum(1) - total).abs() / total).max().item()
     assert residual < 1e-3
-    assert torch.equal(order.sort(1)[0][0], torch.arange(columns, dtype=torch.int32))
+    assert torch.equal(order.sort(1)[0][0].cpu(), torch.arange(columns, dtype=torch.int32))
     measure(
-        lambda: eliminate(weight, hinv),
+        lambda: eliminate(weight, h, hinv),
         costs.obc_trace(rows, columns),
         rounds=3,
         memory=True,
         residual=residual,
-        shape=str(shape),
-        rows=rows,
-        cols=columns,
+        op="obc_trace",
+        method="spade",
+        problem=f"D = {columns}",
+        per=rows,
     )
 
 
@@ -71,23 +75,25 @@ def test_obc_trace(measure, suite, layer):
 @pytest.mark.benchmark(group="obc_trace step by step in torch")
 def test_reference(measure, suite, columns):
     rows, columns = REFERENCE_ROWS[columns], 96 if suite.check else columns
-    weight, (h,) = pruning_problem(rows, columns)
+    weight, (h,) = pruning_problem(rows, columns, device=suite.device)
     hinv, _ = damped_inverse(h)
     order, _, _ = measure(
         lambda: reference.obc_eliminate(weight, hinv, columns),
         costs.obc_trace(rows, columns),
         rounds=1,
-        rows=rows,
-        cols=columns,
+        op="obc_trace",
+        method="torch",
+        problem=f"D = {columns}",
+        per=rows,
     )
-    assert (eliminate(weight, hinv)[0] == order).float().mean().item() > 0.99
+    assert (eliminate(weight, h, hinv)[0] == order).float().mean().item() > 0.99
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.99])
 @pytest.mark.benchmark(group="weights from a trace, 64 x 1152")
 def test_obc_weights(measure, suite, sparsity):
     rows, columns = (8, 96) if suite.check else (64, 1152)
-    weight, (h,) = pruning_problem(rows, columns)
+    weight, (h,) = pruning_problem(rows, columns, device=suite.device)
     trace = obc_trace(weight, h)
     pruned = trace.prune(sparsity)
     gradient = torch.where(pruned != 0, (pruned - weight).double() @ trace.hessian.double(), 0)
@@ -98,5 +104,7 @@ def test_obc_weights(measure, suite, sparsity):
         lambda: trace.prune(sparsity),
         costs.obc_weights(rows, columns, sparsity),
         residual=residual,
-        sparsity=sparsity,
+        op="obc_weights",
+        method="spade",
+        problem=f"{rows} x {columns} at {sparsity}",
     )

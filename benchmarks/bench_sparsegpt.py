@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+
 from benchmarks import costs
 from benchmarks.layers import layer_table
 from benchmarks.problems import pruning_problem
-
 from spade_ext import reference, sparsegpt_prune
 
 CASES = {  # layer, block_size
@@ -25,7 +25,7 @@ def problem(case, suite):
     shape = layer_table()[layer]
     rows, cols = (16, 90) if suite.check else (shape.rows, shape.cols)
     weight, (h,) = pruning_problem(rows, cols, device=suite.device)
-    return shape, weight, h, block_size
+    return weight, h, block_size
 
 
 def layer_error(pruned, weight, h):
@@ -37,7 +37,7 @@ def layer_error(pruned, weight, h):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.benchmark(group="sparsegpt_prune")
 def test_sparsegpt(measure, suite, case):
-    shape, weight, h, block_size = problem(case, suite)
+    weight, h, block_size = problem(case, suite)
     pruned = sparsegpt_prune(weight, h, SPARSITY, block_size=block_size)
     for block in pruned.split(block_size, dim=1):
         assert int((block == 0).sum()) == int(SPARSITY * block.numel() + 1e-6)
@@ -46,21 +46,23 @@ def test_sparsegpt(measure, suite, case):
         costs.sparsegpt(*weight.shape),
         memory=True,
         residual=layer_error(pruned, weight, h),
-        shape=str(shape),
-        block_size=block_size,
+        op="sparsegpt_prune",
+        method="spade",
+        problem=f"{case}, blocks of {block_size}",
     )
 
 
 @pytest.mark.parametrize("case", ["conv-64x576", "conv-256x2304", "fc-1000x2048"])
 @pytest.mark.benchmark(group="sparsegpt: the published column loop in torch")
 def test_reference(measure, suite, case):
-    shape, weight, h, block_size = problem(case, suite)
+    weight, h, block_size = problem(case, suite)
     expected = measure(
         lambda: reference.fasterprune(weight, h, SPARSITY, 0, 0, block_size),
         costs.sparsegpt(*weight.shape),
         rounds=1,
-        shape=str(shape),
-        block_size=block_size,
+        op="sparsegpt_prune",
+        method="torch",
+        problem=f"{case}, blocks of {block_size}",
     )
     ours = sparsegpt_prune(weight, h, SPARSITY, block_size=block_size)
     # one weight a block more goes in the published count
@@ -77,4 +79,12 @@ def test_batch(measure, suite, samples):
         return sparsegpt_prune(weight, hessians, SPARSITY, block_size=9)
 
     assert torch.equal(prune(h)[-1], prune(h[-1]))
-    measure(lambda: prune(h), costs.sparsegpt(rows, cols, samples), rounds=3, samples=samples)
+    measure(
+        lambda: prune(h),
+        costs.sparsegpt(rows, cols, samples),
+        rounds=3,
+        op="sparsegpt_prune",
+        method="spade",
+        problem=f"{samples} samples of {rows} x {cols}",
+        per=samples,
+    )

@@ -1,4 +1,4 @@
-"""The configurations whose latency is measured, from configurations.toml, and the published figures, from targets.toml."""
+"""What is measured of the whole method, from configurations.toml, and the published figures, from targets.toml."""
 
 import functools
 import sys
@@ -46,22 +46,24 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Shares:
+class Part:
     """What part of a configuration is run in sampled mode; the rest is extrapolated.
 
     Attributes:
         rows: Share of each layer's rows that exact OBC eliminates; the time to eliminate is proportional to them.
-        augmentations: Share of the augmentations; forward passes and Hessians are proportional to them.
+        augmentations: How many; forward passes and Hessians are proportional to them.
         samples: Most samples that a batch prunes; the time is proportional to them.
     """
 
     rows: float = 0.05
-    augmentations: float = 0.0625
+    augmentations: int = 512
     samples: int = 4
 
     def __post_init__(self) -> None:
-        if not (0 < self.rows <= 1 and 0 < self.augmentations <= 1 and self.samples >= 1):
-            raise ValueError(f"Shares: must be in (0, 1] and samples at least 1, got {self}")
+        if not 0 < self.rows <= 1 or self.augmentations < 1 or self.samples < 1:
+            raise ValueError(
+                f"Part: rows must be in (0, 1], augmentations and samples at least 1, got {self}"
+            )
 
 
 @functools.cache

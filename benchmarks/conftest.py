@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from benchmarks import machine
 from benchmarks.costs import Work
 from benchmarks.suite import Suite
@@ -18,6 +19,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--published", metavar="PATH", help="a checkout of the published SPADE code")
     group.addoption("--configuration", action="append", help="of configurations.toml; all if none")
     group.addoption("--mode", choices=("full", "sampled"), help="how configurations run")
+    group.addoption(
+        "--part",
+        type=_part,
+        metavar="ROWS,AUGMENTATIONS,SAMPLES",
+        help="what sampled mode runs: share of rows, numbers of augmentations and of samples",
+    )
+
+
+def _part(text: str) -> tuple[float, int, int]:
+    rows, augmentations, samples = text.split(",")
+    return float(rows), int(augmentations), int(samples)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,7 +58,9 @@ def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict
     commit_info.update(commit=machine.commit())
 
 
-def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list, output_json: dict) -> None:
+def pytest_benchmark_update_json(
+    config: pytest.Config, benchmarks: list, output_json: dict
+) -> None:
     """Note the command that was given."""
     output_json["command"] = os.environ.get("SPADE_BENCHMARK_COMMAND", "pytest benchmarks")
 

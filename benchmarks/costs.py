@@ -44,8 +44,8 @@ def tap_offsets(kernel: int, stride: int, padding: int) -> int:
 def hessian(shape: LayerShape, samples: int) -> Work:
     """H += X X^T: N D (D + 1) flop for the symmetric half; convolutions share products between taps.
 
-    With tap offsets: C (C + 1) flop a position for the offset 0, 2 C^2 for each other one; of the two forms the op takes
-    the cheaper. Bytes: the inputs once, and H in float64 read and written.
+    With tap offsets: C (C + 1) flop a position for the offset 0, 2 C^2 for each other one; the op takes the cheaper
+    of the two forms. Bytes: the inputs once, and H in float64 read and written.
     """
     n, d = shape.samples * samples, shape.cols
     plain = float(shape.groups * n * d * (d + 1))

@@ -1,10 +1,12 @@
 """Latency of SPADE for one sample, split as the paper splits it: forward pass and Hessian, pruning and saving.
 
-Full mode calls spade_xai.trace (or trace_many) and saves the result. Sampled mode runs a part of the work with the same
-code, stage by stage, and scales each stage by what it is proportional to: augmenting, forward passes and Hessians by the
-augmentations; eliminations and solves of exact OBC by the rows, but not the inverse of H; batches by the samples.
+Full mode calls spade_xai.trace (or trace_many) and saves the result. Sampled mode runs a part of the work with the
+same code, stage by stage, and scales each stage by what it is proportional to: augmenting, forward passes and
+Hessians by the augmentations; eliminations and solves of exact OBC by the rows, but not the inverse of H; batches by
+the samples.
 """
 
+import math
 import tempfile
 import time
 from dataclasses import replace
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import machine
-from benchmarks.configurations import Configuration, Shares
+from benchmarks.configurations import Configuration, Part
 from benchmarks.networks import network
 from spade_ext import damped_inverse
 from spade_xai import Trace, schedule, trace, trace_many
@@ -33,7 +35,7 @@ DAMP = 0.01
 def measure_latency(
     configuration: Configuration,
     *,
-    shares: Shares | None,
+    part: Part | None,
     device: str = "cpu",
     size: int = 224,
     batch: int = BATCH,
@@ -42,7 +44,7 @@ def measure_latency(
 
     Args:
         configuration: What to prune.
-        shares: What part is run; None runs everything.
+        part: What is run; None runs everything.
         device: "cpu" or "cuda".
         size: Height and width of the image.
         batch: Augmentations in one forward pass.
@@ -56,8 +58,10 @@ def measure_latency(
     result: dict[str, Any] = {}
 
     def run() -> None:
-        parts = _full if shares is None else _sampled
-        result.update(parts(configuration, model, image, shares, batch))
+        if part is None:
+            result.update(_full(configuration, model, image, batch))
+        else:
+            result.update(_sampled(configuration, model, image, part, batch))
 
     start = time.perf_counter()
     peak = machine.peak_extra_bytes(run, device)
@@ -69,7 +73,7 @@ def measure_latency(
         "layers": configuration.layers or "all",
         "augmentations": configuration.augmentations,
         "samples": configuration.samples,
-        "mode": "full" if shares is None else "sampled",
+        "mode": "full" if part is None else "sampled",
         "sparsity": SPARSITY,
         "batch_size": batch,
         "image_size": size,
@@ -102,7 +106,7 @@ def _settings(configuration: Configuration, batch: int) -> dict[str, Any]:
 
 
 def _full(
-    configuration: Configuration, model: nn.Module, image: Tensor, shares: None, batch: int
+    configuration: Configuration, model: nn.Module, image: Tensor, batch: int
 ) -> dict[str, Any]:
     settings = _settings(configuration, batch)
     if configuration.samples == 1:
@@ -117,10 +121,9 @@ def _full(
 
 
 def _sampled(
-    configuration: Configuration, model: nn.Module, image: Tensor, shares: Shares, batch: int
+    configuration: Configuration, model: nn.Module, image: Tensor, part: Part, batch: int
 ) -> dict[str, Any]:
-    wanted = configuration.augmentations * shares.augmentations
-    augmentations = min(configuration.augmentations, max(1, round(wanted / batch)) * batch)
+    augmentations = min(configuration.augmentations, part.augmentations)
     scale = configuration.augmentations / augmentations
     settings = _settings(replace(configuration, augmentations=augmentations), batch)
     options = Options(function="latency", depthwise=False, max_memory=None, **settings)
@@ -136,11 +139,13 @@ def _sampled(
             hessian = sums.take(layer)
             taking += time.perf_counter() - start
             if configuration.method == "obc":
-                rows = min(layer.rows, max(2 * torch.get_num_threads(), round(shares.rows * layer.rows)))
-                flop, flop_run = flop + layer.numel * layer.cols**2, flop_run + rows * layer.cols**3
+                rows = max(2 * torch.get_num_threads(), round(part.rows * layer.rows))
+                rows = min(layer.rows, rows)
+                flop += layer.rows * layer.cols**3
+                flop_run += rows * layer.cols**3
                 pruning += _some_rows(book, layer, hessian, rows)
             else:
-                samples = min(configuration.samples, shares.samples)
+                samples = min(configuration.samples, part.samples)
                 pruning += _some_samples(book, layer, hessian, samples)
         made = book.trace(1)
     seconds = {
@@ -154,21 +159,27 @@ def _sampled(
     if configuration.method == "obc":
         run_of["rows_share"] = flop_run / flop
     elif configuration.samples > 1:
-        run_of["samples_run"] = min(configuration.samples, shares.samples)
+        run_of["samples_run"] = min(configuration.samples, part.samples)
     return {"seconds": seconds, **run_of, **_checked(made)}
 
 
 def _some_rows(book: Book, layer: Layer, hessian: Tensor, rows: int) -> float:
     """Prune the first rows of a layer with exact OBC; the time for all of them."""
     weight = layer.read(book.run.dense)
-    start = time.perf_counter()
-    for h in hessian:
-        damped_inverse(h, DAMP)
-    inverting = time.perf_counter() - start
-    part = replace(layer, rows=rows)
+    inverting = 0.0
+    if rows < layer.rows:
+        start = time.perf_counter()
+        for h in hessian:
+            damped_inverse(h, DAMP)
+        inverting = time.perf_counter() - start
     start = time.perf_counter()
     (result,) = prune_layer(
-        part, weight[:, :rows], [hessian], method="obc", sparsity=SPARSITY, damp=DAMP
+        replace(layer, rows=rows),
+        weight[:, :rows],
+        [hessian],
+        method="obc",
+        sparsity=SPARSITY,
+        damp=DAMP,
     )
     spent = time.perf_counter() - start
     seconds = inverting + max(0.0, spent - inverting) * layer.rows / rows
@@ -203,12 +214,12 @@ def _checked(made: Trace) -> dict[str, Any]:
     """What a trace did; a wrong one is no measurement.
 
     Raises:
-        RuntimeError: A layer was not pruned to the sparsity, or kept nothing of its output.
+        RuntimeError: A layer was not pruned to the sparsity, or its error is not finite.
     """
     for layer in made.layers:
         # SparseGPT rounds down in each block of a layer's columns
         pruned = layer.status in ("pruned", "damped") and abs(layer.sparsity_got - SPARSITY) < 0.05
-        if not pruned or not 0 <= layer.relative_loss < 1:
+        if not pruned or not math.isfinite(layer.relative_loss):
             raise RuntimeError(f"layer {layer.name} was not pruned as asked for: {layer}")
     return {
         "residual": max(layer.relative_loss for layer in made.layers),

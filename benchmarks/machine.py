@@ -1,4 +1,4 @@
-"""The machine that benchmarks run on: what it is, how fast it multiplies and copies, and how much memory a call takes."""
+"""The machine that benchmarks run on: what it is, how fast it multiplies and copies, what memory a call takes."""
 
 import os
 import platform
@@ -93,8 +93,13 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "spade_ext": spade_ext.build_info(),
+        "spade_ext": {**spade_ext.build_info(), "cuda": _cuda()},
     }
+
+
+def _cuda() -> str:
+    """Whether the CUDA backend is there; why not may name folders of this machine."""
+    return "available" if spade_ext.cuda_is_available() else "unavailable"
 
 
 def commit() -> str:

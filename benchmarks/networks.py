@@ -10,12 +10,12 @@ from benchmarks import ROOT
 
 
 def network(name: str, device: str = "cpu") -> nn.Module:
-    """A network of torchvision with seeded random weights, in eval mode, channels last."""
+    """A network of torchvision with seeded random weights, in eval mode."""
     models = _torchvision_models()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = models.get_model(name, weights=None)
-    return model.eval().to(device=device, memory_format=torch.channels_last)
+    return model.eval().to(device)
 
 
 def _torchvision_models():

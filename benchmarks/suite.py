@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import machine
+from benchmarks.configurations import Part
 from benchmarks.costs import Work
 
 
@@ -21,6 +22,7 @@ class Suite:
         published: A checkout of the published code.
         configurations: Names in configurations.toml; empty for the suite's own choice.
         mode: "full" or "sampled" for all configurations; None for the suite's own choice.
+        part: What sampled mode runs; None for the suite's own choice.
     """
 
     full: bool = False
@@ -29,6 +31,7 @@ class Suite:
     published: str | None = None
     configurations: tuple[str, ...] = ()
     mode: str | None = None
+    part: Part | None = None
 
     @classmethod
     def of(cls, config: pytest.Config) -> "Suite":
@@ -40,6 +43,7 @@ class Suite:
             config.getoption("published"),
             tuple(config.getoption("configuration") or ()),
             config.getoption("mode"),
+            Part(*part) if (part := config.getoption("part")) else None,
         )
 
     def rates(self, work: Work | None, seconds: float) -> dict[str, Any]:

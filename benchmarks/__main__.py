@@ -1,0 +1,169 @@
+"""Command line of the benchmarks: run a suite, time configurations, compare results, write the documents' figures."""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import spade_ext
+from benchmarks import HERE, ROOT
+from benchmarks.compare import comparison
+from benchmarks.configurations import Part, configurations
+from benchmarks.figures import DOCUMENTS, outdated, write_figures
+from benchmarks.result_file import read_results, slim, write_results
+from benchmarks.shown import SHOWN, command_of
+
+
+def run_pytest(arguments: list[str], command: str, check: bool) -> dict:
+    """Run benchmark files in a fresh interpreter and return the results.
+
+    Raises:
+        SystemExit: A benchmark failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "benchmark.json"
+        call = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}"]
+        call += [
+            "--override-ini=addopts=",
+            f"--benchmark-json={file}",
+            "--benchmark-columns=median",
+        ]
+        environment = {**os.environ, "SPADE_BENCHMARK_COMMAND": command}
+        done = subprocess.run(call + arguments, cwd=ROOT, env=environment)
+        if done.returncode or not file.exists():
+            sys.exit(done.returncode or 1)
+        data = slim(json.loads(file.read_text()))
+    return {"check": check, **data}
+
+
+def suite(options: argparse.Namespace) -> None:
+    """Run the quick, full or GPU suite and write its results as JSON and HTML."""
+    from benchmarks.report import write_report
+
+    arguments = [str(p) for p in sorted(HERE.glob("bench_*.py"))]
+    if options.command == "gpu":
+        if not spade_ext.cuda_is_available():
+            sys.exit(f"no CUDA backend here: {spade_ext.build_info()['cuda']}")
+        arguments += ["--suite=full", "--device=cuda"]
+    else:
+        arguments.append(f"--suite={options.command}")
+    arguments += ["--check"] * options.check
+    if options.published:
+        arguments.append(f"--published={Path(options.published).resolve()}")
+    data = run_pytest(arguments, options.line, options.check)
+    options.output.mkdir(parents=True, exist_ok=True)
+    target = options.output / options.command
+    write_results(target.with_suffix(".json"), data)
+    write_report(target.with_suffix(".html"), data)
+    print(f"wrote {target}.json and {target}.html")
+
+
+def latency(options: argparse.Namespace) -> None:
+    """Time configurations and write one result file."""
+    arguments = [str(HERE / "bench_trace.py"), f"--mode={options.mode}"]
+    arguments += [f"--configuration={name}" for name in options.configuration]
+    if options.mode == "sampled":
+        arguments.append(f"--part={options.rows},{options.augmentations},{options.samples}")
+    data = run_pytest(arguments, options.line, False)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_results(options.output, data)
+    for b in data["benchmarks"]:
+        print(
+            f"{b['configuration']} ({b['mode']}): forward + Hessian {b['forward_hessian_seconds']:.1f} s, "
+            f"pruning + saving {b['prune_save_seconds']:.1f} s"
+        )
+    print(f"wrote {options.output}")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Compare two result files; exit with 1 if something is slower."""
+    text, slower = comparison(read_results(options.old), read_results(options.new))
+    print(text)
+    sys.exit(int(slower))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the report of a result file."""
+    from benchmarks.report import write_report
+
+    write_report(options.output, read_results(options.results))
+
+
+def figures(options: argparse.Namespace) -> None:
+    """Write or check the figures in the documents."""
+    if options.check:
+        old = outdated()
+        if old:
+            sys.exit(f"figures differ from the result files in: {', '.join(old)}")
+    else:
+        write_figures()
+        print(f"wrote the figures of {', '.join(DOCUMENTS)}")
+
+
+def shown(options: argparse.Namespace) -> None:
+    """Run the measurements that the documents show, then write their figures."""
+    for name in options.only or SHOWN:
+        print(f"{name}: {command_of(name)}", flush=True)
+        subprocess.run([sys.executable, *shlex.split(command_of(name))[1:]], cwd=ROOT, check=True)
+    write_figures()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    texts = {
+        "quick": "every op and some configurations, under 3 minutes on two cores",
+        "full": "all shapes and all configurations in sampled mode",
+        "gpu": "the full suite on a CUDA device",
+    }
+    for name, text in texts.items():
+        sub = commands.add_parser(name, help=text)
+        sub.add_argument("--output", type=Path, required=True, metavar="DIR")
+        sub.add_argument(
+            "--published", metavar="PATH", help="a checkout of the published SPADE code"
+        )
+        sub.add_argument("--check", action="store_true", help="small problems: results, not times")
+        sub.set_defaults(run=suite)
+    sub = commands.add_parser("latency", help="seconds a sample of configurations")
+    sub.add_argument("configuration", nargs="+", choices=configurations())
+    sub.add_argument("--mode", choices=("full", "sampled"), default="full")
+    part = Part()
+    sub.add_argument("--rows", type=float, default=part.rows, help="share of rows, sampled mode")
+    sub.add_argument("--augmentations", type=int, default=part.augmentations, help="sampled mode")
+    sub.add_argument("--samples", type=int, default=part.samples, help="of a batch, sampled mode")
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE")
+    sub.set_defaults(run=latency)
+    sub = commands.add_parser("compare", help="regressions over 10 %% by paired ratio")
+    sub.add_argument("old", type=Path)
+    sub.add_argument("new", type=Path)
+    sub.set_defaults(run=compare)
+    sub = commands.add_parser("report", help="the HTML report of a result file")
+    sub.add_argument("results", type=Path)
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE")
+    sub.set_defaults(run=report)
+    sub = commands.add_parser("figures", help="write the documents' figures from results/")
+    sub.add_argument("--check", action="store_true", help="fail if they differ instead")
+    sub.set_defaults(run=figures)
+    sub = commands.add_parser("shown", help="all measurements that the documents show")
+    sub.add_argument("--only", nargs="+", choices=SHOWN)
+    sub.set_defaults(run=shown)
+    return top
+
+
+def main() -> None:
+    """Parse the arguments and run the command."""
+    options = parser().parse_args()
+    told = [
+        "PATH" if word == getattr(options, "published", None) else word for word in sys.argv[1:]
+    ]
+    options.line = shlex.join(["python", "-m", "benchmarks", *told])
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()

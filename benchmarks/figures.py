@@ -1,0 +1,227 @@
+"""Figures of the documents, from the committed result files: tables between markers, rewritten whole.
+
+<!-- figures NAME --> ... <!-- end figures --> holds the table that TABLES[NAME] makes.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import RESULTS, ROOT
+from benchmarks.report import fits, kernels, latencies, published
+from benchmarks.result_file import read_results, write_text
+
+DOCUMENTS = ("README.md", "docs/performance.md")
+MARKED = re.compile(r"(<!-- figures ([\w-]+) -->\n).*?(<!-- end figures -->)", re.DOTALL)
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """Every committed result file by its name."""
+    return {file.name: read_results(file) for file in sorted(RESULTS.glob("*.json"))}
+
+
+def device(data: dict[str, Any]) -> str:
+    """What a result file was measured on, in short."""
+    machine = data["machine"]
+    return f"{machine['threads']} CPU threads" if machine["device"] == "cpu" else machine["device"]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, the first column to the left."""
+    ruler = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ruler, *rows]) + "\n"
+
+
+def seconds(value: float) -> str:
+    """Three digits and a unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
+    return f"{value / 1e-6:.3g} µs"
+
+
+def _latency_rows(full_only: bool) -> list[list[str]]:
+    found = [{**row, "on": device(data)} for data in results().values() for row in latencies(data)]
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    # a full run replaces a sampled one, and one that did more replaces one that did less
+    for run in sorted(found, key=lambda r: (r["mode"] == "full", r["measured_seconds"])):
+        best[run["configuration"], run["on"]] = run
+    rows = []
+    for run in sorted(best.values(), key=lambda r: (r["method"], r["model"], r["augmentations"])):
+        if full_only and run["mode"] != "full":
+            continue
+        target = run["published"][0] if run["published"] else None
+        rows.append(
+            [
+                _what(run),
+                run["on"],
+                _mode(run),
+                seconds(run["forward_hessian_seconds"]),
+                seconds(run["prune_save_seconds"]),
+                seconds(run["total_seconds"]),
+                f"{seconds(target.seconds)} ({target.source.split(';')[0]})" if target else "",
+            ]
+        )
+    return rows
+
+
+def _what(run: dict[str, Any]) -> str:
+    name = {"obc": "SPADE", "sparsegpt": "FastSPADE"}[run["method"]]
+    name = f"Batched {name} ({run['samples']})" if run["samples"] > 1 else name
+    layers = "" if run["layers"] == "all" else f", {run['layers']} only"
+    return f"{name}, {run['model']}{layers}, {run['augmentations']} augmentations"
+
+
+def _mode(run: dict[str, Any]) -> str:
+    if run["mode"] == "full":
+        return "full"
+    parts = [f"{run['augmentations_run']} augmentations"]
+    if "rows_share" in run:
+        parts.append(f"{100 * run['rows_share']:.2g} % of eliminations")
+    if "samples_run" in run:
+        parts.append(f"batch of {run['samples_run']}")
+    return f"extrapolated from {', '.join(parts)}"
+
+
+LATENCY_HEAD = [
+    "configuration", "on", "run", "forward + Hessian", "pruning + saving", "total", "published, on a GPU",
+]  # fmt: skip
+
+
+def latency() -> str:
+    """Every configuration that was measured."""
+    return table(LATENCY_HEAD, _latency_rows(False))
+
+
+def latency_full() -> str:
+    """The configurations that were measured in full."""
+    return table(LATENCY_HEAD, _latency_rows(True))
+
+
+def stages() -> str:
+    """Share of each stage in the full runs."""
+    names = ("augment", "forward", "hessian", "prune", "save")
+    rows = []
+    for data in results().values():
+        for run in latencies(data):
+            if run["mode"] == "full":
+                parts = [run["seconds"][name] / run["total_seconds"] for name in names]
+                rows.append([_what(run), *(f"{100 * part:.0f} %" for part in parts)])
+    return table(["configuration", *names], rows)
+
+
+def widths() -> str:
+    """Where exact OBC spends its time: layers by columns."""
+    rows = []
+    for data in results().values():
+        for run in latencies(data):
+            if run["method"] != "obc":
+                continue
+            spent: dict[int, float] = {}
+            for layer in run["layer_seconds"]:
+                spent[layer["cols"]] = spent.get(layer["cols"], 0.0) + layer["seconds"]
+            most = sorted(spent.items(), key=lambda item: -item[1])[:4]
+            shares = ", ".join(f"{d}: {100 * s / sum(spent.values()):.0f} %" for d, s in most)
+            rows.append([_what(run), _mode(run), shares])
+    return table(["configuration", "run", "columns D: share of the pruning"], sorted(rows))
+
+
+def operations() -> str:
+    """Every operation of the quick suite."""
+    rows = [
+        [
+            f"`{k['op']}`",
+            device(data),
+            k["problem"],
+            seconds(k["seconds"]["median"]),
+            f"{k['gflops']:.0f}",
+            f"{100 * k['share_of_sgemm']:.0f} %",
+            f"{100 * k['share_of_copy']:.0f} %",
+            f"{k['speedup']:.3g}" if k["speedup"] else "",
+        ]
+        for data in results().values()
+        for k in kernels(data)
+        if k["method"] == "spade"
+    ]
+    head = ["operation", "on", "problem", "time", "GFLOP/s", "of SGEMM", "of copy", "torch / ours"]
+    return table(head, rows)
+
+
+def scaling() -> str:
+    """Fitted powers."""
+    rows = [
+        [
+            f["op"],
+            device(data),
+            f["variable"],
+            _range(f["values"]),
+            f"{f['exponent']:.2f}",
+            str(f["expected"]),
+        ]
+        for data in results().values()
+        for f in fits(data)
+        if f["exponent"] is not None
+    ]
+    return table(["operation", "on", "over", "values", "fitted power", "in the limit"], rows)
+
+
+def _range(values: list[float]) -> str:
+    return f"{values[0]:.0f} to {values[-1]:.0f}"
+
+
+def published_code() -> str:
+    """The published classes beside ours."""
+    rows = [
+        [
+            p["problem"], p["stage"], seconds(p["published"]), seconds(p["spade"]),
+            f"{p['speedup']:.3g}", f"{100 * p['same_mask']:.2f} %",
+        ]
+        for data in results().values()
+        for p in published(data)
+    ]  # fmt: skip
+    return table(["problem", "stage", "published", "ours", "ratio", "same mask"], rows)
+
+
+def runs() -> str:
+    """Machine and command of every result file."""
+    rows = [
+        [
+            f"`{name}`",
+            f"`{data['command']}`",
+            f"{data['machine']['cpu']}, {device(data)}",
+            f"torch {data['machine']['torch']}",
+            f"`{data['commit'][:10]}`",
+        ]
+        for name, data in results().items()
+    ]
+    return table(["result file", "command", "machine", "versions", "commit"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "latency": latency,
+    "latency-full": latency_full,
+    "stages": stages,
+    "widths": widths,
+    "operations": operations,
+    "scaling": scaling,
+    "published-code": published_code,
+    "runs": runs,
+}
+
+
+def filled(text: str) -> str:
+    """A document with its tables as the result files have them."""
+    return MARKED.sub(lambda m: m[1] + "\n" + TABLES[m[2]]() + "\n" + m[3], text)
+
+
+def outdated() -> list[str]:
+    """Documents whose figures differ from the result files."""
+    texts = {name: (ROOT / name).read_text() for name in DOCUMENTS}
+    return [name for name, text in texts.items() if filled(text) != text]
+
+
+def write_figures() -> None:
+    """Write the figures of all documents."""
+    for name in DOCUMENTS:
+        path = ROOT / name
+        write_text(path, filled(path.read_text()))

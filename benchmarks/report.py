@@ -1,0 +1,107 @@
+"""The report of a run: one HTML file with tables and plots, nothing beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from benchmarks import HERE, plots
+from benchmarks.configurations import configurations, targets
+from benchmarks.result_file import write_text
+
+
+def kernels(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every op that was timed, with how many times faster it is than the same problem in torch."""
+    timed = [b for b in data["benchmarks"] if "method" in b and "flop" in b]
+    torch = {
+        (b["op"], b["problem"]): b["seconds"]["median"] / b.get("per", 1)
+        for b in timed
+        if b["method"] == "torch"
+    }
+    rows = []
+    for b in timed:
+        if b["method"] != "torch":
+            reference = torch.get((b["op"], b["problem"]))
+            own = b["seconds"]["median"] / b.get("per", 1)
+            rows.append({**b, "speedup": reference / own if reference else None})
+    return rows
+
+
+def latencies(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every configuration that was run, with its published figures."""
+    rows = []
+    for b in data["benchmarks"]:
+        if "configuration" in b:
+            names = configurations()[b["configuration"]].targets
+            rows.append({**b, "targets": names, "published": [targets()[n] for n in names]})
+    return rows
+
+
+def fits(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """A power of each op's size, fitted to the logarithms of its times."""
+    series: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for b in data["benchmarks"]:
+        if "expected_exponent" in b:
+            series.setdefault((b["op"], b["variable"]), []).append(b)
+    found = []
+    for (op, variable), points in series.items():
+        x = np.array([p["value"] for p in points], dtype=float)
+        y = np.array([p["seconds"]["median"] for p in points])
+        exponent = factor = None
+        if len(x) > 1:
+            slope, shift = np.polyfit(np.log(x), np.log(y), 1)
+            exponent, factor = float(slope), float(np.exp(shift))
+        found.append(
+            {
+                "op": op,
+                "variable": variable,
+                "values": x.tolist(),
+                "seconds": y.tolist(),
+                "exponent": exponent,
+                "factor": factor,
+                "expected": points[0]["expected_exponent"],
+            }
+        )
+    return found
+
+
+def published(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The published code beside ours, one row a problem and stage."""
+    times = {
+        (b["problem"], b["stage"], b["method"]): b for b in data["benchmarks"] if "same_mask" in b
+    }
+    rows = []
+    for (problem, stage, method), theirs in times.items():
+        ours = times.get((problem, stage, "spade"))
+        if method == "published" and ours is not None:
+            a, b = theirs["seconds"]["median"], ours["seconds"]["median"]
+            rows.append(
+                {
+                    "problem": problem,
+                    "stage": stage,
+                    "published": a,
+                    "spade": b,
+                    "speedup": a / b,
+                    "same_mask": theirs["same_mask"],
+                }
+            )
+    return rows
+
+
+def write_report(path: Path, data: dict[str, Any]) -> None:
+    """Write the report of a run's results as one HTML file."""
+    tables = {
+        "kernels": kernels(data),
+        "latencies": latencies(data),
+        "fits": fits(data),
+        "published": published(data),
+    }
+    drawn = {
+        "latency": tables["latencies"] and plots.png(plots.latency(tables["latencies"])),
+        "roofline": tables["kernels"] and plots.png(plots.roofline(tables["kernels"])),
+        "scaling": tables["fits"] and plots.png(plots.scaling(tables["fits"])),
+    }
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string((HERE / "report.html").read_text())
+    write_text(path, template.render(data=data, plots=drawn, **tables))
