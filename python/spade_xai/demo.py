@@ -28,8 +28,8 @@ NOTES = (
 def run_demo(
     output_dir: str | Path,
     *,
-    trojan: int = 8,
-    clean: int = 8,
+    trojan: int = 6,
+    clean: int = 6,
     methods: Sequence[str] = GRADIENT_METHODS,
     augmentations: int = 256,
     layers: str | Iterable[str] | None = None,
