@@ -1,18 +1,26 @@
-// Dense Cholesky factorisation, inverse and the damping ladder. Row-major, lower triangles.
+// Dense Cholesky factorisation H = U^T U, inverse and the damping ladder.
 #pragma once
 
 #include <cstdint>
 
+#include "cpu/panels.h"
+
 namespace spade {
 
-// a = L L^T in place (strict upper triangle untouched); false if a is not positive definite.
-// n^3 / 3 flop in tiles of BLAS; the same bits for every number of threads.
-template <class T>
-bool cholesky(T* a, int64_t n, int threads);
+// u = the n x n matrix h with `diagonal` + shift in place of its own, upper triangle; with both
+// indices reversed if asked to. Reads rows and columns of h that are equal by symmetry.
+template <class S, class T>
+void pack(const S* h, const double* diagonal, double shift, bool reversed, const Panels<T>& u,
+          int threads);
 
-// out = (L L^T)^-1, both triangles; `l` becomes L^-1. 2 n^3 / 3 flop.
+// u = U in place and the inverses of its diagonal tiles, [count, kPanel, kPanel]; false if the
+// matrix is not positive definite. n^3 / 3 flop; the same bits for every number of threads.
 template <class T>
-void cholesky_inverse(T* l, int64_t n, T* out, int threads);
+bool cholesky(const Panels<T>& u, T* inverses, int threads);
+
+// out = (U^T U)^-1, n x n, both triangles. 2 n^3 / 3 flop.
+template <class T>
+void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads);
 
 // Diagonal of H with 1 for every dead column (H_jj = 0), to out; returns the mean of it.
 template <class T>

@@ -24,18 +24,18 @@ void damped_inverse(const T* h, int64_t D, double damp, T* hinv, T* damped, doub
   check_finite(function, "h", h, D * D);
 
   Progress done(progress, 2);
-  Buffer<double> factor(D * D), inverse(D * D), diagonal(D);
+  const Panels<double> factor(D);
+  const Buffer<double> tiles(factor.count * kPanel * kPanel), inverse(D * D), diagonal(D);
   const double mean = live_diagonal(h, D, diagonal.get());
   for (;; *damp_used = next_damp(*damp_used)) {
     if (*damp_used < 0)
       fail(SPADE_SINGULAR, "%s: H is not positive definite, even with damp = %g", function,
            damp > 1 ? damp : 1.0);
-    std::copy(h, h + D * D, factor.get());
-    for (int64_t j = 0; j < D; ++j) factor[j * D + j] = diagonal[j] + *damp_used * mean;
-    if (cholesky(factor.get(), D, threads)) break;
+    pack(h, diagonal.get(), *damp_used * mean, false, factor, threads);
+    if (cholesky(factor, tiles.get(), threads)) break;
   }
   done.add(1);
-  if (!done.cancelled()) cholesky_inverse(factor.get(), D, inverse.get(), threads);
+  if (!done.cancelled()) cholesky_inverse(factor, tiles.get(), inverse.get(), threads);
   done.add(1);
   done.finish();
   std::copy(inverse.get(), inverse.get() + D * D, hinv);

@@ -2,10 +2,13 @@
 // i.
 //
 // A call works on kRowChunk rows, contiguous in each column, so every operation is a full vector.
-// The recurrence runs over a few columns at a time (eliminate); the rest of the lazy block takes
-// their errors together (update): one load and store of a weight for a dozen FMA. Bound by L2.
+// The recurrence runs over a few columns at a time; the rest of the lazy block takes their errors
+// together, as a product. Bound by L1.
 
 #include "cpu/sparsegpt_kernel.h"
+
+#include <algorithm>
+#include <limits>
 
 #include "cpu/simd.h"
 
@@ -14,81 +17,90 @@ namespace SPADE_ISA {
 namespace {
 
 template <class T>
-void eliminate(const LazyBlock<T>& b, int64_t first, int64_t last, int64_t end, int64_t row) {
+void eliminate(const LazyBlock<T>& b, int64_t first, int64_t last, int64_t end) {
   constexpr int L = Simd<T>::lanes;
   for (int64_t i = first; i < last; ++i) {
-    T* w = b.w + i * b.stride + row;
-    T* error = b.error + i * b.stride + row;
-    const uint8_t* gone = b.gone + i * b.stride + row;
-    const T inverse = T(1) / b.u[i * b.width + i];
+    T* __restrict w = b.w + i * kRowChunk;
+    T* __restrict error = b.error + i * kRowChunk;
+    const uint8_t* __restrict gone = b.gone + i * kRowChunk;
+    const T inverse = T(1) / b.u[-i * kLazy - i];
     for (int64_t r = 0; r < kRowChunk; ++r) {
       error[r] = gone[r] ? w[r] * inverse : T(0);
       w[r] = gone[r] ? T(0) : w[r];
     }
     for (int64_t k = i + 1; k < end; ++k) {
-      T* to = b.w + k * b.stride + row;
-      const Vec<T> u = splat(b.u[i * b.width + k]);
+      T* to = b.w + k * kRowChunk;
+      const Vec<T> u = splat(b.u[-k * kLazy - i]);
       for (int64_t r = 0; r < kRowChunk; r += L) store(to + r, load(to + r) - load(error + r) * u);
     }
   }
 }
 
-// kColumns columns at a time share the loads of the errors.
-template <class T, int kColumns>
-void update_columns(const LazyBlock<T>& b, int64_t first, int64_t end, int64_t k, int64_t row) {
-  constexpr int L = Simd<T>::lanes, kVectors = 2;
-  for (int64_t r = row; r < row + kRowChunk; r += kVectors * L) {
-    Vec<T> sum[kColumns][kVectors];
-#pragma GCC unroll 16
-    for (int c = 0; c < kColumns; ++c)
-#pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) sum[c][v] = load(b.w + (k + c) * b.stride + r + v * L);
-    for (int64_t i = first; i < end; ++i) {
-      Vec<T> e[kVectors];
-#pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) e[v] = load(b.error + i * b.stride + r + v * L);
-#pragma GCC unroll 16
-      for (int c = 0; c < kColumns; ++c) {
-        const Vec<T> u = splat(b.u[i * b.width + k + c]);
-#pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) sum[c][v] -= e[v] * u;
-      }
-    }
-#pragma GCC unroll 16
-    for (int c = 0; c < kColumns; ++c)
-#pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) store(b.w + (k + c) * b.stride + r + v * L, sum[c][v]);
-  }
-}
-
 template <class T>
-void update(const LazyBlock<T>& b, int64_t first, int64_t end, int64_t row) {
-  int64_t k = end;
-  for (; k + 4 <= b.width; k += 4) update_columns<T, 4>(b, first, end, k, row);
-  for (; k < b.width; ++k) update_columns<T, 1>(b, first, end, k, row);
-}
-
-template <class T>
-void score(const T* w, T inverse, T* out) {
+void score(const T* w, T inverse, int64_t rows, T* out) {
   constexpr int L = Simd<T>::lanes;
   const Vec<T> scale = splat(inverse);
   for (int64_t r = 0; r < kRowChunk; r += L) {
     const Vec<T> s = load(w + r) * scale;
     store(out + r, s * s);
   }
+  std::fill(out + rows, out + kRowChunk, std::numeric_limits<T>::quiet_NaN());
+}
+
+// Comparisons give integers of all ones, which sum to the count; few enough a lane not to overflow.
+template <class T>
+int64_t count(const T* values, int64_t n, T limit) {
+  constexpr int L = Simd<T>::lanes;
+  constexpr int64_t kPiece = int64_t{1} << 30;
+  const Vec<T> most = splat(limit);
+  int64_t total = 0;
+  for (int64_t first = 0; first < n; first += kPiece) {
+    decltype(most <= most) sum[4] = {};
+    for (int64_t i = first; i < std::min(n, first + kPiece); i += 4 * L)
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; ++q) sum[q] -= load(values + i + q * L) <= most;
+    const auto all = sum[0] + sum[1] + (sum[2] + sum[3]);
+    for (int l = 0; l < L; ++l) total += all[l];
+  }
+  return total;
+}
+
+template <class T>
+void mark(const T* scores, T limit, uint8_t* gone) {
+  for (int64_t r = 0; r < kRowChunk; ++r) gone[r] = scores[r] <= limit;
+}
+
+// Row i of U from those below it: V_ii U_i = e_i - sum_{k > i} V_ik U_k.
+template <class T>
+void invert(const T* v, int64_t n, T* u) {
+  constexpr int L = Simd<T>::lanes, kVectors = 4;
+  for (int64_t i = n - 1; i >= 0; --i) {
+    const T scale = T(1) / v[i * kLazy + i];
+    for (int64_t j = 0; j < kLazy; j += kVectors * L) {
+      Vec<T> sum[kVectors] = {};
+      for (int64_t k = i + 1; k < std::min(n, j + kVectors * L); ++k)
+#pragma GCC unroll 16
+        for (int q = 0; q < kVectors; ++q)
+          sum[q] -= splat(v[i * kLazy + k]) * load(u + k * kLazy + j + q * L);
+#pragma GCC unroll 16
+      for (int q = 0; q < kVectors; ++q) store(u + i * kLazy + j + q * L, sum[q] * splat(scale));
+    }
+    u[i * kLazy + i] = scale;
+  }
 }
 
 }  // namespace
 
-#define SPADE_DEFINE_SPARSEGPT(T)                                                               \
-  void sparsegpt_eliminate(const LazyBlock<T>& block, int64_t first, int64_t last, int64_t end, \
-                           int64_t row) {                                                       \
-    eliminate(block, first, last, end, row);                                                    \
-  }                                                                                             \
-  void sparsegpt_update(const LazyBlock<T>& block, int64_t first, int64_t end, int64_t row) {   \
-    update(block, first, end, row);                                                             \
-  }                                                                                             \
-  void sparsegpt_score(const T* w, T inverse, T* out) { score(w, inverse, out); }
+#define SPADE_DEFINE_SPARSEGPT(T)                                                                  \
+  void sparsegpt_eliminate(const LazyBlock<T>& block, int64_t first, int64_t last, int64_t end) {  \
+    eliminate(block, first, last, end);                                                            \
+  }                                                                                                \
+  void sparsegpt_score(const T* w, T inverse, int64_t rows, T* out) {                              \
+    score(w, inverse, rows, out);                                                                  \
+  }                                                                                                \
+  int64_t sparsegpt_count(const T* values, int64_t n, T limit) { return count(values, n, limit); } \
+  void sparsegpt_mark(const T* scores, T limit, uint8_t* gone) { mark(scores, limit, gone); }      \
+  void sparsegpt_invert(const T* v, int64_t n, T* u) { invert(v, n, u); }
 SPADE_DEFINE_SPARSEGPT(float)
 SPADE_DEFINE_SPARSEGPT(double)
 #undef SPADE_DEFINE_SPARSEGPT

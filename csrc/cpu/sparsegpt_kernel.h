@@ -6,27 +6,30 @@
 
 namespace spade {
 
-constexpr int64_t kRowChunk = 64;  // rows that one call works on; arrays of rows are padded to it
+constexpr int64_t kLazy = 128;     // most columns of a lazy block
+constexpr int64_t kRowChunk = 64;  // rows that one call works on
 
-// Columns of one lazy block for all rows, transposed so that a column is contiguous.
+// A lazy block of one chunk of rows; columns are kRowChunk apart.
 template <class T>
 struct LazyBlock {
-  T* w;      // [width, stride]: weights at this point; eliminated columns hold their final value
-  T* error;  // [width, stride]: (w - q) / U_ii of the columns so far
-  const uint8_t* gone;  // [width, stride]: 1 where the weight goes
-  const T* u;           // [width, width]: U_bb, upper
-  int64_t width, stride;
+  T* w;                 // weights at this point; eliminated columns hold their final value
+  T* error;             // (w - q) / U_ii of the columns so far
+  const uint8_t* gone;  // 1 where the weight goes
+  const T* u;           // U_bb, upper: entry (i, k) is u[-k * kLazy - i]
 };
 
-// Functions of kRowChunk rows from row `row`:
+// Functions of one chunk:
 //   eliminate: columns [first, last) in order, updating columns up to `end`;
-//   update: columns [end, width) by the errors of columns [first, end);
-//   score: out[k] = (w[k] / U_jj)^2 for one column, given 1 / U_jj.
-#define SPADE_DECLARE_SPARSEGPT_OF(T)                                                           \
-  void sparsegpt_eliminate(const LazyBlock<T>& block, int64_t first, int64_t last, int64_t end, \
-                           int64_t row);                                                        \
-  void sparsegpt_update(const LazyBlock<T>& block, int64_t first, int64_t end, int64_t row);    \
-  void sparsegpt_score(const T* w, T inverse, T* out);
+//   score: out[r] = (w[r] / U_jj)^2 of one column, given 1 / U_jj; NaN beyond `rows`;
+//   count: how many of the n values (a multiple of kRowChunk) are at most `limit`;
+//   mark: gone[r] = scores[r] <= limit of one column;
+//   invert: u = v^-1 of the upper n x n triangle v; both with rows of kLazy.
+#define SPADE_DECLARE_SPARSEGPT_OF(T)                                                            \
+  void sparsegpt_eliminate(const LazyBlock<T>& block, int64_t first, int64_t last, int64_t end); \
+  void sparsegpt_score(const T* w, T inverse, int64_t rows, T* out);                             \
+  int64_t sparsegpt_count(const T* values, int64_t n, T limit);                                  \
+  void sparsegpt_mark(const T* scores, T limit, uint8_t* gone);                                  \
+  void sparsegpt_invert(const T* v, int64_t n, T* u);
 #define SPADE_DECLARE_SPARSEGPT(isa) \
   namespace isa {                    \
   SPADE_DECLARE_SPARSEGPT_OF(float)  \

@@ -5,8 +5,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
-#include <vector>
+
+#include "core/isa.h"
+#include "cpu/sparsegpt_kernel.h"
 
 namespace spade {
 
@@ -16,89 +19,78 @@ inline int64_t block_count(double sparsity, int64_t n, int64_t extra) {
   return std::min(n, static_cast<int64_t>(std::floor(exact + 1e-6)) + extra);
 }
 
-constexpr int kRadixBits = 11;  // sign excluded: the exponent, and three bits more of a float
-
+// Scores >= 0 of a mask block and where its choice goes; scores beyond the last row are NaN.
 template <class T>
-struct SelectionScratch {
-  std::vector<int32_t> histogram = std::vector<int32_t>(size_t{1} << kRadixBits);
-  std::vector<T> values;
-};
+struct MaskBlock {
+  const T* scores;  // [chunks, width, kRowChunk]
+  uint8_t* gone;    // [chunks, span, kRowChunk]
+  int64_t rows, width, span;
 
-// Bits of a score >= 0 that order it roughly.
-template <class T>
-size_t radix(T score) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-  Bits bits;
-  std::memcpy(&bits, &score, sizeof bits);
-  return (bits >> (8 * sizeof(T) - 1 - kRadixBits)) & ((size_t{1} << kRadixBits) - 1);
-}
-
-template <class T>
-struct Threshold {
-  T value;          // the count-th least score
-  int64_t surplus;  // scores up to it, less count: ties that stay
-};
-
-// The count-th least of rows x width scores >= 0, 1 <= count: counted by leading bits, then exactly
-// among those that share its leading bits.
-template <class T>
-Threshold<T> find_threshold(const T* scores, int64_t rows, int64_t width, int64_t stride,
-                            int64_t count, SelectionScratch<T>& scratch) {
-  auto& histogram = scratch.histogram;
-  std::fill(histogram.begin(), histogram.end(), 0);
-  for (int64_t c = 0; c < width; ++c)
-    for (int64_t r = 0; r < rows; ++r) ++histogram[radix(scores[c * stride + r])];
-  size_t bucket = 0;
-  int64_t below = 0;  // scores in earlier buckets
-  for (; below + histogram[bucket] < count; ++bucket) below += histogram[bucket];
-  auto& values = scratch.values;
-  values.resize(static_cast<size_t>(histogram[bucket]) + 1);
-  size_t n = 0;
-  for (int64_t c = 0; c < width; ++c)
-    for (int64_t r = 0; r < rows; ++r) {
-      values[n] = scores[c * stride + r];
-      n += radix(values[n]) == bucket;
-    }
-  const auto end = values.begin() + histogram[bucket];
-  const auto kth = values.begin() + (count - below - 1);
-  std::nth_element(values.begin(), kth, end);
-  const auto equal = std::count(kth, end, *kth);  // besides those before it
-  return {*kth, below + (kth - values.begin()) + equal - count};
-}
-
-// Set gone for the `count` least scores of rows x width; ties: lowest row-major index.
-// scores, gone: [width, stride].
-template <class T>
-void select_block(const T* scores, int64_t rows, int64_t width, int64_t stride, int64_t count,
-                  uint8_t* gone, SelectionScratch<T>& scratch) {
-  if (count == 0) {
-    for (int64_t c = 0; c < width; ++c) std::fill_n(gone + c * stride, rows, uint8_t(0));
-    return;
+  int64_t chunks() const { return (rows + kRowChunk - 1) / kRowChunk; }
+  const T& score(int64_t r, int64_t c) const {
+    return scores[(r / kRowChunk * width + c) * kRowChunk + r % kRowChunk];
   }
-  Threshold<T> threshold = find_threshold(scores, rows, width, stride, count, scratch);
-  for (int64_t c = 0; c < width; ++c)
-    for (int64_t r = 0; r < rows; ++r)
-      gone[c * stride + r] = scores[c * stride + r] <= threshold.value;
-  // Of the weights at the threshold, the last ones in row-major order stay.
-  for (int64_t r = rows - 1; r >= 0 && threshold.surplus > 0; --r)
-    for (int64_t c = width - 1; c >= 0 && threshold.surplus > 0; --c)
-      if (scores[c * stride + r] == threshold.value) {
-        gone[c * stride + r] = 0;
-        --threshold.surplus;
+  uint8_t& goes(int64_t r, int64_t c) const {
+    return gone[(r / kRowChunk * span + c) * kRowChunk + r % kRowChunk];
+  }
+};
+
+// The bits of a number >= 0, in the order of numbers, and back.
+template <class T>
+using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+template <class To, class From>
+To same_bits(From from) {
+  To to;
+  static_assert(sizeof to == sizeof from);
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+// The `count` least scores go; ties: lowest row-major index. Bisection of the bits of the limit:
+// passes over the scores cost a compare each, and about log2(n) + 8 of them isolate it.
+template <class T>
+void select_least(const MaskBlock<T>& block, int64_t count) {
+  const int64_t n = block.chunks() * block.width * kRowChunk;
+  // low: fewer than `count` scores are at most that (or none may go); high: at least as many.
+  Bits<T> low = 0, high = same_bits<Bits<T>>(std::numeric_limits<T>::infinity());
+  int64_t at_most = block.rows * block.width;
+  T limit = same_bits<T>(high);
+  if (count == 0) limit = T(-1), at_most = 0;
+  while (at_most > count && low < high) {
+    const Bits<T> middle = low + (high - low) / 2;
+    const int64_t found = SPADE_DISPATCH(sparsegpt_count(block.scores, n, same_bits<T>(middle)));
+    if (found >= count) {
+      high = middle;
+      at_most = found;
+      limit = same_bits<T>(high);
+    } else {
+      low = middle + 1;
+    }
+  }
+  for (int64_t chunk = 0; chunk < block.chunks(); ++chunk)
+    for (int64_t c = 0; c < block.width; ++c)
+      SPADE_DISPATCH(sparsegpt_mark(block.scores + (chunk * block.width + c) * kRowChunk, limit,
+                                    block.gone + (chunk * block.span + c) * kRowChunk));
+  // Of the weights at the limit, the last ones in row-major order stay.
+  int64_t surplus = at_most - count;
+  for (int64_t r = block.rows - 1; r >= 0 && surplus > 0; --r)
+    for (int64_t c = block.width - 1; c >= 0 && surplus > 0; --c)
+      if (block.score(r, c) == limit) {
+        block.goes(r, c) = 0;
+        --surplus;
       }
 }
 
-// Set gone for the n least of the m scores of each row; ties: lowest column. scores, gone: [m,
-// stride].
+// The n least scores of each row go; ties: lowest column.
 template <class T>
-void select_nm(const T* scores, int64_t rows, int64_t n, int64_t m, int64_t stride, uint8_t* gone) {
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < m; ++c) {
-      const T s = scores[c * stride + r];
+void select_nm(const MaskBlock<T>& block, int64_t n) {
+  for (int64_t r = 0; r < block.rows; ++r)
+    for (int64_t c = 0; c < block.width; ++c) {
+      const T s = block.score(r, c);
       int64_t before = 0;  // weights of the group that go earlier
-      for (int64_t k = 0; k < m; ++k)
-        before += scores[k * stride + r] < s || (scores[k * stride + r] == s && k < c);
-      gone[c * stride + r] = before < n;
+      for (int64_t k = 0; k < block.width; ++k)
+        before += block.score(r, k) < s || (block.score(r, k) == s && k < c);
+      block.goes(r, c) = before < n;
     }
 }
 
