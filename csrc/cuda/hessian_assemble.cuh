@@ -3,8 +3,8 @@
 //   H[(c, t), (d, u)] += 2^-2s sum over the terms of (t, u) of gram[c, d] (or its transpose),
 //   gram = its splits' partial sums, added in order in float64
 //
-// One thread an entry of H; every entry has one order of summation, whatever the device. Bound by
-// L2: 4 bytes a term and split, 16 bytes of H.
+// A thread sums kEntries entries of H, each in one order, whatever the device. Bound by L2: 4 bytes
+// a term and split, 16 bytes of H.
 #pragma once
 
 #include "cuda/hessian_gram.cuh"
@@ -22,7 +22,7 @@ __global__ void store_plan_kernel(PassedWords from, int count, int32_t* to) {
     to[i] = from.words[i];
 }
 
-constexpr int kAssembleThreads = 256;
+constexpr int kAssembleThreads = 256, kEntries = 4;
 
 // Entry (c, d) of a job's gram; sums: the partial tiles of one group of one sample.
 template <int kWidth>
@@ -46,31 +46,33 @@ __device__ __forceinline__ double gram_entry(const GramJob& job, int side, const
   return sum;
 }
 
-// Grid (blocks over D^2 entries, any); h: [problems = samples * groups, D, D].
+// Grid over the entries of h: [problems = samples * groups, D, D], D = channels * taps.
 template <int kWidth>
 __global__ void __launch_bounds__(kAssembleThreads)
-    assemble_kernel(PlanOnDevice plan, const float* sums, const unsigned* largest, int problems,
+    assemble_kernel(PlanOnDevice plan, const float* sums, const unsigned* largest, int64_t problems,
                     int groups, double* h) {
-  const int D = plan.channels * plan.taps, side = (plan.channels + kWidth - 1) / kWidth;
-  const int64_t entry = int64_t{blockIdx.x} * kAssembleThreads + threadIdx.x;
-  if (entry >= int64_t{D} * D) return;
-  const int i = static_cast<int>(entry / D), j = static_cast<int>(entry % D);
-  const int c = i / plan.taps, d = j / plan.taps;
-  const int pair = i % plan.taps * plan.taps + j % plan.taps;
+  const int64_t D = int64_t{plan.channels} * plan.taps;
+  const int side = (plan.channels + kWidth - 1) / kWidth;
   const GramJob* jobs = reinterpret_cast<const GramJob*>(plan.words);
   const int32_t* places = plan.words + plan.jobs * kJobWords;
   const int32_t* terms = places + plan.taps * plan.taps + 1;
-  for (int problem = static_cast<int>(blockIdx.y); problem < problems;
-       problem += static_cast<int>(gridDim.y)) {
-    const float* of = sums + int64_t{problem} * plan.blocks * kWidth * kWidth;
+#pragma unroll
+  for (int e = 0; e < kEntries; ++e) {
+    const int64_t entry =
+        (int64_t{blockIdx.x} * kEntries + e) * kAssembleThreads + static_cast<int>(threadIdx.x);
+    if (entry >= problems * D * D) return;
+    const int64_t problem = entry / (D * D), within = entry - problem * D * D;
+    const int i = static_cast<int>(within / D), j = static_cast<int>(within - i * D);
+    const int c = i / plan.taps, d = j / plan.taps;
+    const int pair = (i - c * plan.taps) * plan.taps + j - d * plan.taps;
+    const float* of = sums + problem * plan.blocks * kWidth * kWidth;
     double sum = 0;
     for (int place = places[pair]; place < places[pair + 1]; ++place) {
       const Term term = terms[place];
       const bool transposed = term & 1;
       sum += gram_entry<kWidth>(jobs[term >> 1], side, of, transposed ? d : c, transposed ? c : d);
     }
-    h[int64_t{problem} * D * D + entry] +=
-        ldexp(sum, -2 * scale_exponent(largest, problem / groups));
+    h[entry] += ldexp(sum, -2 * scale_exponent(largest, static_cast<int>(problem / groups)));
   }
 }
 

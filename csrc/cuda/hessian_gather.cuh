@@ -26,7 +26,7 @@ constexpr int kPitch = kDepth + 8;  // so that ldmatrix meets no bank twice
 
 template <int kWidth, int kProducts>
 constexpr int kGatherSharedBytes =
-    2 * (kProducts == 3 ? 2 : 1) * kWidth * kPitch * static_cast<int>(sizeof(uint16_t));
+    2 * kPartsOf<kProducts> * kWidth * kPitch * static_cast<int>(sizeof(uint16_t));
 
 // [kWidth columns][kPitch pixels]
 struct ColumnMajor {
@@ -56,7 +56,7 @@ template <class T, int kWidth, int kRows, int kColumns, int kProducts>
 __global__ void __launch_bounds__((kGramThreads<kWidth, kRows, kColumns>))
     gather_kernel(const T* x, Unfold in, PlanOnDevice plan, const unsigned* largest, float* sums) {
   constexpr int kThreads = kGramThreads<kWidth, kRows, kColumns>, kWarps = kThreads / 32;
-  constexpr int kParts = kProducts == 3 ? 2 : 1, kPart = kWidth * kPitch;
+  constexpr int kParts = kPartsOf<kProducts>, kPart = kWidth * kPitch;
   constexpr int kLoads = kWidth / kWarps;
   SPADE_DYNAMIC_SHARED(uint16_t, shared);  // [2 operands][kParts][kWidth][kPitch]
   SPADE_SHARED(UnfoldedColumn, place, 2 * kWidth);

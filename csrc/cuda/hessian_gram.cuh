@@ -49,13 +49,13 @@ constexpr int kGramThreads = kWidth / kRows * (kWidth / kColumns) * 32;
 
 template <int kWidth, int kProducts>
 constexpr int kGramSharedBytes =
-    kStages * (kProducts == 3 ? 4 : 2) * kDepth * kWidth * static_cast<int>(sizeof(uint16_t));
+    kStages * 2 * kPartsOf<kProducts> * kDepth * kWidth * static_cast<int>(sizeof(uint16_t));
 
 // Grid samples * groups * plan.blocks; a warp owns kRows x kColumns.
 template <int kWidth, int kRows, int kColumns, int kProducts>
 __global__ void __launch_bounds__((kGramThreads<kWidth, kRows, kColumns>))
     gram_kernel(PackedInput in, PlanOnDevice plan, float* sums) {
-  constexpr int kParts = kProducts == 3 ? 2 : 1, kPieces = kWidth / 8, kPart = kDepth * kWidth;
+  constexpr int kParts = kPartsOf<kProducts>, kPieces = kWidth / 8, kPart = kDepth * kWidth;
   static_assert(kGramThreads<kWidth, kRows, kColumns> == kLoadRows * kPieces);
   SPADE_DYNAMIC_SHARED(uint16_t, shared);
   const int tid = static_cast<int>(threadIdx.x), warp = tid >> 5;

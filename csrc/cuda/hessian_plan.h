@@ -51,7 +51,7 @@ struct GramPlan {
 
 namespace plan {
 
-constexpr int64_t kBlocks = 1024;  // blocks that keep any GPU busy
+constexpr int64_t kBlocks = 1024;  // blocks that keep a GPU busy
 // Pixels a block sums: enough to pay for its tile of partial sums, and at most so many that their
 // float32 sum, promoted every 64 pixels, keeps seven digits.
 constexpr int64_t kLeastSpan = 512, kMostSpan = 8192;

@@ -13,6 +13,9 @@ namespace spade::cuda {
 constexpr int kDepth = 32;    // pixels multiplied between two barriers
 constexpr int kPromote = 64;  // pixels a tensor-core sum runs over
 
+template <int kProducts>
+constexpr int kPartsOf = kProducts == 3 ? 2 : 1;  // hi and lo, or hi alone
+
 // The kRows x kColumns sums of one warp.
 template <int kRows, int kColumns>
 struct WarpSums {
@@ -45,7 +48,7 @@ struct WarpSums {
   template <int kProducts, class Operand>
   __device__ __forceinline__ void add(const Operand& a, int row, const Operand& b, int column,
                                       int k) {
-    constexpr int kParts = kProducts == 3 ? 2 : 1;
+    constexpr int kParts = kPartsOf<kProducts>;
     unsigned right[kParts][kJ][2];
 #pragma unroll
     for (int p = 0; p < kParts; ++p)
