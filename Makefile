@@ -10,7 +10,7 @@ UNDER_ASAN = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
 BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirname(s.__file__))")
 
-.PHONY: demo test lint cpp-test python-test bench clean
+.PHONY: demo test lint cpp-test python-test bench-check bench shown clean
 
 # torch by its exact pin and first: a bare requirement may take a build with several GB of CUDA packages.
 .venv/torch: constraints.txt
@@ -34,7 +34,7 @@ demo: .venv/installed
 	$(BIN)/spade-xai demo
 
 # All that CI runs.
-test: lint cpp-test python-test
+test: lint cpp-test python-test bench-check
 
 lint: .venv/tools
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -55,9 +55,17 @@ cpp-test: .venv/tools
 python-test: .venv/tools
 	$(IN) SPADE_FUZZ_SECONDS=60 $(BIN)/pytest -q
 
-# Timings of every op to .benchmarks; see CONTRIBUTING.md.
+# Small problems through all benchmarks and their report: results are checked, times are not.
+bench-check: .venv/tools
+	$(BIN)/python -m benchmarks quick --check --output build/bench-check
+
+# Every op and some configurations in under 3 minutes on two cores: build/benchmarks/quick.html.
 bench: .venv/tools
-	$(BIN)/pytest benchmarks/bench_*.py --benchmark-json=benchmark.json --benchmark-save-data
+	$(BIN)/python -m benchmarks quick --output build/benchmarks
+
+# What docs/performance.md shows, about 20 minutes on two cores that nothing else uses; then its tables.
+shown: .venv/tools
+	$(BIN)/python -m benchmarks shown
 
 clean:
 	rm -rf .venv build dist *.egg-info

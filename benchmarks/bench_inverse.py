@@ -7,7 +7,7 @@ from benchmarks.costs import damped_inverse as cost
 from benchmarks.problems import pruning_problem
 from spade_ext import damped_inverse
 
-COLUMNS = [768, 1152, pytest.param(2304, marks=pytest.mark.full), 3072]
+COLUMNS = [768, 1152, 2304, pytest.param(4608, marks=pytest.mark.full)]
 
 
 @pytest.mark.parametrize("method", ["spade", "torch"])

@@ -23,7 +23,7 @@ SIZES = {  # op, variable: values, exponent of the leading term
     ("sparsegpt_prune", "D"): ([384, 768, 1536, 3072], 3),
     ("sparsegpt_prune", "R"): ([128, 256, 512, 1024], 1),
     ("sparsegpt_prune", "samples"): ([1, 2, 4, 8], 1),
-    ("forward + Hessian", "augmentations"): ([8, 16, 32, 64], 1),
+    ("forward + Hessian", "augmentations"): ([4, 8, 16, 32], 1),
     ("obc_trace", "threads"): ([2**i for i in range(CORES.bit_length())], -1),
     ("hessian of a convolution", "threads"): ([2**i for i in range(CORES.bit_length())], -1),
     ("sparsegpt_prune", "threads"): ([2**i for i in range(CORES.bit_length())], -1),
@@ -55,13 +55,13 @@ def problem(op, variable, value, suite):
     if op == "damped_inverse":
         return lambda: damped_inverse(h[0])[0]
     if op == "obc_trace":
-        rows = weight[:8] if variable == "D" else weight
+        rows = weight[:4] if variable == "D" else weight
         return lambda: obc_trace(rows, h[0], threads=threads).loss
     return lambda: sparsegpt_prune(weight, h, 0.9, block_size=1, threads=threads)
 
 
 def forward_hessian(augmentations, size, device):
-    """Forward pass of MobileNetV2 with the Hessians of its layers, augmentations in batches of 8."""
+    """Forward pass of MobileNetV2 with the Hessians of its layers, augmentations in batches of 4."""
     model = network("mobilenet_v2", device)
     layers = select_layers(find_layers(model), None)
     images = torch.rand(augmentations, 3, size, size, device=device)
@@ -69,7 +69,7 @@ def forward_hessian(augmentations, size, device):
     def call():
         sums = Hessians(model, layers, "bench_scaling")
         with torch.no_grad():
-            sums.run(images.split(8))
+            sums.run(images.split(4))
         return sums.take(layers[-1])
 
     return call

@@ -9,11 +9,9 @@ from benchmarks.latency import measure_latency
 
 QUICK = (
     "spade-mobilenet_v2",
-    "spade-convnext_tiny",
     "spade-resnet50",
     "fastspade-resnet50",
     "fastspade-resnet50-layer4-128",
-    "batched-resnet50",
 )
 CHECK = ("spade-mobilenet_v2-1024", "fastspade-mobilenet_v2")
 QUICK_PART = Part(rows=0.001, augmentations=16, samples=2)

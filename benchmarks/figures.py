@@ -3,11 +3,13 @@
 <!-- figures NAME --> ... <!-- end figures --> holds the table that TABLES[NAME] makes.
 """
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import RESULTS, ROOT
+from benchmarks import RESULTS, ROOT, costs
+from benchmarks.layers import MODELS, LayerShape, layers_of
 from benchmarks.report import fits, kernels, latencies, published
 from benchmarks.result_file import read_results, write_text
 
@@ -16,8 +18,9 @@ MARKED = re.compile(r"(<!-- figures ([\w-]+) -->\n).*?(<!-- end figures -->)", r
 
 
 def results() -> dict[str, dict[str, Any]]:
-    """Every committed result file by its name."""
-    return {file.name: read_results(file) for file in sorted(RESULTS.glob("*.json"))}
+    """Every committed result file of this suite by its name; studies beside them have a form of their own."""
+    files = [f for f in sorted(RESULTS.glob("*.json")) if "benchmarks" in json.loads(f.read_text())]
+    return {file.name: read_results(file) for file in files}
 
 
 def device(data: dict[str, Any]) -> str:
@@ -86,6 +89,36 @@ def _mode(run: dict[str, Any]) -> str:
 LATENCY_HEAD = [
     "configuration", "on", "run", "forward + Hessian", "pruning + saving", "total", "published, on a GPU",
 ]  # fmt: skip
+
+
+def work() -> str:
+    """Arithmetic of whole networks by formula."""
+    rows = []
+    for model in MODELS:
+        layers = layers_of(model)
+
+        def total(count: Callable[[LayerShape], float], layers: list[LayerShape] = layers) -> str:
+            return f"{sum(x.count * count(x) for x in layers):.2g}"
+
+        rows.append(
+            [
+                model,
+                f"{sum(x.count * x.rows * x.cols for x in layers) / 1e6:.1f} M",
+                total(lambda x: 2 * x.rows * x.cols * x.samples),
+                total(lambda x: costs.hessian(x, 1).plain_flop),
+                total(lambda x: costs.hessian(x, 1).flop),
+                total(lambda x: costs.damped_inverse(x.cols).flop),
+                total(lambda x: costs.obc_trace(x.rows, x.cols).flop),
+                total(lambda x: costs.sparsegpt(x.rows, x.cols).flop),
+                f"{sum(4 * x.count * x.cols**2 for x in layers) / 1e9:.2f} GB",
+                str(max(x.cols for x in layers)),
+            ]
+        )
+    head = [
+        "flop", "weights", "forward, an image", "Hessian, an image", "with shared products",
+        "inverses", "exact OBC", "SparseGPT", "all H in float32", "largest D",
+    ]  # fmt: skip
+    return table(head, rows)
 
 
 def latency() -> str:
@@ -198,6 +231,7 @@ def runs() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "work": work,
     "latency": latency,
     "latency-full": latency_full,
     "stages": stages,

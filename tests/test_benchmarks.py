@@ -1,0 +1,306 @@
+"""The benchmark suite's data, formulas, modes and figures; its timings are of no concern here."""
+
+import dataclasses
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+sys.path.append(str(Path(__file__).parent.parent))
+
+from benchmarks import costs, figures, latency, published, report, result_file, shown
+from benchmarks.__main__ import parser
+from benchmarks.compare import comparison
+from benchmarks.configurations import Part, configurations, targets
+from benchmarks.layers import layer_table, layers_of
+
+
+def shapes_of(model, inputs):
+    """(rows, channels, kernel, stride, padding, groups, size or positions) of each layer and how many have it."""
+    counts = {}
+
+    def note(module, args):
+        x = args[0]
+        if isinstance(module, nn.Conv2d):
+            own = (module.kernel_size[0], module.stride[0], module.padding[0], module.groups)
+            key = (module.out_channels, module.in_channels, *own, x.shape[-1])
+        else:
+            features = module.out_features, module.in_features
+            key = (*features, 0, 1, 0, 1, x.shape[:-1].numel())
+        counts[key] = counts.get(key, 0) + 1
+
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_pre_hook(note)
+    model.eval()(inputs)
+    return counts
+
+
+def listed(model):
+    return {
+        (
+            s.rows,
+            s.channels,
+            s.kernel,
+            s.stride,
+            s.padding,
+            s.groups,
+            s.size or s.positions,
+        ): s.count
+        for s in layers_of(model, depthwise=True)
+    }
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "convnext_tiny"])
+def test_the_table_lists_the_layers_of_torchvision(name):
+    from torchvision import models
+
+    with torch.device("meta"):
+        assert shapes_of(models.get_model(name), torch.empty(1, 3, 224, 224)) == listed(name)
+
+
+def test_the_table_lists_the_layers_of_bert():
+    transformers = pytest.importorskip("transformers")
+    model = transformers.BertForSequenceClassification(transformers.BertConfig())
+    assert shapes_of(model, torch.zeros(1, 128, dtype=torch.long)) == listed("bert_base")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "offsets"),
+    [(1, 1, 0, 1), (3, 1, 1, 13), (3, 2, 1, 34), (7, 2, 3, 290), (5, 1, 2, 41), (3, 3, 1, 45)],
+)
+def test_tap_offsets(kernel, stride, padding, offsets):
+    assert costs.tap_offsets(kernel, stride, padding) == offsets
+
+
+def test_costs_of_whole_networks():
+    layers = layers_of("resnet50")
+
+    def total(cost):
+        return sum(x.count * cost(x) for x in layers)
+
+    assert total(lambda x: x.rows * x.cols) == pytest.approx(25.5e6, rel=1e-2)
+    assert total(lambda x: costs.hessian(x, 1).plain_flop) == pytest.approx(2.04e10, rel=1e-2)
+    assert total(lambda x: costs.hessian(x, 1).flop) < 0.6 * 2.04e10
+    assert total(lambda x: costs.obc_trace(x.rows, x.cols).flop) == pytest.approx(6.42e13, rel=1e-2)
+    assert total(lambda x: costs.damped_inverse(x.cols).flop) == pytest.approx(4.08e11, rel=1e-2)
+
+
+def test_hessian_cost_counts_products_of_a_pointwise_layer():
+    shape = layer_table()["resnet50:layer1.0.conv3"]
+    work = costs.hessian(shape, 2)
+    n, d = 2 * 56 * 56, 64
+    assert work.flop == work.plain_flop == n * d * (d + 1)
+    assert work.bytes == 4 * n * d + 16 * d * d
+
+
+def test_published_latencies():
+    assert targets()["spade_icml"].seconds == 41 + 951
+    assert targets()["full_evaluation"].seconds == pytest.approx(20.5, abs=0.1)
+    for configuration in configurations().values():
+        for name in configuration.targets:
+            assert targets()[name].source
+
+
+class Small(nn.Module):
+    """Two convolutions and a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolutions = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 40, 3))
+        self.head = nn.Linear(40, 10)
+
+    def forward(self, x):
+        return self.head(self.convolutions(x).mean((2, 3)))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    torch.manual_seed(0)
+    model = Small().eval()
+    monkeypatch.setattr(latency, "network", lambda name, device: model)
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+@pytest.mark.parametrize("part", [None, Part(rows=0.25, augmentations=8, samples=2)])
+def test_latency_of_a_configuration(small, method, part):
+    configuration = dataclasses.replace(
+        configurations()["batched-resnet50"], method=method, augmentations=32, samples=3
+    )
+    result = latency.measure_latency(configuration, part=part, size=16, batch=8)
+    assert result["mode"] == ("full" if part is None else "sampled")
+    split = result["forward_hessian_seconds"] + result["prune_save_seconds"]
+    assert split == pytest.approx(result["total_seconds"]) and split > 0
+    assert [layer["cols"] for layer in result["layer_seconds"]] == [27, 72, 40]
+    if part is not None:
+        assert result["augmentations_run"] == 8
+        assert ("rows_share" in result) == (method == "obc")
+        assert result.get("samples_run") == (2 if method == "sparsegpt" else None)
+
+
+def test_part_checks_its_arguments():
+    with pytest.raises(ValueError, match=r"Part: rows must be in \(0, 1\]"):
+        Part(rows=0)
+
+
+STAND_IN = """
+    import torch
+    import transformers
+    from torch import nn
+
+    torch.backends.cudnn.allow_tf32 = False
+
+
+    class SparseGPT:
+        def __init__(self, layer):
+            self.layer, self.x = layer, []
+
+        def add_batch(self, inp, out):
+            self.x.append(inp)
+
+        def fasterprune(self, sparsity, blocksize):
+            print("pruning")
+            torch.cuda.synchronize()
+            self.layer.weight.data.zero_()
+
+
+    class TrueOBS:
+        def __init__(self, layer, log_file, always_damp=0):
+            self.log = open(log_file, "a")
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A tree with classes of the published names."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "solver.py").write_text(textwrap.dedent(STAND_IN))
+    (tmp_path / "broken.py").write_text("print 'python 2'")
+    return tmp_path
+
+
+def test_published_classes_run_without_cuda(checkout, capsys):
+    switch = torch.backends.cudnn.allow_tf32
+    found = published.load_published(checkout)
+    assert found.files == {"sparsegpt": "src/solver.py", "trueobs": "src/solver.py"}
+    assert torch.backends.cudnn.allow_tf32 == switch
+    layer = nn.Linear(4, 3)
+    made = found.make("sparsegpt", layer)
+    with published.running():
+        made.add_batch(torch.ones(2, 4), None)
+        made.fasterprune(0.5, blocksize=1)
+    assert not layer.weight.any()
+    assert capsys.readouterr().out == ""
+    found.make("trueobs", layer).log.close()
+
+
+def test_published_code_must_be_there(tmp_path):
+    with pytest.raises(ValueError, match="must be a folder"):
+        published.load_published(tmp_path / "missing")
+    with pytest.raises(ValueError, match="must hold one of the classes TrueOBS"):
+        published.load_published(tmp_path)
+
+
+def benchmark(name, seconds, sgemm=100.0, **more):
+    times = dict.fromkeys(("min", "median", "mean"), seconds)
+    common = {"name": name, "group": "g", "seconds": times, "sgemm_gflops": sgemm, "copy_gbs": 10.0}
+    return {**common, **more}
+
+
+def results(*benchmarks):
+    build = {"version": "1", "compiler": "c", "cpu_isa": "avx2", "blas": "b", "cuda": "unavailable"}
+    machine = {"cpu": "x", "cores": 2, "device": "cpu", "threads": 2, "python": "3", "torch": "2"}
+    return {
+        "command": "python -m benchmarks quick",
+        "datetime": "now",
+        "machine": {**machine, "spade_ext": build},
+        "commit": "0" * 40,
+        "benchmarks": list(benchmarks),
+    }
+
+
+def test_comparison_flags_what_is_slower_by_a_tenth():
+    old = results(benchmark("a", 1.0), benchmark("b", 1.0), benchmark("c", 1.0))
+    new = results(benchmark("a", 1.09), benchmark("b", 1.12), benchmark("d", 9.0))
+    text, slower = comparison(old, new)
+    assert slower
+    assert [line.split()[-3] for line in text.splitlines() if "<-" in line] == ["b"]
+    assert text.endswith("1 of 2 slower by more than 10%")
+
+
+def test_comparison_is_relative_to_the_machine():
+    old, new = results(benchmark("a", 1.0)), results(benchmark("a", 1.9, sgemm=50.0))
+    assert not comparison(old, new)[1]
+    with pytest.raises(ValueError, match="share no benchmark"):
+        comparison(old, results(benchmark("b", 1.0)))
+
+
+def measured():
+    work = {"flop": 1e9, "plain_flop": 2e9, "bytes": 1e7, "gflops": 10.0, "gbs": 1.0}
+    shares = {"share_of_sgemm": 0.1, "share_of_copy": 0.1, "op": "hessian", "problem": "p"}
+    points = [
+        benchmark(f"s{v}", 2.0 * v**3, op="obc_trace", variable="D", value=v, expected_exponent=3)
+        for v in (2, 4, 8)
+    ]
+    times = dict.fromkeys(("augment", "forward", "hessian", "prune", "save"), 1.0)
+    run = {
+        "configuration": "spade-resnet50", "model": "resnet50", "method": "obc", "layers": "all",
+        "augmentations": 10240, "samples": 1, "mode": "sampled", "augmentations_run": 64,
+        "rows_share": 0.05, "seconds": times, "forward_hessian_seconds": 3.0,
+        "prune_save_seconds": 2.0, "total_seconds": 5.0, "measured_seconds": 1.0,
+        "peak_extra_bytes": None, "layer_seconds": [{"name": "x", "rows": 1, "cols": 9, "seconds": 1.0}],
+    }  # fmt: skip
+    theirs = {"problem": "q", "stage": "prune", "same_mask": 1.0}
+    return results(
+        benchmark("k", 0.1, method="spade", **work, **shares),
+        benchmark("t", 0.4, method="torch", **work, **shares),
+        benchmark("p", 3.0, method="published", **theirs),
+        benchmark("o", 1.0, method="spade", **theirs),
+        {**benchmark("l", 1.0), **run},
+        *points,
+    )
+
+
+def test_report_is_one_file_with_everything(tmp_path):
+    data = measured()
+    assert report.kernels(data)[0]["speedup"] == pytest.approx(4)
+    assert report.fits(data)[0]["exponent"] == pytest.approx(3)
+    assert report.published(data)[0]["speedup"] == pytest.approx(3)
+    report.write_report(tmp_path / "report.html", data)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count('src="data:image/png;base64,') == 3
+    assert "64 of 10240 augmentations" in text and "ICML, Table 1" in text
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_result_files(tmp_path):
+    result_file.write_results(tmp_path / "a.json", measured())
+    assert result_file.read_results(tmp_path / "a.json") == measured()
+    (tmp_path / "b.json").write_text(json.dumps({"machine_info": {}}))
+    with pytest.raises(ValueError, match="is not a result file"):
+        result_file.read_results(tmp_path / "b.json")
+
+
+def test_tables_of_the_documents(tmp_path, monkeypatch):
+    result_file.write_results(tmp_path / "a.json", measured())
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    for name, make in figures.TABLES.items():
+        text = figures.filled(f"<!-- figures {name} -->\n<!-- end figures -->")
+        assert make() in text and figures.filled(text) == text
+    assert "64 augmentations, 5 % of eliminations" in figures.latency()
+    assert "| 4 |" in figures.operations()
+
+
+def test_figures_of_the_documents_are_those_of_the_result_files():
+    assert figures.outdated() == [], "run: python -m benchmarks figures"
+
+
+def test_commands_of_what_is_shown():
+    for name in shown.SHOWN:
+        words = shown.command_of(name).split()
+        assert words[:3] == ["python", "-m", "benchmarks"]
+        assert parser().parse_args(words[3:]).command in ("latency", "quick")
