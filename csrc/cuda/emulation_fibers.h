@@ -7,8 +7,9 @@
 // much shared memory. Shared memory starts as 0xFF bytes (NaN), as do the targets of async copies
 // until they are waited for, so what is read too early shows in the result. Under ThreadSanitizer
 // barriers, warp operations and the end of the kernel are the only orderings, hence a missing one
-// is a data race, within a block and between blocks, whatever the schedule. Under
-// AddressSanitizer 128 bytes past each shared array are out of bounds.
+// is a data race, within a block and between blocks, whatever the schedule; between blocks that run
+// a multiple of kFiberSets apart it goes unseen, for they share fibers. Under AddressSanitizer 128
+// bytes past each shared array are out of bounds.
 #pragma once
 
 #include <sys/mman.h>
@@ -27,7 +28,6 @@
 extern "C" {
 void* __tsan_get_current_fiber(void);
 void* __tsan_create_fiber(unsigned);
-void __tsan_destroy_fiber(void*);
 void __tsan_switch_to_fiber(void*, unsigned);
 void __tsan_acquire(void*);
 void __tsan_release(void*);
@@ -133,6 +133,14 @@ constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LI
 
 enum class State { kReady, kAtBarrier, kInWarp, kDone };
 
+// Blocks take turns in sets of fibers: ThreadSanitizer makes a fiber in a millisecond, and what one
+// does is ordered in itself.
+#if defined(__SANITIZE_THREAD__)
+constexpr int kFiberSets = 3;
+#else
+constexpr int kFiberSets = 1;
+#endif
+
 struct Copy {
   void* to;
   const void* from;
@@ -143,6 +151,7 @@ struct Fiber {
   void* stack_pointer;
   char* stack;
   void *tsan, *asan;
+  bool started;  // in this block
   State state;
   Site site;
   uint3 thread;
@@ -221,7 +230,9 @@ SPADE_UNSEEN inline void resume(int i) {
   Fiber& f = fibers[i];
   block.current = i;
   threadIdx = f.thread;
-  SPADE_TSAN(__tsan_switch_to_fiber(f.tsan, 1);)
+  // The first switch orders the launch before the thread (0), the others order nothing (1).
+  SPADE_TSAN(__tsan_switch_to_fiber(f.tsan, f.started);)
+  f.started = true;
   SPADE_ASAN(__sanitizer_start_switch_fiber(&block.main_asan, f.stack, kStackBytes);)
   spade_emulation_switch(&block.main_stack_pointer, f.stack_pointer);
   SPADE_ASAN(__sanitizer_finish_switch_fiber(block.main_asan, nullptr, nullptr);)
@@ -305,23 +316,22 @@ SPADE_UNSEEN inline unsigned char* dynamic_shared() { return block.dynamic; }
 SPADE_UNSEEN inline void prepare(Fiber& f, int i) {
   if (!f.copies) f.copies = static_cast<Copy*>(std::malloc(kCopies * sizeof(Copy)));
   f.copy_count = f.copy_group = 0;
-  // A stack of an earlier block is forgotten, or its use would be a race with this one's.
-  SPADE_TSAN(if (f.stack) munmap(f.stack, kStackBytes); f.stack = nullptr;)
   if (!f.stack)
     f.stack = static_cast<char*>(mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   const uintptr_t top = (reinterpret_cast<uintptr_t>(f.stack) + kStackBytes - 256) & ~uintptr_t(15);
 #if defined(__x86_64__)
   void** frame = reinterpret_cast<void**>(top) - 8;  // six registers, return address, its caller
-  std::fill(frame, frame + 8, nullptr);
+  for (int k = 0; k < 8; ++k) frame[k] = nullptr;
   frame[6] = reinterpret_cast<void*>(enter);
 #else
   void** frame = reinterpret_cast<void**>(top - 176);
-  std::fill(frame, frame + 22, nullptr);
+  for (int k = 0; k < 22; ++k) frame[k] = nullptr;
   frame[11] = reinterpret_cast<void*>(enter);
 #endif
   f.stack_pointer = frame;
-  SPADE_TSAN(f.tsan = __tsan_create_fiber(0);)
+  SPADE_TSAN(if (!f.tsan) f.tsan = __tsan_create_fiber(0);)
+  f.started = false;
   f.state = State::kReady;
   const unsigned x = static_cast<unsigned>(i);
   f.thread = {x % blockDim.x, x / blockDim.x % blockDim.y, x / (blockDim.x * blockDim.y)};
@@ -366,7 +376,6 @@ SPADE_UNSEEN inline void run_block(size_t dynamic_bytes) {
     }
     if (!any) fault("deadlock: every thread waits");
   }
-  SPADE_TSAN(for (int i = 0; i < block.threads; ++i) __tsan_destroy_fiber(fibers[i].tsan);)
 }
 
 SPADE_UNSEEN inline void run_grid(dim3 grid, dim3 threads, size_t dynamic_bytes,
@@ -377,8 +386,8 @@ SPADE_UNSEEN inline void run_grid(dim3 grid, dim3 threads, size_t dynamic_bytes,
   if (block.threads < 1 || block.threads > 1024) fault("threads of a block not in [1, 1024]");
   if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535)
     fault("grid out of range");
-  static Fiber all[1024];
-  fibers = all;
+  static Fiber all[kFiberSets][1024];
+  static unsigned turn = 0;
   block.body = body;
   block.arguments = arguments;
   block.used = 0;
@@ -389,6 +398,7 @@ SPADE_UNSEEN inline void run_grid(dim3 grid, dim3 threads, size_t dynamic_bytes,
   for (const int i : order) {
     const unsigned x = static_cast<unsigned>(i);
     blockIdx = {x % grid.x, x / grid.x % grid.y, x / (grid.x * grid.y)};
+    fibers = all[turn++ % kFiberSets];
     run_block(dynamic_bytes);
   }
   SPADE_TSAN(__tsan_acquire(&block.ended);)
