@@ -101,7 +101,7 @@ class HessianLaunches {
       PassedWords part{};
       const int64_t size = std::min<int64_t>(kPassedWords, count - i);
       std::copy_n(p_.plan.words.begin() + i, size, part.words);
-      SPADE_LAUNCH(store_plan_kernel, dim3(1), dim3(256), 0, stream_, part, narrow(size),
+      SPADE_LAUNCH(store_plan_kernel, dim3(1), dim3(96), 0, stream_, part, narrow(size),
                    scratch_.words + i);
     }
     check_launch(p_.function);

@@ -140,10 +140,10 @@ void exact(const spade_conv2d_t& conv, int64_t S = 1) {
 void small_layers() {
   linear<float>(1, 1, 1, 1, SPADE_PRECISION_DEFAULT, kExact);
   linear<float>(1, 33, 7, 9, SPADE_PRECISION_FAST, 1e-3);  // few rows: errors do not average
-  linear<Half>(2, 66, 65, 67, SPADE_PRECISION_DEFAULT, kExact);
-  linear<Bfloat16>(2, 130, 20, 20, SPADE_PRECISION_FAST, kExact);
+  linear<Half>(1, 33, 65, 67, SPADE_PRECISION_DEFAULT, kExact);
+  linear<Bfloat16>(2, 40, 20, 20, SPADE_PRECISION_FAST, kExact);
   exact(Convolution{1, 34, 5, 4, 2, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1}.nchw());
-  exact(Convolution{2, 34, 3, 7, 1, 2, 1, 2, 0, 0, 1, 1, 1, 3, 1}.channels_last(), 2);
+  exact(Convolution{2, 34, 3, 5, 1, 2, 1, 2, 0, 0, 1, 1, 1, 2, 1}.channels_last(), 2);
   exact(Convolution{4, 5, 5, 6, 1, 1, 2, 3, 1, 1, 0, 2, 1, 1, 1}.nchw(), 2);
   exact(Convolution{2, 3, 6, 5, 3, 2, 2, 1, 2, 2, 0, 1, 1, 1, 1}.spread());
   exact(Convolution{2, 3, 6, 5, 3, 3, 1, 2, 1, 1, 1, 0, 1, 1, 3}.channels_last(), 2);
@@ -303,8 +303,10 @@ int main() {
   plans();
   empty_inputs();
   errors();
+#ifdef __SANITIZE_THREAD__  // sees a missing barrier whatever the schedule
+  small_layers();
+#else
   for_each_schedule(small_layers);
-#ifndef __SANITIZE_THREAD__
   spade::emulation::schedule = spade::emulation::Schedule::kRandom;
   larger_layers();
   samples_are_independent();
