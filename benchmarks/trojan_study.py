@@ -70,11 +70,7 @@ def results(found: Mapping[str, Any]) -> str:
         f"{settings['augmentations']} augmentations each, sparsity `{settings['sparsity']}`, "
         f"{machine['threads']} thread(s), {found['cpu_seconds_in_all']:.0f} s of CPU time in all."
     )
-    sentences = [
-        "- " + tables.verdict(found, metric, tracer)
-        for metric in METRICS
-        for tracer in found["fidelity"]
-    ]
+    sentences = ["- " + line for metric in METRICS for line in tables.verdicts(found, metric)]
     parts = [head, "\n".join(sentences), *map(tables.markdown, tables.tables(found))]
     return "\n\n".join(parts)
 

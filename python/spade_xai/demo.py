@@ -105,9 +105,7 @@ def run_demo(
     found = tables.tables(result)
     for table in found:
         report("\n" + tables.text(table))
-    sentences = [
-        tables.verdict(result, metric, tracer) for metric in evaluation.scores for tracer in TRACERS
-    ]
+    sentences = [line for metric in evaluation.scores for line in tables.verdicts(result, metric)]
     for sentence in (*sentences, *NOTES):
         report("\n" + sentence)
 

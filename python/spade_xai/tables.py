@@ -7,8 +7,7 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from spade_xai import metrics
-from spade_xai.evaluate import Evaluation
-from spade_xai.metrics import Estimate
+from spade_xai.evaluate import AVERAGE, Evaluation
 
 TITLES = {
     "auroc": "AUROC of the patch's pixels",
@@ -131,23 +130,29 @@ def _times(found: Mapping[str, Any]) -> Table:
     }
 
 
-def verdict(found: Mapping[str, Any], metric: str, column: str) -> str:
-    """One sentence on the average difference of a map's score to the dense model's."""
-    (row,) = (
-        r
-        for r in found["scores"]
-        if (r["metric"], r["method"], r["map"]) == (metric, "average", column)
-    )
-    gain = Estimate(row["difference_to_dense"], row["difference_standard_error"], row["n"])
-    if not abs(gain.mean) > 2 * gain.standard_error:
-        how = "is not told from 0 (within two standard errors)"
-    else:
-        how = "is above 0" if gain.mean > 0 else "is below 0"
-        how += " by more than two standard errors"
-    return (
-        f"{TITLES.get(metric, metric)}, average over methods: {column} - dense = "
-        f"{gain.mean:+.3f} +- {gain.standard_error:.3f} (n = {gain.n}), which {how}."
-    )
+def verdicts(found: Mapping[str, Any], metric: str) -> list[str]:
+    """One sentence a trace on its average difference to the dense model, and to another image's trace."""
+    rows, maps, _ = _select(found, metric)
+    gains = {
+        f"{column} - dense": (row["difference_to_dense"], row["difference_standard_error"])
+        for column in maps
+        if column in found["fidelity"]
+        for row in [rows[AVERAGE, column]]
+    }
+    for row in found["own_minus_other_image"]:
+        if (row["metric"], row["method"]) == (metric, AVERAGE):
+            gains[f"{row['map']} - {row['map']}{OTHER}"] = row["mean"], row["standard_error"]
+    return [
+        f"{TITLES.get(metric, metric)}, average over methods: {what} = {_cell(*gain, sign='+')} "
+        f"(n = {_n(rows)}), {_told(*gain)}."
+        for what, gain in gains.items()
+    ]
+
+
+def _told(mean: float, error: float) -> str:
+    if not abs(mean) > 2 * error:
+        return "not told from 0 by two standard errors"
+    return f"{'above' if mean > 0 else 'below'} 0 by more than two standard errors"
 
 
 def text(table: Table) -> str:
