@@ -1,7 +1,6 @@
 """Exact OBC: the elimination order of every weight of a layer, and weights for any sparsity from it."""
 
 import json
-import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,11 +35,6 @@ FLOAT64_BELOW_DAMP = (
 _TENSORS = ("order", "loss", "weight", "hessian", "hinv")
 
 
-def prune_count(sparsity: float, numel: int) -> int:
-    """ceil(sparsity * numel), taking 0.3 * 10 as 3 though the float product is above it."""
-    return min(numel, math.ceil(sparsity * numel - 1e-9 * numel))
-
-
 @dataclass(frozen=True)
 class OBCTrace:
     """Elimination order of every weight of a layer and what is needed to prune by it.
@@ -66,17 +60,19 @@ class OBCTrace:
     def counts(self, sparsity: float) -> torch.Tensor:
         """Steps that each row takes when the ceil(sparsity * steps) least losses of the layer go.
 
-        Row r loses as many weights (or blocks), in its own order, as it has entries among them; ties: lowest row-major
-        index.
+        Row r loses as many weights (or blocks), in its own order, as it has entries among them; 0.3 of 10 counts
+        as 3; ties: lowest row-major index.
 
         Returns:
             [R] int64.
         """
         sparsity = check_range("OBCTrace.counts", "sparsity", sparsity, 0.0, 1.0)
-        chosen = self.loss.flatten().argsort(stable=True)[
-            : prune_count(sparsity, self.loss.numel())
-        ]
-        return torch.bincount(chosen // max(1, self.loss.shape[1]), minlength=self.loss.shape[0])
+        loss = dense(self.loss.cpu(), self.loss.dtype)
+        counts = torch.empty(loss.shape[0], dtype=torch.int64)
+        getattr(_C, f"obc_counts_{suffix(loss)}")(
+            loss.data_ptr(), *loss.shape, sparsity, counts.data_ptr()
+        )
+        return counts.to(self.loss.device)
 
     def prune(self, sparsity: float, *, threads: int | None = None) -> torch.Tensor:
         """Weights [R, D] of the layer at this sparsity, in [0, 1], chosen by least loss over all rows."""
@@ -111,8 +107,9 @@ class OBCTrace:
         rows, cols = self.weight.shape
         check_shape(function, "counts", counts, (rows,))
         threads = resolve_threads(function, threads)
-        counts, order = counts.to(torch.int64).contiguous() * self.block, self.order
+        counts, order = dense(counts, torch.int64), self.order
         if self.block > 1:
+            counts = counts * self.block
             within = torch.arange(self.block, dtype=torch.int32, device=order.device)
             order = (order[:, :, None] * self.block + within).flatten(1).contiguous()
         if self.weight.is_cuda and self.weight.dtype == torch.float32:

@@ -127,11 +127,11 @@ class Call:
         stop = int(self.draw(st.booleans()))
         return ctypes.byref(Progress(Report(lambda user, done, total: stop), None))
 
-    def run(self, name, *arguments, sizes=()):
+    def run(self, name, *arguments, sizes=(), threaded=True):
         function = getattr(LIBRARY, f"spade_{name}_{'f32' if self.real is c_float else 'f64'}")
-        threads, progress = self.draw(THREADS), self.progress()
+        threads, progress = (self.draw(THREADS), self.progress()) if threaded else (1, None)
         plain = [c_int64(a) if isinstance(a, int) else a for a in arguments]
-        status = function(*plain, c_int(threads), progress)
+        status = function(*plain, *((c_int(threads), progress) if threaded else ()))
         text = LIBRARY.spade_last_error().decode()
         assert SUCCESS <= status <= CANCELLED, (status, text)
         assert (status == SUCCESS) == (text == ""), (status, text)
@@ -209,6 +209,12 @@ def trace(call, name, rows, cols, length, *options, sizes):
                     sizes=[rows, cols, *sizes])  # fmt: skip
 
 
+def obc_counts(call):
+    rows, steps = call.size(), call.size()
+    return call.run("obc_counts", call.reals(rows, steps), rows, steps, c_double(call.draw(NUMBER)),
+                    call.output(entries(rows), c_int64), sizes=[rows, steps], threaded=False)  # fmt: skip
+
+
 def obc_weights(call):
     rows, cols, steps = call.size(), call.size(), call.size()
     order = [call.random.randrange(max(1, min(cols, 40))) for _ in range(entries(rows, steps))]
@@ -241,8 +247,8 @@ def sparsegpt_prune(call):
 
 
 FUNCTIONS = [
-    hessian_linear, hessian_conv2d, damped_inverse, obc_trace, obc_trace_nm, obc_trace_block, obc_weights,
-    sparsegpt_prune,
+    hessian_linear, hessian_conv2d, damped_inverse, obc_trace, obc_trace_nm, obc_trace_block, obc_counts,
+    obc_weights, sparsegpt_prune,
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Exact OBC: orders, losses and weights against the step-by-step algorithm, and what holds whatever the pivots."""
 
+import math
 import os
 import subprocess
 import sys
@@ -117,6 +118,20 @@ def test_selection_is_over_the_whole_layer():
     trace = obc_trace(weight, torch.eye(3), damp=0.0)
     assert trace.counts(0.5).tolist() == [1, 2]
     assert trace.prune(0.5).tolist() == [[0, 2, 3], [0, 0, 10]]
+
+
+@given(
+    st.integers(1, 9), st.integers(1, 40), st.sampled_from([3, 1000]), st.floats(0, 1), st.data()
+)
+def test_counts_are_those_of_a_stable_sort(rows, steps, values, sparsity, data):
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    loss = (torch.randint(-1, values, (rows, steps), generator=generator) * 0.37).to(dtype)
+    for special in data.draw(st.lists(st.sampled_from([torch.nan, torch.inf, -0.0, 1e-40]))):
+        loss[data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, steps - 1))] = special
+    trace = OBCTrace(torch.empty(0), loss, 0.0, loss, loss, loss)
+    chosen = loss.flatten().argsort(stable=True)[: math.ceil((sparsity - 1e-9) * loss.numel())]
+    assert torch.equal(trace.counts(sparsity), torch.bincount(chosen // steps, minlength=rows))
 
 
 def test_ties_go_to_the_lowest_column():

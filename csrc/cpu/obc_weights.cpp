@@ -26,9 +26,10 @@ struct Solve {
   T* out;
 
   struct Scratch {
-    explicit Scratch(int64_t D) : matrix(D / 2 * (D / 2) + 1), right(D) {}
-    Buffer<double> matrix;  // [k, k], k <= D / 2
-    Buffer<double> right;   // [D]
+    explicit Scratch(int64_t D) : right(D) {}
+    int64_t largest = 0;       // k of the largest solve so far
+    Buffer<double> matrix{0};  // [k, k] of a solve
+    Buffer<double> right;      // [D]
     std::vector<int64_t> kept, pruned;
   };
 
@@ -50,6 +51,10 @@ struct Solve {
     const bool by_kept = s.kept.size() <= s.pruned.size();
     const std::vector<int64_t>& set = by_kept ? s.kept : s.pruned;
     const int64_t k = static_cast<int64_t>(set.size());
+    if (k > s.largest) {
+      s.matrix = Buffer<double>(k * k);
+      s.largest = k;
+    }
     gather(by_kept ? h : hinv, D, set, s.matrix.get());
     for (int64_t i = 0; i < k; ++i) s.right[i] = by_kept ? products[r * D + set[i]] : w0[set[i]];
     if (k && !blas::potrf(k, s.matrix.get(), k)) return 1;

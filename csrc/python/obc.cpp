@@ -11,10 +11,16 @@ int64_t first_failed(uintptr_t info, int64_t R) {
   return -1;
 }
 
-template <class T, class Trace, class TraceNm, class TraceBlock, class Weights>
+template <class T, class Trace, class TraceNm, class TraceBlock, class Counts, class Weights>
 void bind(py::module_& module, const std::string& suffix, Trace trace, TraceNm trace_nm,
-          TraceBlock trace_block, Weights weights) {
+          TraceBlock trace_block, Counts counts, Weights weights) {
   using Address = uintptr_t;
+  module.def(("obc_counts_" + suffix).c_str(),
+             [=](Address loss, int64_t R, int64_t steps, double sparsity, Address out) {
+               run(py::none(), [&](const spade_progress_t*) {
+                 return counts(pointer<T>(loss), R, steps, sparsity, pointer<int64_t>(out));
+               });
+             });
   module.def(("obc_trace_" + suffix).c_str(),
              [=](Address w, Address hinv, int64_t R, int64_t D, int64_t steps, Address order,
                  Address loss, Address info, int threads, py::object progress) {
@@ -61,9 +67,9 @@ void bind(py::module_& module, const std::string& suffix, Trace trace, TraceNm t
 
 void bind_obc(py::module_& module) {
   bind<float>(module, "f32", spade_obc_trace_f32, spade_obc_trace_nm_f32, spade_obc_trace_block_f32,
-              spade_obc_weights_f32);
+              spade_obc_counts_f32, spade_obc_weights_f32);
   bind<double>(module, "f64", spade_obc_trace_f64, spade_obc_trace_nm_f64,
-               spade_obc_trace_block_f64, spade_obc_weights_f64);
+               spade_obc_trace_block_f64, spade_obc_counts_f64, spade_obc_weights_f64);
 }
 
 }  // namespace spade::python

@@ -82,6 +82,22 @@ void blocks_and_weights(int threads) {
   CHECK(std::count(out.begin() + D, out.begin() + 2 * D, 0.0f) == D / 2);
 }
 
+void counts_of_a_layer() {
+  const float loss[6] = {1, 2, 2, 2, 0, 5};
+  int64_t counts[2];
+  const auto are = [&](double sparsity, int64_t first, int64_t second) {
+    CHECK_OK(spade_obc_counts_f32(loss, 2, 3, sparsity, counts));
+    CHECK(counts[0] == first && counts[1] == second);
+  };
+  are(0, 0, 0);
+  are(1.0 / 6, 0, 1);
+  are(0.5, 2, 1);  // of three equal losses the first in row-major order goes
+  are(0.7, 3, 2);
+  are(1, 3, 3);
+  CHECK_FAILS(spade_obc_counts_f32(loss, 2, 3, 1.5, counts), SPADE_INVALID_ARGUMENT,
+              "sparsity must be in [0, 1], got 1.5");
+}
+
 void errors() {
   const float one[1] = {1}, zero[1] = {0};
   int32_t order[1], info[1];
@@ -108,5 +124,6 @@ int main() {
     trace(2, 99, 1, 3, threads);
     blocks_and_weights(threads);
   }
+  counts_of_a_layer();
   errors();
 }

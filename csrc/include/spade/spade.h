@@ -191,6 +191,19 @@ SPADE_API spade_status_t spade_obc_trace_block_f64(const double* w, const double
                                                    const spade_progress_t* progress);
 
 /**
+ * How many steps each row of a layer takes when the ceil(sparsity R steps) least losses of all rows
+ * go (0.3 of 10 counts as 3): as many as it has among them. Ties: lowest row-major index; NaN last.
+ *
+ * @param loss      R x steps, as from spade_obc_trace
+ * @param sparsity  in [0, 1]
+ * @param[out] counts  R, for spade_obc_weights
+ */
+SPADE_API spade_status_t spade_obc_counts_f32(const float* loss, int64_t R, int64_t steps,
+                                              double sparsity, int64_t* counts);
+SPADE_API spade_status_t spade_obc_counts_f64(const double* loss, int64_t R, int64_t steps,
+                                              double sparsity, int64_t* counts);
+
+/**
  * Weights of each row after its first counts[r] eliminations: the least-squares optimum of the kept
  * columns, w_K = w0_K + H_KK^-1 H_KP w0_P, pruned ones exactly 0. Solved over the smaller side:
  * kept (with H) or pruned (with A), in double.
