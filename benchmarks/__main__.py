@@ -64,7 +64,11 @@ def suite(options: argparse.Namespace) -> None:
 
 def latency(options: argparse.Namespace) -> None:
     """Time configurations and write one result file."""
-    arguments = [str(HERE / "bench_trace.py"), f"--mode={options.mode}"]
+    arguments = [
+        str(HERE / "bench_trace.py"),
+        f"--mode={options.mode}",
+        f"--device={options.device}",
+    ]
     arguments += [f"--configuration={name}" for name in options.configuration]
     if options.mode == "sampled":
         arguments.append(f"--part={options.rows},{options.augmentations},{options.samples}")
@@ -107,9 +111,12 @@ def figures(options: argparse.Namespace) -> None:
 def shown(options: argparse.Namespace) -> None:
     """Run the measurements that the documents show, then write their figures."""
     for name in options.only or SHOWN:
-        print(f"{name}: {command_of(name)}", flush=True)
-        subprocess.run([sys.executable, *shlex.split(command_of(name))[1:]], cwd=ROOT, check=True)
-    write_figures()
+        command = shlex.split(command_of(name))
+        if options.published and name == "quick":
+            command.append(f"--published={Path(options.published).resolve()}")
+        print(f"{name}: {shlex.join(command)}", flush=True)
+        subprocess.run([sys.executable, *command[1:]], cwd=ROOT, check=True)
+        write_figures()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -136,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--rows", type=float, default=part.rows, help="share of rows, sampled mode")
     sub.add_argument("--augmentations", type=int, default=part.augmentations, help="sampled mode")
     sub.add_argument("--samples", type=int, default=part.samples, help="of a batch, sampled mode")
+    sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     sub.add_argument("--output", type=Path, required=True, metavar="FILE")
     sub.set_defaults(run=latency)
     sub = commands.add_parser("compare", help="regressions over 10 %% by paired ratio")
@@ -151,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(run=figures)
     sub = commands.add_parser("shown", help="all measurements that the documents show")
     sub.add_argument("--only", nargs="+", choices=SHOWN)
+    sub.add_argument("--published", metavar="PATH", help="a checkout of the published SPADE code")
     sub.set_defaults(run=shown)
     return top
 
@@ -158,9 +167,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse the arguments and run the command."""
     options = parser().parse_args()
-    told = [
-        "PATH" if word == getattr(options, "published", None) else word for word in sys.argv[1:]
-    ]
+    path = getattr(options, "published", None)
+    told = [word.replace(path, "PATH") if path else word for word in sys.argv[1:]]
     options.line = shlex.join(["python", "-m", "benchmarks", *told])
     options.run(options)
 

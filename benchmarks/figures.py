@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import RESULTS, ROOT, costs
+from benchmarks.configurations import configurations
 from benchmarks.layers import MODELS, LayerShape, layers_of
 from benchmarks.report import fits, kernels, latencies, published
 from benchmarks.result_file import read_results, write_text
@@ -43,7 +44,7 @@ def seconds(value: float) -> str:
     return f"{value / 1e-6:.3g} µs"
 
 
-def _latency_rows(full_only: bool) -> list[list[str]]:
+def _latency_rows(names: tuple[str, ...]) -> list[list[str]]:
     found = [{**row, "on": device(data)} for data in results().values() for row in latencies(data)]
     best: dict[tuple[str, str], dict[str, Any]] = {}
     # a full run replaces a sampled one, and one that did more replaces one that did less
@@ -51,7 +52,7 @@ def _latency_rows(full_only: bool) -> list[list[str]]:
         best[run["configuration"], run["on"]] = run
     rows = []
     for run in sorted(best.values(), key=lambda r: (r["method"], r["model"], r["augmentations"])):
-        if full_only and run["mode"] != "full":
+        if run["configuration"] not in names:
             continue
         target = run["published"][0] if run["published"] else None
         rows.append(
@@ -86,6 +87,13 @@ def _mode(run: dict[str, Any]) -> str:
     return f"extrapolated from {', '.join(parts)}"
 
 
+HEADLINE = (
+    "spade-mobilenet_v2-1024",
+    "spade-resnet50",
+    "fastspade-resnet50",
+    "fastspade-resnet50-128",
+    "batched-resnet50",
+)
 LATENCY_HEAD = [
     "configuration", "on", "run", "forward + Hessian", "pruning + saving", "total", "published, on a GPU",
 ]  # fmt: skip
@@ -123,12 +131,12 @@ def work() -> str:
 
 def latency() -> str:
     """Every configuration that was measured."""
-    return table(LATENCY_HEAD, _latency_rows(False))
+    return table(LATENCY_HEAD, _latency_rows(tuple(configurations())))
 
 
-def latency_full() -> str:
-    """The configurations that were measured in full."""
-    return table(LATENCY_HEAD, _latency_rows(True))
+def latency_headline() -> str:
+    """The configurations of HEADLINE."""
+    return table(LATENCY_HEAD, _latency_rows(HEADLINE))
 
 
 def stages() -> str:
@@ -138,7 +146,7 @@ def stages() -> str:
     for data in results().values():
         for run in latencies(data):
             if run["mode"] == "full":
-                parts = [run["seconds"][name] / run["total_seconds"] for name in names]
+                parts = [run["stage_seconds"][name] / run["total_seconds"] for name in names]
                 rows.append([_what(run), *(f"{100 * part:.0f} %" for part in parts)])
     return table(["configuration", *names], rows)
 
@@ -233,7 +241,7 @@ def runs() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "work": work,
     "latency": latency,
-    "latency-full": latency_full,
+    "latency-headline": latency_headline,
     "stages": stages,
     "widths": widths,
     "operations": operations,

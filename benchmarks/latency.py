@@ -30,6 +30,7 @@ from spade_xai.run import Book, Options, Run
 SPARSITY = 0.9
 BATCH = 64  # augmentations in one forward pass
 DAMP = 0.01
+LEAST_FLOP = 1e9  # of eliminations in a layer, sampled mode
 
 
 def measure_latency(
@@ -65,7 +66,7 @@ def measure_latency(
 
     start = time.perf_counter()
     peak = machine.peak_extra_bytes(run, device)
-    seconds = result["seconds"]
+    seconds = result["stage_seconds"]
     return {
         "configuration": configuration.name,
         "model": configuration.model,
@@ -117,7 +118,7 @@ def _full(
         traces = list(many)
     seconds = {k: traces[0].timings.get(k, 0.0) for k in ("augment", "forward", "hessian", "prune")}
     seconds["save"] = _save_seconds(traces)
-    return {"seconds": seconds, **_checked(traces[0])}
+    return {"stage_seconds": seconds, **_checked(traces[0])}
 
 
 def _sampled(
@@ -131,6 +132,9 @@ def _sampled(
         run = Run(model, [image], options, None, stages)
         sums = Hessians(run.model, run.layers, options.function)
         sums.run(run.batches(run.sources[0]))
+        start = time.perf_counter()
+        machine.synchronize(image.device.type)
+        sums.seconds["forward"] += time.perf_counter() - start
         book = Book(run, run.sources[0])
         taking = pruning = 0.0
         flop = flop_run = 0
@@ -139,8 +143,7 @@ def _sampled(
             hessian = sums.take(layer)
             taking += time.perf_counter() - start
             if configuration.method == "obc":
-                rows = max(2 * torch.get_num_threads(), round(part.rows * layer.rows))
-                rows = min(layer.rows, rows)
+                rows = _rows(layer, part)
                 flop += layer.rows * layer.cols**3
                 flop_run += rows * layer.cols**3
                 pruning += _some_rows(book, layer, hessian, rows)
@@ -160,7 +163,13 @@ def _sampled(
         run_of["rows_share"] = flop_run / flop
     elif configuration.samples > 1:
         run_of["samples_run"] = min(configuration.samples, part.samples)
-    return {"seconds": seconds, **run_of, **_checked(made)}
+    return {"stage_seconds": seconds, **run_of, **_checked(made)}
+
+
+def _rows(layer: Layer, part: Part) -> int:
+    """Rows of a layer to eliminate: the share, but enough to keep the threads busy and to drown a call's overhead."""
+    least = max(2 * torch.get_num_threads(), math.ceil(LEAST_FLOP / (layer.cols**3 / 3)))
+    return min(layer.rows, max(least, round(part.rows * layer.rows)))
 
 
 def _some_rows(book: Book, layer: Layer, hessian: Tensor, rows: int) -> float:

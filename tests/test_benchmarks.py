@@ -250,7 +250,7 @@ def measured():
     run = {
         "configuration": "spade-resnet50", "model": "resnet50", "method": "obc", "layers": "all",
         "augmentations": 10240, "samples": 1, "mode": "sampled", "augmentations_run": 64,
-        "rows_share": 0.05, "seconds": times, "forward_hessian_seconds": 3.0,
+        "rows_share": 0.05, "stage_seconds": times, "forward_hessian_seconds": 3.0,
         "prune_save_seconds": 2.0, "total_seconds": 5.0, "measured_seconds": 1.0,
         "peak_extra_bytes": None, "layer_seconds": [{"name": "x", "rows": 1, "cols": 9, "seconds": 1.0}],
     }  # fmt: skip
