@@ -9,7 +9,7 @@
 #include "cuda/obc_round.cuh"
 #include "cuda/ptx.h"
 
-namespace spade::cuda {
+namespace spade::cuda::obc {
 
 struct PanelTask {
   ObcRows rows;
@@ -148,4 +148,4 @@ __global__ void __launch_bounds__(NT, 1) obc_panel(PanelTask task) {
   }
 }
 
-}  // namespace spade::cuda
+}  // namespace spade::cuda::obc

@@ -17,7 +17,7 @@
 
 #include "cuda/obc_rows.cuh"
 
-namespace spade::cuda {
+namespace spade::cuda::obc {
 
 template <int C>
 struct RoundShared {
@@ -124,14 +124,13 @@ struct Round {
     if (lane < C) s.candidate[lane] = s.position[lane] = -1;
     if (lane == 0) s.bound = kNever;
     __syncwarp();
-    const bool real = lane < kWarps * kOffers;
-    const unsigned key = real ? s.key[lane] : kNever;
-    const int column = real ? s.column[lane] : INT32_MAX;
+    if (lane >= kWarps * kOffers) return;
+    const unsigned key = s.key[lane];
+    const int column = s.column[lane];
     int rank = 0;
-    for (int other = 0; other < 32; ++other) {
-      const unsigned k = __shfl_sync(~0u, key, other);
-      const int c = __shfl_sync(~0u, column, other);
-      rank += k < key || (k == key && (c < column || (c == column && other < lane)));
+    for (int other = 0; other < kWarps * kOffers; ++other) {
+      const unsigned k = s.key[other];
+      rank += k < key || (k == key && s.column[other] < column);
     }
     if (key == kNever) return;
     if (rank == C) s.bound = key;
@@ -247,10 +246,11 @@ struct Round {
         s.inverse_root[e] = inverse_root;
         s.step[e] = step;
       }
+      __syncwarp();  // the factors are known to all
       weight -= step * u;
       pivot_value -= u * u;
 #pragma unroll
-      for (int k = 0; k < C; ++k) row[k] -= u * __shfl_sync(~0u, u, k);
+      for (int k = 0; k < C; ++k) row[k] -= u * s.factor[k * C + e];
     }
     if (lane == 0) s.pivots = e;
   }
@@ -353,4 +353,4 @@ struct Round {
   }
 };
 
-}  // namespace spade::cuda
+}  // namespace spade::cuda::obc

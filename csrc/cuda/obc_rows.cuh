@@ -5,7 +5,7 @@
 
 #include "cuda/launch.h"
 
-namespace spade::cuda {
+namespace spade::cuda::obc {
 
 constexpr int kTile = 128;   // edge of a tile of the packed matrix
 constexpr int kPanel = 128;  // B, eliminations between two updates of the matrix
@@ -81,4 +81,4 @@ __device__ __forceinline__ void stop_row(const ObcRows& rows, int64_t r, int fro
   }
 }
 
-}  // namespace spade::cuda
+}  // namespace spade::cuda::obc

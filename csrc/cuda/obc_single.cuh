@@ -10,7 +10,7 @@
 
 #include "cuda/obc_round.cuh"
 
-namespace spade::cuda {
+namespace spade::cuda::obc {
 
 constexpr int kRepack = 64;
 
@@ -129,4 +129,4 @@ __global__ void __launch_bounds__(32 * kWarpsOfBlock) obc_warp(ObcRows rows, int
   }
 }
 
-}  // namespace spade::cuda
+}  // namespace spade::cuda::obc

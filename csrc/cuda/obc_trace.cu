@@ -18,7 +18,7 @@
 #include "cuda/obc_update_half.cuh"
 #include "cuda/ops.h"
 
-namespace spade::cuda {
+namespace spade::cuda::obc {
 
 constexpr int kMostByWarp = 32, kMostSingle = 576, kMostColumns = 4608;
 
@@ -105,7 +105,7 @@ constexpr PanelKernel panel_kernel() {
 
 // Fewest slots first; of those, most candidates first.
 constexpr PanelKernel kPanelKernels[] = {
-    panel_kernel<512, 1, 16>(), panel_kernel<512, 2, 16>(), panel_kernel<512, 2, 8>(),
+    panel_kernel<256, 2, 16>(), panel_kernel<512, 2, 16>(), panel_kernel<512, 2, 8>(),
     panel_kernel<512, 3, 16>(), panel_kernel<512, 3, 8>(),  panel_kernel<512, 5, 16>(),
     panel_kernel<512, 5, 8>(),  panel_kernel<512, 9, 8>(),  panel_kernel<512, 9, 4>()};
 
@@ -191,6 +191,11 @@ void trace(const char* function, ObcForm form, const float* w, const float* hinv
 }
 
 }  // namespace
+}  // namespace spade::cuda::obc
+
+namespace spade::cuda {
+
+using namespace obc;
 
 spade_status_t obc_trace_workspace_bytes(int64_t R, int64_t D, int64_t steps, size_t limit,
                                          size_t* bytes) {

@@ -7,10 +7,12 @@
 // byte at kPanel = 128, above the ratio of float32 to memory rates, so FMA bound.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/obc_rows.cuh"
 #include "cuda/ptx.h"
 
-namespace spade::cuda {
+namespace spade::cuda::obc {
 
 constexpr int kUpdateThreads = 256;
 
@@ -33,16 +35,20 @@ struct TileEdges {
   float row_scale[kTile], column_scale[kTile];
 };
 
+__device__ __forceinline__ void read_edge(const UpdateTask& task, int64_t at_row, int start,
+                                          int* from, float* scale) {
+  for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kUpdateThreads) {
+    const int at = start + i;
+    const bool in = at < task.size;
+    from[i] = in ? task.rows.source[at_row + at] : at;
+    scale[i] = in ? task.rows.scale[at_row + at] : 0.0f;
+  }
+}
+
 __device__ __forceinline__ void read_edges(TileEdges& edges, const UpdateTask& task, int64_t at_row,
                                            int I, int J) {
-  for (int i = static_cast<int>(threadIdx.x); i < 2 * kTile; i += kUpdateThreads) {
-    const bool of_row = i < kTile;
-    const int at = (of_row ? I : J) * kTile + i % kTile;
-    const bool in = at < task.size;
-    (of_row ? edges.row : edges.column)[i % kTile] = in ? task.rows.source[at_row + at] : at;
-    (of_row ? edges.row_scale : edges.column_scale)[i % kTile] =
-        in ? task.rows.scale[at_row + at] : 0.0f;
-  }
+  read_edge(task, at_row, I * kTile, edges.row, edges.row_scale);
+  read_edge(task, at_row, J * kTile, edges.column, edges.column_scale);
 }
 
 // new[i, j .. j + N) = old - change; i and j count within tile (I, J), N divides j.
@@ -137,4 +143,4 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_ffma(UpdateTask 
     }
 }
 
-}  // namespace spade::cuda
+}  // namespace spade::cuda::obc

@@ -9,7 +9,7 @@
 
 #include "cuda/obc_update.cuh"
 
-namespace spade::cuda {
+namespace spade::cuda::obc {
 
 constexpr int kHalfSlice = 64;
 constexpr int kHalfStride = kHalfSlice + 8;  // 144 bytes: rows fall into different banks
@@ -92,4 +92,4 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_half(UpdateTask 
       }
 }
 
-}  // namespace spade::cuda
+}  // namespace spade::cuda::obc
