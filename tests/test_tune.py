@@ -1,6 +1,7 @@
 """Tuning: the search against trying everything, one elimination a sample, and resumption."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -62,14 +63,23 @@ def test_greedy_from_the_last_layer(model, samples, method):
     assert result.score == max(c.mean for c in result.history if c.group == ("0",))
 
 
-def test_each_layer_is_eliminated_once_a_sample(model, samples, monkeypatch):
-    calls = []
-    order = spade_xai.cache.order_layer
-    monkeypatch.setattr(
-        spade_xai.cache, "order_layer", lambda *a: calls.append(a[0].shape) or order(*a)
-    )
-    tune(model, samples, metric_for(samples), grid=GRID, augment=noise, **OPTIONS)
-    assert len(calls) == 3 * len(samples)
+def test_each_layer_is_eliminated_once_a_sample_and_solved_once_a_candidate(
+    model, samples, monkeypatch
+):
+    calls = Counter()
+
+    def count(name):
+        run = getattr(spade_xai.cache, name)
+        monkeypatch.setattr(spade_xai.cache, name, lambda *a: calls.update([name]) or run(*a))
+
+    count("order_layer")
+    count("weights_at")
+    result = tune(model, samples, metric_for(samples), grid=GRID, augment=noise, **OPTIONS)
+    assert calls["order_layer"] == 3 * len(samples)
+    candidates = 3 * (len(GRID) - 1)  # a ratio of 0 needs no solution
+    settled = sum(result.sparsity[name] > 0 for name in ("5", "2"))  # again, for earlier layers
+    assert settled > 0
+    assert calls["weights_at"] == (candidates + settled) * len(samples)
 
 
 def test_groups_share_a_ratio_and_ties_take_the_lower(model, samples):
@@ -132,6 +142,14 @@ def test_checkpoint_of_another_run_is_refused(model, samples, tmp_path):
         tune(model, samples, lambda m, i: 1.0, grid=[0.6], checkpoint=path, **options)
     with pytest.raises(ValueError, match="samples differs"):
         tune(model, samples[:2], lambda m, i: 1.0, grid=[0.5], checkpoint=path, **options)
+    with pytest.raises(ValueError, match="augment differs: given in the file, None here"):
+        tune(
+            model,
+            samples,
+            lambda m, i: 1.0,
+            **{**options, "grid": [0.5], "augment": None},
+            checkpoint=path,
+        )
     with torch.no_grad():
         model[0].weight.add_(1)
     with pytest.raises(ValueError, match="model differs"):

@@ -14,6 +14,7 @@ from spade_xai.layers import Layer
 from spade_xai.plan import plan_memory
 from spade_xai.prepare import duplicate
 from spade_xai.pruning import order_layer, prune_layer, weights_at
+from spade_xai.result import Packed
 from spade_xai.run import Run
 
 
@@ -109,8 +110,20 @@ class SampleCache:
         for layer in self.layers:
             ratio = ratios.get(layer.name, 0.0)
             if ratio > 0:
-                layer.write(sparse, self.weights(sample, layer, ratio))
+                layer.write(sparse, self._settled(sample, layer, ratio))
         return sparse
+
+    def _settled(self, sample: int, layer: Layer, ratio: float) -> Tensor:
+        """As weights, but solved once and kept: every later group is tuned with them."""
+        path = self._path(sample, layer, f"at-{ratio!r}")
+        if path.exists():
+            kept = load_file(path)
+            shape = tuple(layer.read(self.run.dense).shape)
+            return Packed(shape, kept["bits"], kept["values"]).weights()
+        weights = self.weights(sample, layer, ratio)
+        packed = Packed.of(weights)
+        _write(path, {"bits": packed.bits, "values": packed.values})
+        return weights
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

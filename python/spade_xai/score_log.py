@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from spade_xai.augment import ImageAugment
 from spade_xai.inputs import first_tensor
 from spade_xai.layers import Layer
 from spade_xai.run import Run
+from spade_xai.text_augment import TextAugment
 from spade_xai.trace_file import fingerprint
 
 
@@ -25,7 +27,8 @@ def identity_of(
         values = first_tensor(source.inputs).detach().cpu().contiguous().flatten()
         samples.update(values.view(torch.uint8).numpy().tobytes())
     weights = hashlib.blake2b(json.dumps(fingerprint(model)).encode(), digest_size=16)
-    augment = options.augment if isinstance(options.augment, str) else "given"
+    known = (str, ImageAugment, TextAugment, type(None))  # of others nothing can be said
+    augment = repr(options.augment) if isinstance(options.augment, known) else "given"
     inputs = [
         weights.hexdigest(), samples.hexdigest(), options.method, augment, options.augmentations,
         options.damp, options.seed,
