@@ -70,17 +70,21 @@ __global__ void __launch_bounds__(kCholeskyThreads) begin_ladder(CholeskyBatch b
   batch.info[s] = kPending;
 }
 
-// Row blockIdx.x of the upper triangle of J (H' + damp mean I) J.
+// Rows [blockIdx.x * kTurn, + kTurn) of the upper triangle of J (H' + damp mean I) J.
 template <class T>
 __global__ void __launch_bounds__(kCholeskyThreads)
     load_reversed(CholeskyBatch batch, double damp, T* factors) {
-  const int64_t s = blockIdx.y, D = batch.D, i = blockIdx.x;
+  const int64_t s = blockIdx.y, D = batch.D, first = static_cast<int64_t>(blockIdx.x) * kTurn;
   if (skipped(batch, s)) return;
-  const float* h = batch.h + (s * D + D - 1 - i) * D;
-  T* row = factors + (s * D + i) * D;
-  for (int64_t j = i + threadIdx.x; j < D; j += kCholeskyThreads) {
-    const float entry = h[D - 1 - j];
-    row[j] = j == i ? static_cast<T>(live(entry) + damp * batch.mean[s]) : static_cast<T>(entry);
+  const int lane = static_cast<int>(threadIdx.x) % kTurn;
+  const int line = static_cast<int>(threadIdx.x) / kTurn;
+  for (int64_t i = first + line; i < min(first + kTurn, D); i += kCholeskyThreads / kTurn) {
+    const float* h = batch.h + (s * D + D - 1 - i) * D;
+    T* row = factors + (s * D + i) * D;
+    for (int64_t j = i + lane; j < D; j += kTurn) {
+      const float entry = h[D - 1 - j];
+      row[j] = j == i ? static_cast<T>(live(entry) + damp * batch.mean[s]) : static_cast<T>(entry);
+    }
   }
 }
 
@@ -223,8 +227,8 @@ void factorise(const char* function, const CholeskyBatch& batch, int64_t S, doub
   const int64_t D = batch.D;
   T* factor = static_cast<T*>(scratch.factor);
   T* inverse = static_cast<T*>(scratch.inverse);
-  SPADE_LAUNCH(load_reversed<T>, dim3(static_cast<unsigned>(D), matrices), dim3(kCholeskyThreads),
-               0, stream, batch, damp, factor);
+  SPADE_LAUNCH(load_reversed<T>, dim3(blocks_of(D, kTurn), matrices), dim3(kCholeskyThreads), 0,
+               stream, batch, damp, factor);
   check_launch(function);
   for (int64_t first = 0; first < D; first += kPanel) {
     SPADE_LAUNCH(factor_diagonal<T>, dim3(matrices), dim3(kCholeskyThreads), 0, stream, batch,

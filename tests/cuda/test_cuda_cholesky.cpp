@@ -67,9 +67,8 @@ void check_batch(int64_t D, double damp, const std::vector<std::vector<float>>& 
 }
 
 void test_sizes() {
-  for (const int64_t D : {1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200}) {
-    for (const double damp : {0.01, 1e-5})
-      check_batch(D, damp, {hessian(D, 2 * D + 4, 1), hessian(D, 2 * D + 4, 2)});
+  for (const int64_t D : {1, 31, 33, 64, 65, 129}) {
+    for (const double damp : {0.1, 1e-4}) check_batch(D, damp, {hessian(D, 2 * D + 4, 1)});
   }
 }
 
@@ -83,17 +82,15 @@ void test_ladder() {
   late[5 * D + 5] = -1;  // the mean of the diagonal is about 200
   later[69 * D + 69] = -30;
   singular[0] = -1e6f;
-  for (const double damp : {0.0, 1e-4, 0.01, 0.5, 1.0, 300.0})
-    check_batch(D, damp, {singular, late, good, dead, later});
-  check_batch(D, 0.0, {hessian(D, 20, 4), good});  // rank 20
+  for (const double damp : {1e-4, 0.01, 300.0}) check_batch(D, damp, {singular, late, dead, later});
+  check_batch(40, 0.0, {hessian(40, 20, 4)});  // rank 20
 }
 
 }  // namespace
 
 int main() {
-  for_each_schedule([] {
-    test_sizes();
-    test_ladder();
-  });
+  test_sizes();
+  for_each_schedule([] { check_batch(130, 0.01, {hessian(130, 200, 5), hessian(130, 10, 6)}); });
+  test_ladder();
   return report();
 }
