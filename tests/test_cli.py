@@ -85,6 +85,7 @@ def test_trace(run, pictures):
 
 def test_trace_of_several_as_json(run, pictures):
     arguments = ["trace", "pictures/?.png", *FAST, "-t", "FastSPADE", "-l", "3", "--json"]
+    arguments += ["--device", "cpu", "--forward-precision", "bfloat16"]
     code, out, _ = run(*arguments, "-s", "last_block:0.9", "--augment", "noise,flip")
     assert code == 0
     found = json.loads(out)
@@ -265,6 +266,8 @@ def test_what_cannot_be_used_ends_with_one_line_and_code_1(run, pictures, argume
         ["trace", "pictures/a.png", *FAST, "-n", "0"],
         ["trace", "pictures/a.png", *FAST, "-t", "OBC"],
         ["explain", "pictures/a.png", *FAST, "-a", "grad"],
+        ["trace", "pictures/a.png", *FAST, "--device", "abacus"],
+        ["trace", "pictures/a.png", *FAST, "--forward-precision", "int8"],
     ],
 )
 def test_wrong_usage_ends_with_code_2(run, pictures, arguments):

@@ -33,6 +33,8 @@ def evaluate(
     batch_size: o.BatchSize = 64,
     seed: o.Seed = 0,
     max_memory: o.MaxMemory = None,
+    device: o.Device = None,
+    forward_precision: o.ForwardPrecision = o.Precision.FLOAT32,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", rich_help_panel=o.OUTPUT, help="HTML file for the tables."),
@@ -58,7 +60,8 @@ def evaluate(
         tracers=names, controls=names[:1], progress=bars,
         report=(lambda line: typer.echo(line, err=True)) if bars else None,
         **o.trace_options(
-            sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory
+            sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory, device,
+            forward_precision,
         ),
     )  # fmt: skip
     record = tables.record(found)

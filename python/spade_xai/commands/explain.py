@@ -38,6 +38,8 @@ def explain(
     batch_size: o.BatchSize = 64,
     seed: o.Seed = 0,
     max_memory: o.MaxMemory = None,
+    device: o.Device = None,
+    forward_precision: o.ForwardPrecision = o.Precision.FLOAT32,
     out: Annotated[
         Path,
         typer.Option(
@@ -63,7 +65,8 @@ def explain(
         given.model, given.images, given.names, target=target, methods=methods,
         tracers=[tracer.value for tracer in tracers], progress=show_progress(progress),
         **o.trace_options(
-            sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory
+            sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory, device,
+            forward_precision,
         ),
     )  # fmt: skip
     of_name = {} if given.masks is None else dict(zip(given.names, given.masks, strict=True))

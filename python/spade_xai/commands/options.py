@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from spade_xai import schedule
@@ -19,6 +20,26 @@ class Tracer(str, enum.Enum):
 
     SPADE = "SPADE"
     FAST = "FastSPADE"
+
+
+class Precision(str, enum.Enum):
+    """Of the passes that give a layer its inputs; see `trace`."""
+
+    FLOAT32 = "float32"
+    TF32 = "tf32"
+    BFLOAT16 = "bfloat16"
+
+
+def _check_device(name: str | None) -> str | None:
+    try:
+        kind = torch.device(name or "cpu").type
+    except RuntimeError as error:
+        raise typer.BadParameter(str(error)) from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter(
+            "this machine has no CUDA device, or PyTorch was built without CUDA"
+        )
+    return name
 
 
 def _check_methods(names: list[str]) -> list[str]:
@@ -123,6 +144,16 @@ MaxMemory = Annotated[
         help="For Hessians and pruning, such as 2GB; layers that do not fit wait for another pass.",
     ),
 ]  # fmt: skip
+Device = Annotated[
+    str | None,
+    typer.Option(
+        callback=_check_device, rich_help_panel=PRUNING, show_default="cpu",
+        help="Where to run the network for pruning, such as cuda; maps are computed on the CPU.",
+    ),
+]  # fmt: skip
+ForwardPrecision = Annotated[
+    Precision, typer.Option(rich_help_panel=PRUNING, help="Of passes through the network.")
+]
 Maps = Annotated[
     list[str],
     typer.Option(
@@ -150,6 +181,8 @@ def trace_options(
     batch_size: int,
     seed: int,
     max_memory: str | None,
+    device: str | None,
+    forward_precision: Precision,
 ) -> dict[str, Any]:
     """The arguments of `trace` and `trace_many` that these texts stand for."""
     return {
@@ -162,6 +195,8 @@ def trace_options(
         "batch_size": batch_size,
         "seed": seed,
         "max_memory": max_memory,
+        "device": device,
+        "forward_precision": forward_precision.value,
     }
 
 

@@ -41,6 +41,8 @@ def trace(
     batch_size: o.BatchSize = 64,
     seed: o.Seed = 0,
     max_memory: o.MaxMemory = None,
+    device: o.Device = None,
+    forward_precision: o.ForwardPrecision = o.Precision.FLOAT32,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", rich_help_panel=o.OUTPUT, help="Folder for the traces."),
@@ -59,8 +61,9 @@ def trace(
     """
     given = load_inputs(images, model, weights, classes, size, normalize)
     arguments = o.trace_options(
-        sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory
-    )
+        sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory, device,
+        forward_precision,
+    )  # fmt: skip
     arguments |= {"method": TRACERS[tracer.value], "progress": show_progress(progress)}
     out.mkdir(parents=True, exist_ok=True)
     traces: Iterator[Trace] = trace_many(given.model, given.images, **arguments)

@@ -74,16 +74,13 @@ def tune(
       spade-xai explain cat.jpg -m my.nets:make -s sparsity.json
     """
     given = load_inputs(images, model, weights, classes, size, normalize, masks=masks)
-    arguments = o.trace_options(
-        "0", augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory
-    )
-    del arguments["sparsity"]
     tuned = tune_model(
         given.model, given.images.split(1), map_metric(given, methods, seed),
         grid=o.parse_numbers("--grid", grid),
         groups=[group.split(",") for group in groups] if groups else None,
         method=TRACERS[tracer.value], checkpoint=checkpoint, progress=show_progress(progress),
-        **arguments,
+        augment=o.parse_augment(augment), augmentations=augmentations, layers=layers or None,
+        depthwise=depthwise, damp=damp, batch_size=batch_size, seed=seed, max_memory=max_memory,
     )  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     tuned.save(out)
