@@ -14,15 +14,22 @@ class Work:
         flop: Multiplications and additions that are done.
         bytes: Each input read and each output written once; working memory that a cache can hold is left out.
         plain_flop: The same result by the plain formula, where the op saves arithmetic; otherwise flop.
+        double: The arithmetic is in float64, at half the rate of float32.
     """
 
     flop: float
     bytes: float
     plain_flop: float = 0.0
+    double: bool = False
 
     def __post_init__(self) -> None:
         if not self.plain_flop:
             object.__setattr__(self, "plain_flop", self.flop)
+
+    def limit(self, sgemm_gflops: float, copy_gbs: float) -> float:
+        """GFLOP/s that a machine of these rates allows: those of its arithmetic or of its memory, the lower."""
+        arithmetic = sgemm_gflops / 2 if self.double else sgemm_gflops
+        return min(arithmetic, copy_gbs * self.flop / self.bytes)
 
 
 def tap_offsets(kernel: int, stride: int, padding: int) -> int:
@@ -62,7 +69,7 @@ def hessian(shape: LayerShape, samples: int) -> Work:
 
 def damped_inverse(cols: int) -> Work:
     """Cholesky D^3 / 3 and inverse 2 D^3 / 3, in float64; H read and A written in float32."""
-    return Work(float(cols) ** 3, 8.0 * cols**2)
+    return Work(float(cols) ** 3, 8.0 * cols**2, double=True)
 
 
 def obc_trace(rows: int, cols: int) -> Work:
@@ -77,7 +84,7 @@ def obc_weights(rows: int, cols: int, sparsity: float) -> Work:
     """
     k = min(sparsity, 1 - sparsity) * cols
     flop = rows * (k**3 / 3 + 2 * k**2 + 2 * k * cols)
-    return Work(flop, 4.0 * cols**2 + 12.0 * rows * cols)
+    return Work(flop, 4.0 * cols**2 + 12.0 * rows * cols, double=True)
 
 
 def sparsegpt(rows: int, cols: int, samples: int = 1) -> Work:

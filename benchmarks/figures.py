@@ -178,13 +178,24 @@ def operations() -> str:
             f"{k['gflops']:.0f}",
             f"{100 * k['share_of_sgemm']:.0f} %",
             f"{100 * k['share_of_copy']:.0f} %",
+            f"{100 * k['share_of_limit']:.0f} %",
             f"{k['speedup']:.3g}" if k["speedup"] else "",
         ]
         for data in results().values()
         for k in kernels(data)
         if k["method"] == "spade"
     ]
-    head = ["operation", "on", "problem", "time", "GFLOP/s", "of SGEMM", "of copy", "torch / ours"]
+    head = [
+        "operation",
+        "on",
+        "problem",
+        "time",
+        "GFLOP/s",
+        "of SGEMM",
+        "of copy",
+        "of its limit",
+        "torch / ours",
+    ]
     return table(head, rows)
 
 

@@ -80,5 +80,6 @@ class Suite:
                 "gbs": gbs,
                 "share_of_sgemm": gflops / sgemm,
                 "share_of_copy": gbs / copy,
+                "share_of_limit": gflops / work.limit(sgemm, copy),
             }
         return info

@@ -98,6 +98,12 @@ def test_hessian_cost_counts_products_of_a_pointwise_layer():
     assert work.bytes == 4 * n * d + 16 * d * d
 
 
+def test_limit_is_arithmetic_or_memory():
+    assert costs.Work(100, 10).limit(50, 20) == 50
+    assert costs.Work(100, 10, double=True).limit(50, 20) == 25
+    assert costs.Work(100, 100).limit(50, 20) == 20
+
+
 def test_published_latencies():
     assert targets()["spade_icml"].seconds == 41 + 951
     assert targets()["full_evaluation"].seconds == pytest.approx(20.5, abs=0.1)
@@ -241,7 +247,13 @@ def test_comparison_is_relative_to_the_machine():
 
 def measured():
     work = {"flop": 1e9, "plain_flop": 2e9, "bytes": 1e7, "gflops": 10.0, "gbs": 1.0}
-    shares = {"share_of_sgemm": 0.1, "share_of_copy": 0.1, "op": "hessian", "problem": "p"}
+    shares = {
+        "share_of_sgemm": 0.1,
+        "share_of_copy": 0.1,
+        "share_of_limit": 0.2,
+        "op": "hessian",
+        "problem": "p",
+    }
     points = [
         benchmark(f"s{v}", 2.0 * v**3, op="obc_trace", variable="D", value=v, expected_exponent=3)
         for v in (2, 4, 8)
