@@ -192,6 +192,8 @@ def _some_rows(book: Book, layer: Layer, hessian: Tensor, rows: int) -> float:
     )
     spent = time.perf_counter() - start
     seconds = inverting + max(0.0, spent - inverting) * layer.rows / rows
+    if result.weights is None:
+        raise RuntimeError(f"layer {layer.name} was not pruned: its Hessian is singular")
     repeated = result.weights.repeat(1, -(-layer.rows // rows), 1)[:, : layer.rows]
     start = time.perf_counter()
     book.note(layer, replace(result, weights=repeated.contiguous()), seconds)
