@@ -57,7 +57,8 @@ class Factorisation {
   bool diagonal(int64_t first, int64_t J) const {
     solve(first, J, J);
     subtract(first, J, J, J, J);
-    return SPADE_DISPATCH(panel_factor(u_.tile(J, J), inverses_ + J * kTile));
+    return SPADE_DISPATCH(
+        panel_factor(u_.tile(J, J), inverses_ + J * kTile, std::min(kPanel, u_.n - J * kPanel)));
   }
 
   // A_IJ -= sum of U_tI^T U_tJ over panels t of [first, last); U_tK is next.

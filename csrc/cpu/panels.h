@@ -50,14 +50,14 @@ enum class Sum { set, add, subtract };
 // Functions of one instruction set:
 //   product: as above.
 //   panel_factor: U of the kPanel x kPanel tile in place, zeros below the diagonal, and its
-//     inverse; false if it is not positive definite.
+//     inverse; the identity beyond n x n. False if it is not positive definite.
 //   panel_solve: rows [first, first + k) of panel J of U, from those of the trailing matrix. panel
 //     and left[s] start at row `first` of panel J and of panel first / kPanel + s; inverses of the
 //     diagonal tiles; k is a multiple of kPanel.
 //   triangle_inverse: the inverse of an upper triangle, rows ld apart; out is dense n x n.
-#define SPADE_DECLARE_PANELS_OF(T)            \
-  void product(const Product<T>& p, Sum sum); \
-  bool panel_factor(T* tile, T* inverse);     \
+#define SPADE_DECLARE_PANELS_OF(T)                   \
+  void product(const Product<T>& p, Sum sum);        \
+  bool panel_factor(T* tile, T* inverse, int64_t n); \
   void panel_solve(const T* const* left, const T* inverses, int64_t k, T* panel);
 #define SPADE_DECLARE_PANELS(isa) \
   namespace isa {                 \

@@ -89,20 +89,20 @@ inline void scale(T* row, T x) {
 }
 
 template <class T>
-bool factor(T* tile, T* inverse) {
-  for (int64_t i = 0; i < kPanel; ++i) {
+bool factor(T* tile, T* inverse, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
     T* row = tile + i * kPanel;
     if (!(row[i] > 0)) return false;
     std::fill(row, row + i, T(0));
     scale(row, T(1) / std::sqrt(row[i]));
-    for (int64_t k = i + 1; k < kPanel; ++k) subtract(tile + k * kPanel, row[k], row);
+    for (int64_t k = i + 1; k < n; ++k) subtract(tile + k * kPanel, row[k], row);
   }
   for (int64_t i = kPanel - 1; i >= 0; --i) {
     T* row = inverse + i * kPanel;
     std::fill(row, row + kPanel, T(0));
     row[i] = T(1);
-    for (int64_t k = i + 1; k < kPanel; ++k)
-      subtract(row, tile[i * kPanel + k], inverse + k * kPanel);
+    if (i >= n) continue;
+    for (int64_t k = i + 1; k < n; ++k) subtract(row, tile[i * kPanel + k], inverse + k * kPanel);
     scale(row, T(1) / tile[i * kPanel + i]);
   }
   return true;
@@ -126,11 +126,11 @@ void solve(const T* const* left, const T* inverses, int64_t k, T* panel) {
 
 }  // namespace
 
-#define SPADE_DEFINE_PANELS(T)                                                     \
-  void product(const Product<T>& p, Sum sum) { multiply_all(p, sum); }             \
-  bool panel_factor(T* tile, T* inverse) { return factor(tile, inverse); }         \
-  void panel_solve(const T* const* left, const T* inverses, int64_t k, T* panel) { \
-    solve(left, inverses, k, panel);                                               \
+#define SPADE_DEFINE_PANELS(T)                                                           \
+  void product(const Product<T>& p, Sum sum) { multiply_all(p, sum); }                   \
+  bool panel_factor(T* tile, T* inverse, int64_t n) { return factor(tile, inverse, n); } \
+  void panel_solve(const T* const* left, const T* inverses, int64_t k, T* panel) {       \
+    solve(left, inverses, k, panel);                                                     \
   }
 SPADE_DEFINE_PANELS(float)
 SPADE_DEFINE_PANELS(double)
