@@ -108,10 +108,10 @@ def _prune(
     check_int(function, "extra", extra, 0)
     pattern = check_nm(function, n, m, cols) or (0, 0)
     check_range(function, "damp", damp, 0.0)
-    check_finite(function, "weight", weight)
-    check_finite(function, "hessian", hessian)
     threads = resolve_threads(function, threads)
     dtype = compute_dtype(weight, hessian)
+    if weight.is_cuda or not weight.numel() or not hessian.numel():  # the native call checks others
+        _check_all_finite(function, weight, hessian)
     w, h = dense(weight, dtype), dense(hessian, dtype)
     options = (float(sparsity), block_size, *pattern, float(damp), extra)
     if w.is_cuda and dtype == torch.float32:
@@ -123,12 +123,21 @@ def _prune(
         )
         return weights.to(w.device), used, info
     out = torch.empty(samples, rows, cols, dtype=dtype)
-    with reporting(progress, function) as report:
-        used, info = getattr(_C, f"sparsegpt_prune_{suffix(w)}")(
-            w.data_ptr(), rows * cols if weight.ndim == 3 else 0, h.data_ptr(), samples, rows, cols,
-            *options, out.data_ptr(), threads, report,
-        )  # fmt: skip
+    try:
+        with reporting(progress, function) as report:
+            used, info = getattr(_C, f"sparsegpt_prune_{suffix(w)}")(
+                w.data_ptr(), rows * cols if weight.ndim == 3 else 0, h.data_ptr(), samples, rows,
+                cols, *options, out.data_ptr(), threads, report,
+            )  # fmt: skip
+    except ValueError:
+        _check_all_finite(function, weight, hessian)  # says more than the native text
+        raise
     return out if dtype == weight.dtype else out.to(weight.dtype), used, info
+
+
+def _check_all_finite(function: str, weight: torch.Tensor, hessian: torch.Tensor) -> None:
+    check_finite(function, "weight", weight)
+    check_finite(function, "hessian", hessian)
 
 
 def sparsegpt_prune(
