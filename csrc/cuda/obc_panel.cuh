@@ -63,13 +63,12 @@ __global__ void __launch_bounds__(NT, 1) obc_panel(PanelTask task) {
   view.panel = rows.panel + at_row * kPanel;
   view.panel_stride = rows.width;
 
-  float before[NI];  // diagonal at the start of the block
 #pragma unroll
   for (int k = 0; k < NI; ++k) {
     const int i = tid + k * NT;
     const bool in = i < m;
     round.w[k] = in ? rows.w[at_row + i] : 0.0f;
-    round.diagonal[k] = before[k] = in ? rows.diagonal[at_row + i] : 1.0f;
+    round.diagonal[k] = in ? rows.diagonal[at_row + i] : 1.0f;
     columns[i] = static_cast<uint16_t>(in ? rows.column[at_row + i] : 0);
     if (in) round.alive |= 1u << k;
   }
@@ -82,6 +81,8 @@ __global__ void __launch_bounds__(NT, 1) obc_panel(PanelTask task) {
   }
   if (!task.update_follows) return;
 
+  // What `diagonal` holds in memory until it is written below is from the start of the block.
+  const float* before = rows.diagonal + at_row;
   const int m2 = m - task.pivots;
   unsigned holes = 0, moving = 0;
 #pragma unroll
@@ -100,7 +101,7 @@ __global__ void __launch_bounds__(NT, 1) obc_panel(PanelTask task) {
     movers.column[rank[k]] = columns[i];
     movers.w[rank[k]] = round.w[k];
     movers.diagonal[rank[k]] = round.diagonal[k];
-    movers.scale[rank[k]] = panel_scale(before[k]);
+    movers.scale[rank[k]] = panel_scale(before[i]);
   }
   round.rank_slots(holes, hole_counts, rank);  // its barriers: movers are complete
   const float* panel = view.panel;
@@ -109,7 +110,7 @@ __global__ void __launch_bounds__(NT, 1) obc_panel(PanelTask task) {
     const int i = tid + k * NT;
     if (i >= m2) continue;
     int source = i;
-    float scale = panel_scale(before[k]);
+    float scale = panel_scale(before[i]);
     if (holes >> k & 1) {
       source = movers.position[rank[k]];
       scale = movers.scale[rank[k]];

@@ -1,0 +1,132 @@
+// spade_cuda_obc_weights under the emulation against spade_obc_weights_f64.
+#include <random>
+
+#include "check.h"
+#include "cuda/obc_weights.cu"
+
+namespace {
+
+struct Problem {
+  int64_t R, D;
+  std::vector<float> w, h, hinv;
+  std::vector<int32_t> order;   // [R, D], random
+  std::vector<int64_t> counts;  // [R]
+};
+
+Problem random_problem(int64_t D, const std::vector<int64_t>& counts, unsigned seed) {
+  const int64_t R = static_cast<int64_t>(counts.size());
+  Problem p{R,
+            D,
+            std::vector<float>(R * D),
+            std::vector<float>(D * D),
+            std::vector<float>(D * D),
+            std::vector<int32_t>(R * D),
+            counts};
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  for (float& x : p.w) x = normal(generator);
+  std::vector<float> x(D * 8), raw(D * D);
+  for (float& e : x) e = normal(generator);
+  for (int64_t i = 0; i < D; ++i)
+    for (int64_t j = 0; j < D; ++j)
+      for (int64_t k = 0; k < 8; ++k) raw[i * D + j] += x[i * 8 + k] * x[j * 8 + k];
+  double damp = 0;
+  CHECK_SUCCESS(
+      spade_damped_inverse_f32(raw.data(), D, 0.05, p.hinv.data(), p.h.data(), &damp, 1, nullptr));
+  for (int64_t r = 0; r < R; ++r) {
+    const auto row = p.order.begin() + r * D;
+    for (int64_t j = 0; j < D; ++j) row[j] = static_cast<int32_t>(j);
+    std::shuffle(row, row + D, generator);
+  }
+  return p;
+}
+
+struct Result {
+  std::vector<float> out;
+  std::vector<int32_t> info;
+};
+
+Result run(const Problem& p, size_t limit) {
+  const DeviceArray<float> w(p.w), h(p.h), hinv(p.hinv);
+  const DeviceArray<int32_t> order(p.order);
+  const DeviceArray<int64_t> counts(p.counts);
+  DeviceArray<float> out(p.R * p.D);
+  DeviceArray<int32_t> info(p.R);
+  size_t bytes = 0;
+  CHECK_SUCCESS(spade::cuda::obc_weights_workspace_bytes(p.R, p.D, limit, &bytes));
+  DeviceArray<char> memory(static_cast<int64_t>(bytes));
+  CHECK_SUCCESS(spade::cuda::obc_weights(w.get(), h.get(), hinv.get(), p.R, p.D, p.D, order.get(),
+                                         counts.get(), out.get(), info.get(), memory.get(), bytes,
+                                         nullptr));
+  return {out.values(), info.values()};
+}
+
+bool same(const Result& a, const Result& b) { return a.out == b.out && a.info == b.info; }
+
+void check_weights(int64_t D, const std::vector<int64_t>& counts) {
+  const Problem p = random_problem(D, counts, static_cast<unsigned>(D));
+  const Result result = run(p, SIZE_MAX);
+  const std::vector<double> w(p.w.begin(), p.w.end()), h(p.h.begin(), p.h.end());
+  const std::vector<double> hinv(p.hinv.begin(), p.hinv.end());
+  std::vector<double> out(p.R * D);
+  std::vector<int32_t> info(p.R);
+  CHECK_SUCCESS(spade_obc_weights_f64(w.data(), h.data(), hinv.data(), p.R, D, D, p.order.data(),
+                                      p.counts.data(), out.data(), info.data(), 1, nullptr));
+  CHECK(result.info == info);
+  CHECK(relative_error(result.out, out, p.R * D) < 1e-6);
+  for (int64_t r = 0; r < p.R; ++r)
+    for (int64_t k = 0; k < counts[r]; ++k) CHECK(result.out[r * D + p.order[r * D + k]] == 0.0f);
+}
+
+// A row whose matrix is not positive definite, or whose order is not one, leaves the others alone.
+void test_failures() {
+  Problem p = random_problem(20, {5, 15, 0, 20, 21, 4, 18}, 1);
+  p.hinv[3 * 20 + 3] = -1.0f;
+  p.order[0] = 3;
+  p.order[5 * 20] = -1;
+  p.order[6 * 20] = p.order[6 * 20 + 1];
+  const Result result = run(p, SIZE_MAX);
+  CHECK((result.info == std::vector<int32_t>{1, 0, 0, 0, 1, 1, 1}));
+  for (int j = 0; j < 20; ++j) CHECK(result.out[40 + j] == p.w[40 + j]);
+  for (int j = 0; j < 20; ++j) CHECK(result.out[60 + j] == 0.0f);
+}
+
+void test_chunks() {
+  const Problem p = random_problem(30, {3, 10, 15, 20, 29}, 2);
+  const Result all = run(p, SIZE_MAX);
+  CHECK(same(run(p, 2 * spade::cuda::obc::weights_bytes(1, 30)), all));
+  CHECK(same(run(p, 0), all));
+  size_t bytes = 0;  // a 512 x 4608 layer on 24 GB
+  CHECK_SUCCESS(spade::cuda::obc_weights_workspace_bytes(512, 4608, size_t(20) << 30, &bytes));
+  CHECK(bytes > size_t(10) << 30 && bytes <= size_t(20) << 30);
+}
+
+void test_arguments() {
+  using spade::cuda::obc_weights;
+  float x[1] = {1};
+  int32_t order[1] = {0}, info[1];
+  const int64_t counts[1] = {0};
+  const auto call = [&](int64_t D, int64_t steps, float* out) {
+    return obc_weights(x, x, x, 1, D, steps, order, counts, out, info, nullptr, 0, nullptr);
+  };
+  CHECK_FAILS(call(1, 2, x), SPADE_INVALID_ARGUMENT, "steps must be in [0, D = 1], got 2");
+  CHECK_FAILS(call(1, 1, nullptr), SPADE_INVALID_ARGUMENT, "out must not be NULL");
+  CHECK_FAILS(call(1, 1, x), SPADE_INVALID_ARGUMENT, "workspace_bytes must be at least");
+  CHECK_FAILS(call(-1, 0, x), SPADE_INVALID_ARGUMENT, "D must be in");
+}
+
+}  // namespace
+
+int main() {
+  const Problem p = random_problem(135, {66, 68}, 3);
+  const Result expected = run(p, SIZE_MAX);
+  for_each_schedule([&] { CHECK(same(run(p, SIZE_MAX), expected)); });
+  for (const int64_t D : {1, 2, 7, 33}) check_weights(D, {0, D / 2, (D + 1) / 2, D});
+  check_weights(128, {63, 64, 65});
+  check_weights(131, {65, 66, 130});
+  check_weights(260, {128, 129, 131});
+  test_chunks();
+  test_failures();
+  test_arguments();
+  return report();
+}
