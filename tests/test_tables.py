@@ -54,7 +54,8 @@ def test_text_and_markdown(record):
     means, differences, fidelity, times = tables.tables(record)
     assert means["head"] == ["method", "dense", "SPADE", "SPADE, other image"]
     assert [row[0] for row in means["rows"]] == ["average", "saliency", "lrp"]
-    assert differences["head"][-1] == "SPADE - SPADE, other image"
+    assert differences["head"] == ["method", "SPADE", "SPADE, other image", "SPADE - other image"]
+    assert "to dense" in differences["title"]
     assert differences["rows"][1][1] == "+0.100 +- 0.000"
     assert fidelity["rows"][0][:2] == ["SPADE", "0.500 +- 0.500"]
     assert times["rows"] == [["maps", "6.0", "2.00"]]

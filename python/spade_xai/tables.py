@@ -92,19 +92,19 @@ def _differences(found: Mapping[str, Any], metric: str) -> Table:
         own = (control[m, c] for c in controlled)
         line += [(g["mean"], g["standard_error"]) for g in own]
         cells.append([m, *(_cell(*pair, sign="+") for pair in line)])
-    head = [f"{c} - dense" for c in others] + [f"{c} - {c}{OTHER}" for c in controlled]
-    title = f"{TITLES.get(metric, metric)}: paired differences and standard error, n = {_n(rows)}"
+    head = [*others, *(f"{c} - other image" for c in controlled)]
+    title = f"{TITLES.get(metric, metric)}: paired differences to dense and standard error, n = {_n(rows)}"
     return {"title": title, "head": ["method", *head], "rows": cells}
 
 
 def _fidelity(found: Mapping[str, Any]) -> Table:
     names = {
-        "label, sample": "same label, image",
-        "label, augmentations": "same label, augmentations",
-        "cosine, sample": "logit cosine, image",
-        "cosine, augmentations": "logit cosine, augmentations",
-        "error, sample": "logit error, image",
-        "error, augmentations": "logit error, augmentations",
+        "label, sample": "label, image",
+        "label, augmentations": "label, augmented",
+        "cosine, sample": "cosine, image",
+        "cosine, augmentations": "cosine, augmented",
+        "error, sample": "error, image",
+        "error, augmentations": "error, augmented",
     }
     rows = [
         [tracer, *(_cell(values[k]["mean"], values[k]["standard_error"]) for k in names)]
@@ -112,7 +112,8 @@ def _fidelity(found: Mapping[str, Any]) -> Table:
     ]
     n = next(iter(next(iter(found["fidelity"].values())).values()))["n"]
     return {
-        "title": f"Fidelity to the dense model: mean and standard error, n = {n}",
+        "title": "Fidelity to the dense model (same label; cosine and relative error of the logits): "
+        f"mean and standard error, n = {n}",
         "head": ["trace", *names.values()],
         "rows": rows,
     }
