@@ -3,66 +3,20 @@
 // Once a call the plan is stored; then, for as many samples at once as keep the GPU busy:
 //   largest -> pack -> gram (hessian_gram.cuh)  or  largest -> gather (hessian_gather.cuh)
 //   -> assemble (hessian_assemble.cuh)
+// 16-bit inputs need no largest, and no pack if their channels are already packed.
 // The rounds share one scratch memory, in the order of the stream.
 
 #include "cuda/hessian_assemble.cuh"
 #include "cuda/hessian_gather.cuh"
 #include "cuda/hessian_gram.cuh"
 #include "cuda/hessian_pack.cuh"
-#include "cuda/hessian_problem.h"
-#include "cuda/launch.h"
+#include "cuda/hessian_scratch.h"
 #include "cuda/ops.h"
 
 namespace spade::cuda {
 namespace {
 
-int narrow(int64_t value) { return static_cast<int>(value); }
 unsigned extent(int64_t value) { return static_cast<unsigned>(value); }
-
-Images images_of(const HessianProblem& p) {
-  const spade_conv2d_t& c = p.conv;
-  const int64_t channels = c.channels / c.groups;
-  return {c.stride_batch,
-          c.stride_channel,
-          c.stride_row,
-          c.stride_col,
-          p.images,
-          narrow(c.height),
-          narrow(c.width),
-          narrow(channels),
-          narrow(plan::divide_up(channels, 8) * 8),
-          narrow(c.groups),
-          c.stride_channel == 1};
-}
-
-struct Scratch {
-  int32_t* words;
-  unsigned* largest;  // [at once]; NULL: fp16 is not scaled
-  uint16_t *hi, *lo;  // [at once * images, height, width, groups * padded]
-  float* sums;        // [at once * groups * blocks, width, width]
-};
-
-Scratch carve(const HessianProblem& p, Workspace& from) {
-  Scratch s{};
-  s.words = from.take<int32_t>(static_cast<int64_t>(p.plan.words.size()));
-  if (p.dtype != SPADE_FLOAT16) s.largest = from.take<unsigned>(p.at_once);
-  if (p.packed) {
-    const Images m = images_of(p);
-    const int64_t count = p.at_once * m.images * m.height * m.width * m.groups * m.padded;
-    s.hi = from.take<uint16_t>(count);
-    if (p.three_products) s.lo = from.take<uint16_t>(count);
-  }
-  s.sums =
-      from.take<float>(p.at_once * p.conv.groups * p.plan.blocks * p.plan.width * p.plan.width);
-  return s;
-}
-
-size_t workspace_bytes_of(const HessianProblem& p) {
-  if (p.empty()) return 0;
-  Workspace counted;
-  carve(p, counted);
-  return counted.bytes();
-}
 
 // The launches of one call on inputs of type T.
 template <class T>
@@ -84,11 +38,13 @@ class HessianLaunches {
       const dim3 blocks(extent(samples * p_.conv.groups * p_.plan.blocks));
       if constexpr (std::is_same_v<T, float>) {
         if (p_.three_products)
-          sum<3>(from, samples, blocks);
+          sum<Arithmetic::kThreeProducts>(from, samples, blocks);
         else
-          sum<1>(from, samples, blocks);
+          sum<Arithmetic::kOneProduct>(from, samples, blocks);
+      } else if constexpr (std::is_same_v<T, Half>) {
+        sum<Arithmetic::kOneProduct>(from, samples, blocks);
       } else {
-        sum<1>(from, samples, blocks);
+        sum<Arithmetic::kBfloat16>(from, samples, blocks);
       }
       assemble(samples, h + first * p_.conv.groups * p_.D * p_.D);
     }
@@ -107,7 +63,7 @@ class HessianLaunches {
     check_launch(p_.function);
   }
 
-  template <int kProducts>
+  template <Arithmetic kArithmetic>
   void sum(const T* x, int64_t samples, dim3 blocks) const {
     const Images images = images_of(p_);
     const dim3 walk(extent(std::min(pack_tiles(images), 8 * plan::kBlocks)), extent(samples));
@@ -117,38 +73,59 @@ class HessianLaunches {
                    scratch_.largest);
     }
     if (p_.packed) {
-      SPADE_LAUNCH((pack_kernel<T, kPartsOf<kProducts>>), walk, dim3(kPackThreads), 0, stream_, x,
-                   images, scratch_.largest, scratch_.hi, scratch_.lo);
+      const PackedInput in = packed_input<kArithmetic>(x, images, walk);
       if (p_.plan.width == 64)
-        sum_packed<64, 32, 32, kProducts>(blocks, images);
+        sum_packed<64, 32, 32, kArithmetic>(in, blocks);
       else
-        sum_packed<128, 64, 32, kProducts>(blocks, images);
+        sum_packed<128, 64, 32, kArithmetic>(in, blocks);
     } else if (p_.plan.width == 16) {
-      sum_gathered<16, 16, 16, kProducts>(x, blocks);
+      sum_gathered<16, 16, 16, kArithmetic>(x, blocks);
     } else {
-      sum_gathered<64, 32, 32, kProducts>(x, blocks);
+      sum_gathered<64, 32, 32, kArithmetic>(x, blocks);
     }
     check_launch(p_.function);
   }
 
-  template <int kWidth, int kRows, int kColumns, int kProducts>
-  void sum_packed(dim3 blocks, const Images& m) const {
-    const PackedInput in{scratch_.hi,
-                         scratch_.lo,
-                         m.images,
-                         m.height,
-                         m.width,
-                         narrow(p_.conv.stride_h),
-                         narrow(p_.conv.stride_w),
-                         m.channels,
-                         m.padded,
-                         m.groups};
-    SPADE_LAUNCH((gram_kernel<kWidth, kRows, kColumns, kProducts>), blocks,
-                 dim3(kGramThreads<kWidth, kRows, kColumns>), (kGramSharedBytes<kWidth, kProducts>),
-                 stream_, in, plan_, scratch_.sums);
+  // x itself where 16-byte pieces of its channels can be copied, else packed.
+  template <Arithmetic kArithmetic>
+  PackedInput packed_input(const T* x, const Images& m, dim3 walk) const {
+    const bool in_place = sizeof(T) == 2 && m.by_channel && m.channels == m.padded &&
+                          (m.batch_stride | m.row_stride | m.col_stride) % 8 == 0 &&
+                          reinterpret_cast<uintptr_t>(x) % 16 == 0;
+    PackedInput in{scratch_.hi,
+                   scratch_.lo,
+                   0,
+                   0,
+                   0,
+                   m.images,
+                   narrow(p_.conv.stride_h),
+                   narrow(p_.conv.stride_w),
+                   m.channels,
+                   m.padded,
+                   m.groups};
+    if (in_place) {
+      in.hi = reinterpret_cast<const uint16_t*>(x);
+      in.batch_stride = m.batch_stride;
+      in.row_stride = m.row_stride;
+      in.col_stride = m.col_stride;
+      return in;
+    }
+    in.col_stride = int64_t{m.groups} * m.padded;
+    in.row_stride = m.width * in.col_stride;
+    in.batch_stride = m.height * in.row_stride;
+    SPADE_LAUNCH((pack_kernel<T, kArithmetic>), walk, dim3(kPackThreads), 0, stream_, x, m,
+                 scratch_.largest, scratch_.hi, scratch_.lo);
+    return in;
   }
 
-  template <int kWidth, int kRows, int kColumns, int kProducts>
+  template <int kWidth, int kRows, int kColumns, Arithmetic kArithmetic>
+  void sum_packed(const PackedInput& in, dim3 blocks) const {
+    SPADE_LAUNCH((gram_kernel<kWidth, kRows, kColumns, kArithmetic>), blocks,
+                 dim3(kGramThreads<kWidth, kRows, kColumns>),
+                 (kGramSharedBytes<kWidth, kArithmetic>), stream_, in, plan_, scratch_.sums);
+  }
+
+  template <int kWidth, int kRows, int kColumns, Arithmetic kArithmetic>
   void sum_gathered(const T* x, dim3 blocks) const {
     const spade_conv2d_t& c = p_.conv;
     const ConvSizes sizes(c);
@@ -171,9 +148,9 @@ class HessianLaunches {
                     narrow(c.dilation_w),
                     narrow(sizes.channels),
                     narrow(c.groups)};
-    SPADE_LAUNCH((gather_kernel<T, kWidth, kRows, kColumns, kProducts>), blocks,
+    SPADE_LAUNCH((gather_kernel<T, kWidth, kRows, kColumns, kArithmetic>), blocks,
                  dim3(kGramThreads<kWidth, kRows, kColumns>),
-                 (kGatherSharedBytes<kWidth, kProducts>), stream_, x, in, plan_, scratch_.largest,
+                 (kGatherSharedBytes<kWidth, kArithmetic>), stream_, x, in, plan_, scratch_.largest,
                  scratch_.sums);
   }
 

@@ -24,9 +24,9 @@ struct Unfold {
 
 constexpr int kPitch = kDepth + 8;  // so that ldmatrix meets no bank twice
 
-template <int kWidth, int kProducts>
+template <int kWidth, Arithmetic kArithmetic>
 constexpr int kGatherSharedBytes =
-    2 * kPartsOf<kProducts> * kWidth * kPitch * static_cast<int>(sizeof(uint16_t));
+    2 * kPartsOf<kArithmetic> * kWidth * kPitch * static_cast<int>(sizeof(uint16_t));
 
 // [kWidth columns][kPitch pixels]
 struct ColumnMajor {
@@ -52,11 +52,11 @@ __device__ __forceinline__ UnfoldedColumn unfolded_column(const Unfold& in, int 
 }
 
 // Grid samples * groups * plan.blocks; the plan is one symmetric job of `D` channels.
-template <class T, int kWidth, int kRows, int kColumns, int kProducts>
+template <class T, int kWidth, int kRows, int kColumns, Arithmetic kArithmetic>
 __global__ void __launch_bounds__((kGramThreads<kWidth, kRows, kColumns>))
     gather_kernel(const T* x, Unfold in, PlanOnDevice plan, const unsigned* largest, float* sums) {
   constexpr int kThreads = kGramThreads<kWidth, kRows, kColumns>, kWarps = kThreads / 32;
-  constexpr int kParts = kPartsOf<kProducts>, kPart = kWidth * kPitch;
+  constexpr int kParts = kPartsOf<kArithmetic>, kPart = kWidth * kPitch;
   constexpr int kLoads = kWidth / kWarps;
   SPADE_DYNAMIC_SHARED(uint16_t, shared);  // [2 operands][kParts][kWidth][kPitch]
   SPADE_SHARED(UnfoldedColumn, place, 2 * kWidth);
@@ -110,15 +110,15 @@ __global__ void __launch_bounds__((kGramThreads<kWidth, kRows, kColumns>))
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
         uint16_t* to = shared + side * kParts * kPart + (warp + i * kWarps) * kPitch + lane;
-        const uint16_t high = to_half(next[side][i]);
-        *to = high;
-        if (kParts == 2) to[kPart] = to_half(next[side][i] - from_half(high));
+        const Parts parts = split<kArithmetic>(next[side][i]);
+        *to = parts.hi;
+        if (kParts == 2) to[kPart] = parts.lo;
       }
     }
     __syncthreads();  // the chunk is complete
     if (chunk + 1 < chunks) fetch(chunk + 1);
 #pragma unroll
-    for (int k = 0; k < kDepth; k += 16) warp_sums.template add<kProducts>(a, row, b, column, k);
+    for (int k = 0; k < kDepth; k += 16) warp_sums.template add<kArithmetic>(a, row, b, column, k);
     if ((chunk + 1) % (kPromote / kDepth) == 0) warp_sums.promote();
   }
   warp_sums.promote();

@@ -5,7 +5,7 @@
 // over the `span` pixels of the block's split. A block finds its job from its index. Both operands
 // are [pixel][channel] tiles, so a shift of a tap is an offset of the address; they pass through
 // kStages stages of asynchronous copies, 16-byte pieces exchanged within a row so that ldmatrix
-// meets no bank twice. Bound by the tensor cores: 2 kWidth^2 kProducts flop a pixel for 4 kWidth
+// meets no bank twice. Bound by the tensor cores: 2 kWidth^2 flop a product and pixel for 4 kWidth
 // (one product) or 8 kWidth (three) bytes from L2.
 #pragma once
 
@@ -14,10 +14,12 @@
 
 namespace spade::cuda {
 
+// [samples * images, height, width, groups * padded] in 16-bit parts: packed, or x itself.
 struct PackedInput {
-  const uint16_t *hi, *lo;  // [samples, images, height, width, groups * padded]
-  int64_t images;
-  int height, width, stride_h, stride_w;
+  const uint16_t *hi, *lo;
+  int64_t batch_stride, row_stride, col_stride;
+  int64_t images;  // of one sample
+  int stride_h, stride_w;
   int channels, padded, groups;
 };
 
@@ -47,15 +49,15 @@ struct PixelMajor {
 template <int kWidth, int kRows, int kColumns>
 constexpr int kGramThreads = kWidth / kRows * (kWidth / kColumns) * 32;
 
-template <int kWidth, int kProducts>
+template <int kWidth, Arithmetic kArithmetic>
 constexpr int kGramSharedBytes =
-    kStages * 2 * kPartsOf<kProducts> * kDepth * kWidth * static_cast<int>(sizeof(uint16_t));
+    kStages * 2 * kPartsOf<kArithmetic> * kDepth * kWidth * static_cast<int>(sizeof(uint16_t));
 
 // Grid samples * groups * plan.blocks; a warp owns kRows x kColumns.
-template <int kWidth, int kRows, int kColumns, int kProducts>
+template <int kWidth, int kRows, int kColumns, Arithmetic kArithmetic>
 __global__ void __launch_bounds__((kGramThreads<kWidth, kRows, kColumns>))
     gram_kernel(PackedInput in, PlanOnDevice plan, float* sums) {
-  constexpr int kParts = kPartsOf<kProducts>, kPieces = kWidth / 8, kPart = kDepth * kWidth;
+  constexpr int kParts = kPartsOf<kArithmetic>, kPieces = kWidth / 8, kPart = kDepth * kWidth;
   static_assert(kGramThreads<kWidth, kRows, kColumns> == kLoadRows * kPieces);
   SPADE_DYNAMIC_SHARED(uint16_t, shared);
   const int tid = static_cast<int>(threadIdx.x), warp = tid >> 5;
@@ -74,10 +76,9 @@ __global__ void __launch_bounds__((kGramThreads<kWidth, kRows, kColumns>))
   const int piece = tid % kPieces;
   int loaded = tid / kPieces;  // of `count`
   PixelCursor<kLoadRows> cursor(first + loaded, job.at.rows, job.at.columns);
-  const int64_t columns = int64_t{in.groups} * in.padded;
-  const int64_t origin = int64_t{problem / in.groups} * in.images * in.height * in.width * columns +
-                         group * in.padded + piece * 8;
-  const int64_t shift = (int64_t{job.at.dy} * in.width + job.at.dx) * columns;
+  const int64_t origin = int64_t{problem / in.groups} * in.images * in.batch_stride +
+                         int64_t{group} * in.padded + piece * 8;
+  const int64_t shift = job.at.dy * in.row_stride + job.at.dx * in.col_stride;
   const bool in_left = tile.I * kWidth + piece * 8 < in.padded;
   const bool in_right = tile.J * kWidth + piece * 8 < in.padded;
 
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__((kGramThreads<kWidth, kRows, kColumns>))
       const int64_t y = job.at.y + int64_t{cursor.y} * in.stride_h;
       const int64_t x = job.at.x + int64_t{cursor.x} * in.stride_w;
       const int64_t pixel =
-          origin + ((int64_t{cursor.image} * in.height + y) * in.width + x) * columns;
+          origin + cursor.image * in.batch_stride + y * in.row_stride + x * in.col_stride;
       const bool left = loaded < count && in_left, right = loaded < count && in_right;
       const int64_t a = left ? pixel + tile.I * kWidth : 0;
       const int64_t b = right ? pixel + shift + tile.J * kWidth : 0;
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__((kGramThreads<kWidth, kRows, kColumns>))
     const uint16_t* right = same ? stage : stage + kParts * kPart;
     const PixelMajor<kWidth> b{{right, right + kPart}};
 #pragma unroll
-    for (int k = 0; k < kDepth; k += 16) warp_sums.template add<kProducts>(a, row, b, column, k);
+    for (int k = 0; k < kDepth; k += 16) warp_sums.template add<kArithmetic>(a, row, b, column, k);
     if ((chunk + 1) % (kPromote / kDepth) == 0) warp_sums.promote();
   }
   warp_sums.promote();

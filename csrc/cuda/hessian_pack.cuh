@@ -1,13 +1,13 @@
-// The input of one group of samples as the gram kernel wants it: NHWC, scaled, in fp16 parts.
+// The input of some samples as the gram kernel wants it: NHWC in 16-bit parts.
 //
 // largest: the largest |x| of each sample. pack: y = 2^s x, with s such that 2^14 <= 2^s largest <
 // 2^15, as hi = fp16(y) and lo = fp16(y - hi); a channel group begins at a multiple of 8 channels
-// and the rest of it is zero. Scaling and the scale's removal are exact, and 16-bit inputs are
-// exact in hi alone. Both kernels walk tiles of 32 pixels x 64 channels and are bound by memory:
-// one reading for largest, one reading and one writing for pack.
+// and the rest of it is zero. Scaling and the scale's removal are exact; what is below 2^-17 of the
+// largest loses digits. 16-bit inputs stay as they are. Both kernels walk tiles of 32 pixels x 64
+// channels and are bound by memory: one reading for largest, one reading and one writing for pack.
 #pragma once
 
-#include "cuda/ptx.h"
+#include "cuda/hessian_tile.cuh"
 
 namespace spade::cuda {
 
@@ -21,7 +21,18 @@ __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(Half x) { return from_half(x.bits); }
 __device__ __forceinline__ float to_float(Bfloat16 x) { return from_bfloat16(x.bits); }
 
-// s for a sample whose largest |x| has these bits; NULL: numbers are fp16 already.
+// x as the sum of its parts; lo only for three products.
+struct Parts {
+  uint16_t hi, lo;
+};
+template <Arithmetic kArithmetic>
+__device__ __forceinline__ Parts split(float x) {
+  if (kArithmetic == Arithmetic::kBfloat16) return {to_bfloat16(x), 0};
+  const uint16_t hi = to_half(x);
+  return {hi, to_half(x - from_half(hi))};
+}
+
+// s for a sample whose largest |x| has these bits; NULL: 16-bit inputs are not scaled.
 __device__ __forceinline__ int scale_exponent(const unsigned* largest, int sample) {
   return largest ? min(141 - static_cast<int>(largest[sample] >> 23), 127) : 0;
 }
@@ -106,7 +117,7 @@ __global__ void __launch_bounds__(kPackThreads)
 }
 
 // Grid (any, samples); hi and lo: [samples, images, height, width, groups * padded].
-template <class T, int kParts>
+template <class T, Arithmetic kArithmetic>
 __global__ void __launch_bounds__(kPackThreads)
     pack_kernel(const T* x, Images m, const unsigned* largest, uint16_t* hi, uint16_t* lo) {
   SPADE_SHARED(float, turned, kTileChannels*(kTilePixels + 1));
@@ -135,13 +146,12 @@ __global__ void __launch_bounds__(kPackThreads)
       unsigned high = 0, low = 0;
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const float y = turned[(2 * lane + e) * (kTilePixels + 1) + p];
-        const uint16_t part = to_half(y);
-        high |= static_cast<unsigned>(part) << (16 * e);
-        low |= static_cast<unsigned>(to_half(y - from_half(part))) << (16 * e);
+        const Parts parts = split<kArithmetic>(turned[(2 * lane + e) * (kTilePixels + 1) + p]);
+        high |= static_cast<unsigned>(parts.hi) << (16 * e);
+        low |= static_cast<unsigned>(parts.lo) << (16 * e);
       }
       *reinterpret_cast<unsigned*>(hi + to) = high;
-      if (kParts == 2) *reinterpret_cast<unsigned*>(lo + to) = low;
+      if (kPartsOf<kArithmetic> == 2) *reinterpret_cast<unsigned*>(lo + to) = low;
     }
   }
 }

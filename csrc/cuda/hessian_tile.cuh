@@ -13,8 +13,19 @@ namespace spade::cuda {
 constexpr int kDepth = 32;    // pixels multiplied between two barriers
 constexpr int kPromote = 64;  // pixels a tensor-core sum runs over
 
-template <int kProducts>
-constexpr int kPartsOf = kProducts == 3 ? 2 : 1;  // hi and lo, or hi alone
+// How numbers are multiplied: as hi + lo, as hi alone (exact for fp16), or as they are, in bf16.
+enum class Arithmetic { kThreeProducts, kOneProduct, kBfloat16 };
+template <Arithmetic kArithmetic>
+constexpr int kPartsOf = kArithmetic == Arithmetic::kThreeProducts ? 2 : 1;
+
+template <Arithmetic kArithmetic>
+__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4],
+                                         const unsigned (&b)[2]) {
+  if (kArithmetic == Arithmetic::kBfloat16)
+    mma_bfloat16(c, a, b);
+  else
+    mma_half(c, a, b);
+}
 
 // The kRows x kColumns sums of one warp.
 template <int kRows, int kColumns>
@@ -45,10 +56,10 @@ struct WarpSums {
 
   // Add the products of pixels [k, k + 16): a[row + .] b[column + .]. An operand has parts 0 (hi)
   // and 1 (lo); fragments() reads 16 columns x 16 pixels of one.
-  template <int kProducts, class Operand>
+  template <Arithmetic kArithmetic, class Operand>
   __device__ __forceinline__ void add(const Operand& a, int row, const Operand& b, int column,
                                       int k) {
-    constexpr int kParts = kPartsOf<kProducts>;
+    constexpr int kParts = kPartsOf<kArithmetic>;
     unsigned right[kParts][kJ][2];
 #pragma unroll
     for (int p = 0; p < kParts; ++p)
@@ -68,11 +79,11 @@ struct WarpSums {
       for (int p = 0; p < kParts; ++p) a.fragments(left[p], p, row + 16 * i, k);
 #pragma unroll
       for (int j = 0; j < kJ; ++j) {
-        if (kProducts == 3) {
-          mma_half(fresh[i][j], left[kParts - 1], right[0][j]);
-          mma_half(fresh[i][j], left[0], right[kParts - 1][j]);
+        if (kParts == 2) {
+          multiply<kArithmetic>(fresh[i][j], left[kParts - 1], right[0][j]);
+          multiply<kArithmetic>(fresh[i][j], left[0], right[kParts - 1][j]);
         }
-        mma_half(fresh[i][j], left[0], right[0][j]);
+        multiply<kArithmetic>(fresh[i][j], left[0], right[0][j]);
       }
     }
   }

@@ -147,6 +147,10 @@ void small_layers() {
   exact(Convolution{4, 5, 5, 6, 1, 1, 2, 3, 1, 1, 0, 2, 1, 1, 1}.nchw(), 2);
   exact(Convolution{2, 3, 6, 5, 3, 2, 2, 1, 2, 2, 0, 1, 1, 1, 1}.spread());
   exact(Convolution{2, 3, 6, 5, 3, 3, 1, 2, 1, 1, 1, 0, 1, 1, 3}.channels_last(), 2);
+  // 16-bit channels multiplied where they lie.
+  linear<Bfloat16>(1, 33, 40, 48, SPADE_PRECISION_DEFAULT, kExact);
+  convolution<Half>(Convolution{2, 64, 3, 4, 1, 2, 2, 1, 0, 0, 1, 0, 1, 1, 2}.channels_last(), 2,
+                    SPADE_PRECISION_DEFAULT, kExact);
   const spade_conv2d_t splits = Convolution{1, 2, 24, 23, 2, 2, 1, 1, 1, 0, 0, 1, 1, 1, 2}.nchw();
   convolution<Half>(splits, 1, SPADE_PRECISION_FAST, kExact);
   const spade_conv2d_t few = Convolution{2, 6, 4, 5, 1, 3, 1, 1, 0, 0, 1, 1, 1, 1, 1}.nchw();
