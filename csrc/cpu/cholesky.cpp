@@ -172,11 +172,6 @@ double live_diagonal(const T* h, int64_t n, double* out) {
   return n ? sum / static_cast<double>(n) : 0.0;
 }
 
-double next_damp(double damp) {
-  if (damp >= 1) return -1;
-  return damp == 0 ? 1e-6 : std::min(1.0, damp * 10);
-}
-
 template void pack(const float*, const double*, double, bool, const Panels<float>&, int);
 template void pack(const float*, const double*, double, bool, const Panels<double>&, int);
 template void pack(const double*, const double*, double, bool, const Panels<double>&, int);

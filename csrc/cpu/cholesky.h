@@ -1,4 +1,4 @@
-// Dense Cholesky factorisation H = U^T U, inverse and the damping ladder.
+// Dense Cholesky factorisation H = U^T U, inverse, diagonal.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,5 @@ void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads
 // Diagonal of H with 1 for every dead column (H_jj = 0), to out; returns the mean of it.
 template <class T>
 double live_diagonal(const T* h, int64_t n, double* out);
-
-// The next rung of the damping ladder, or a negative number past 1.
-double next_damp(double damp);
 
 }  // namespace spade

@@ -3,6 +3,7 @@
 
 #include "core/buffer.h"
 #include "core/checks.h"
+#include "core/damping.h"
 #include "core/parallel.h"
 #include "cpu/cholesky.h"
 

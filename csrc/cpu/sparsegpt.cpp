@@ -16,8 +16,10 @@
 
 #include "core/buffer.h"
 #include "core/checks.h"
+#include "core/damping.h"
 #include "core/isa.h"
 #include "core/parallel.h"
+#include "core/sparsegpt_options.h"
 #include "cpu/cholesky.h"
 #include "cpu/sparsegpt_kernel.h"
 #include "cpu/sparsegpt_select.h"
@@ -27,7 +29,6 @@ namespace {
 
 // Columns whose errors reach the rest of the lazy block together.
 constexpr int64_t kImmediate = 16;
-constexpr double kFloatFromDamp = 1e-3;    // with less damping floats are factorised in double
 constexpr double kParallelWork = 1 << 18;  // multiply-adds worth waking other threads
 
 // Columns of a group that fits `limit`: the largest multiple of `mask` up to it, or `limit`.
@@ -296,23 +297,6 @@ class SparseGpt {
   Buffer<T> inverse_;       // [lazy, kLazy]: U'_bb^-1
 };
 
-void check_options(const char* function, const spade_sparsegpt_t* o, int64_t D) {
-  check_pointer(function, "options", o, 1);
-  check_damp(function, o->damp);
-  if (o->m == 0) {
-    SPADE_CHECK(o->sparsity >= 0 && o->sparsity <= 1, "%s: sparsity must be in [0, 1], got %g",
-                function, o->sparsity);
-    check_size(function, "block_size", o->block_size, 1);
-    check_size(function, "extra", o->extra);
-    return;
-  }
-  check_size(function, "m", o->m);
-  SPADE_CHECK(o->n >= 0 && o->n <= o->m, "%s: n must be in [0, m = %lld], got %lld", function,
-              static_cast<long long>(o->m), static_cast<long long>(o->n));
-  SPADE_CHECK(D % o->m == 0, "%s: m must divide D = %lld, got %lld", function,
-              static_cast<long long>(D), static_cast<long long>(o->m));
-}
-
 template <class T>
 void sparsegpt_prune(const T* w, int64_t w_stride, const T* h, int64_t S, int64_t R, int64_t D,
                      const spade_sparsegpt_t* options, T* out, double* damp_used, int32_t* info,
@@ -321,7 +305,7 @@ void sparsegpt_prune(const T* w, int64_t w_stride, const T* h, int64_t S, int64_
   check_size(function, "S", S);
   check_size(function, "R", R);
   check_size(function, "D", D);
-  check_options(function, options, D);
+  check_sparsegpt_options(function, options, D);
   SPADE_CHECK(w_stride >= 0, "%s: w_stride must be >= 0, got %lld", function,
               static_cast<long long>(w_stride));
   check_threads(function, threads);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -12,12 +11,6 @@
 #include "cpu/sparsegpt_kernel.h"
 
 namespace spade {
-
-// floor(sparsity * n) where rounding must not lose one: 0.95 x 20 counts as 19.
-inline int64_t block_count(double sparsity, int64_t n, int64_t extra) {
-  const double exact = sparsity * static_cast<double>(n);
-  return std::min(n, static_cast<int64_t>(std::floor(exact + 1e-6)) + extra);
-}
 
 // Scores >= 0 of a mask block and where its choice goes; scores beyond the last row are NaN.
 template <class T>

@@ -9,16 +9,15 @@
 //
 // Damping of at least 1e-3 bounds the condition enough for float; below it, the factor is double.
 
-#include <algorithm>
 #include <cfloat>
 
+#include "core/damping.h"
 #include "cuda/cholesky.cuh"
 #include "cuda/product.cuh"
 
 namespace spade::cuda {
 namespace {
 
-constexpr double kFloatFromDamp = 1e-3;  // with less damping the factor is double
 constexpr int kCholeskyThreads = 256;
 constexpr int kPitch =
     kPanel + 1;                   // of a 64 x 64 block in shared memory: columns without conflicts
@@ -28,12 +27,6 @@ constexpr int32_t kPending = -1;  // info: no damping has succeeded so far
 static_assert(kPanel == kTile, "a panel is one tile high");
 
 bool needs_double(double damp) { return damp < kFloatFromDamp; }
-
-// The next rung of the ladder, or a negative number past 1.
-double next_damp(double damp) {
-  if (damp >= 1) return -1;
-  return damp == 0 ? 1e-6 : std::min(1.0, damp * 10);
-}
 
 struct CholeskyBatch {
   const float* h;

@@ -15,7 +15,7 @@
 #include "cuda/sparsegpt_block.cuh"
 #include "cuda/sparsegpt_lazy.cuh"
 
-namespace spade::cuda {
+namespace spade::cuda::sparsegpt {
 namespace {
 
 constexpr int64_t kMostSamples = 65535;  // of a chunk: one dimension of a grid
@@ -23,9 +23,9 @@ constexpr int64_t kRowAlignment = 32;    // rows: columns start at multiples of 
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-class BatchedSparseGpt {
+class Batch {
  public:
-  BatchedSparseGpt(const char* function, int64_t R, int64_t D, const spade_sparsegpt_t& options)
+  Batch(const char* function, int64_t R, int64_t D, const spade_sparsegpt_t& options)
       : function_(function),
         R_(R),
         D_(D),
@@ -225,18 +225,21 @@ void check_problem(const char* function, int64_t S, int64_t R, int64_t D,
 }
 
 }  // namespace
+}  // namespace spade::cuda::sparsegpt
+
+namespace spade::cuda {
 
 spade_status_t sparsegpt_prune_workspace_bytes(int64_t S, int64_t R, int64_t D,
                                                const spade_sparsegpt_t* options, size_t limit,
                                                size_t* bytes) {
   return guarded([&] {
     const char* function = "spade_cuda_sparsegpt_prune_workspace_bytes";
-    check_problem(function, S, R, D, options);
+    sparsegpt::check_problem(function, S, R, D, options);
     check_pointer(function, "bytes", bytes, 1);
     *bytes = 0;
     if (S == 0 || R == 0 || D == 0) return;
-    BatchedSparseGpt sparsegpt(function, R, D, *options);
-    *bytes = sparsegpt.bytes(sparsegpt.chunk(S, limit));
+    sparsegpt::Batch batch(function, R, D, *options);
+    *bytes = batch.bytes(batch.chunk(S, limit));
   });
 }
 
@@ -246,27 +249,28 @@ spade_status_t sparsegpt_prune(const float* w, int64_t w_stride, const float* h,
                                size_t workspace_bytes, void* stream) {
   return guarded([&] {
     const char* function = "spade_cuda_sparsegpt_prune";
-    check_problem(function, S, R, D, options);
+    sparsegpt::check_problem(function, S, R, D, options);
     SPADE_CHECK(w_stride >= 0, "%s: w_stride must be >= 0, got %lld", function,
                 static_cast<long long>(w_stride));
     check_pointer(function, "damp_used", damp_used, S);
     check_pointer(function, "info", info, S);
     if (S == 0) return;
     if (R == 0 || D == 0) {
-      SPADE_LAUNCH(nothing_to_prune, dim3(blocks_of(S, kTurnThreads)), dim3(kTurnThreads), 0,
-                   as_stream(stream), S, options->damp, damp_used, info);
+      SPADE_LAUNCH(sparsegpt::nothing_to_prune, dim3(blocks_of(S, sparsegpt::kTurnThreads)),
+                   dim3(sparsegpt::kTurnThreads), 0, as_stream(stream), S, options->damp, damp_used,
+                   info);
       check_launch(function);
       return;
     }
     check_pointer(function, "w", w, 1);
     check_pointer(function, "h", h, 1);
     check_pointer(function, "out", out, 1);
-    BatchedSparseGpt sparsegpt(function, R, D, *options);
-    const int64_t chunk = sparsegpt.chunk(S, workspace_bytes);
+    sparsegpt::Batch batch(function, R, D, *options);
+    const int64_t chunk = batch.chunk(S, workspace_bytes);
     for (int64_t s = 0; s < S; s += chunk)
-      sparsegpt.prune(w + s * w_stride, w_stride, h + s * D * D, std::min(chunk, S - s),
-                      out + s * R * D, damp_used + s, info + s, workspace, workspace_bytes,
-                      as_stream(stream));
+      batch.prune(w + s * w_stride, w_stride, h + s * D * D, std::min(chunk, S - s),
+                  out + s * R * D, damp_used + s, info + s, workspace, workspace_bytes,
+                  as_stream(stream));
   });
 }
 

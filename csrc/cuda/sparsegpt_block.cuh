@@ -12,7 +12,7 @@
 #include "cuda/product.cuh"
 #include "cuda/sparsegpt_select.cuh"
 
-namespace spade::cuda {
+namespace spade::cuda::sparsegpt {
 
 constexpr int kLazy = 128;          // columns of a lazy block
 constexpr int kGroup = 16;          // columns whose weights a thread holds at a time
@@ -177,4 +177,4 @@ __global__ void __launch_bounds__(kBlockThreads) prune_lazy_block(LazyStep step)
   }
 }
 
-}  // namespace spade::cuda
+}  // namespace spade::cuda::sparsegpt

@@ -9,7 +9,7 @@
 #include "cuda/product.cuh"
 #include "cuda/sparsegpt_block.cuh"
 
-namespace spade::cuda {
+namespace spade::cuda::sparsegpt {
 
 constexpr int kTurnTile = 32;  // side of a tile that is transposed
 constexpr int kTurnThreads = 256;
@@ -213,4 +213,4 @@ __global__ void __launch_bounds__(kTurnThreads)
   info[s] = 0;
 }
 
-}  // namespace spade::cuda
+}  // namespace spade::cuda::sparsegpt

@@ -9,7 +9,7 @@
 
 #include "cuda/launch.h"
 
-namespace spade::cuda {
+namespace spade::cuda::sparsegpt {
 
 constexpr int kDigits = 4, kBins = 256;  // 4 x 8 bits
 constexpr int kMostWarps = 32;           // of a thread block
@@ -27,11 +27,12 @@ struct SelectionMemory {  // shared
   unsigned* warps;        // [kMostWarps]
 };
 
-#define SPADE_SELECTION_MEMORY(name)                                                 \
-  SPADE_SHARED(unsigned, name##_bins, ::spade::cuda::kDigits* ::spade::cuda::kBins); \
-  SPADE_SHARED(unsigned, name##_chosen, 3);                                          \
-  SPADE_SHARED(unsigned, name##_warps, ::spade::cuda::kMostWarps);                   \
-  const ::spade::cuda::SelectionMemory name { name##_bins, name##_chosen, name##_warps }
+#define SPADE_SELECTION_MEMORY(name)                                                \
+  SPADE_SHARED(unsigned, name##_bins,                                               \
+               ::spade::cuda::sparsegpt::kDigits* ::spade::cuda::sparsegpt::kBins); \
+  SPADE_SHARED(unsigned, name##_chosen, 3);                                         \
+  SPADE_SHARED(unsigned, name##_warps, ::spade::cuda::sparsegpt::kMostWarps);       \
+  const ::spade::cuda::sparsegpt::SelectionMemory name { name##_bins, name##_chosen, name##_warps }
 
 // Bits in the order of the scores (w / U_jj)^2 >= 0; the sign, always 0, is shifted out.
 __device__ __forceinline__ unsigned score_key(const MaskBlock& b, int row, int column) {
@@ -158,4 +159,4 @@ __device__ __forceinline__ void select_of_row(const MaskBlock& b, int n) {
     }
 }
 
-}  // namespace spade::cuda
+}  // namespace spade::cuda::sparsegpt
