@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from spade_xai import TextAugment, trace
+from spade_xai import TextAugment, attribute, trace
 from spade_xai.layers import find_layers
 from spade_xai.text_augment import nearest
+from spade_xai.text_metrics import dffot
 
 
 def torchvision(name, **options):
@@ -133,3 +134,18 @@ def test_exact_obc_of_the_head(network):
     (layer,) = result.layers
     assert layer.sparsity_got == pytest.approx(0.9, abs=0.05)
     assert layer.relative_loss < 1
+
+
+@pytest.mark.parametrize("network", ["bert"], indirect=True)
+def test_tokens_are_explained_through_a_trace(network):
+    """As in appendix D.3: the head is pruned for one text, integrated gradients explain it, DFFOT measures."""
+    model = network[1].float()
+    sample = sample_for("bert", torch.float32)
+    augment = augment_for("bert", model)
+    options = {"augment": augment, "augmentations": 16, "progress": False}
+    result = trace(model, sample, sparsity=0.8, layers="classifier", **options)
+    ids, others = sample["input_ids"], {"attention_mask": sample["attention_mask"]}
+    scores = attribute(result.model, ids, method="integrated_gradients", kwargs=others, steps=5)
+    assert scores.shape == ids.shape
+    assert scores.isfinite().all() and scores.any()
+    assert dffot(model, ids, scores) in (0, 1)

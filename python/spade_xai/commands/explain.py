@@ -1,5 +1,6 @@
 """spade-xai explain: saliency maps of the dense and the pruned models, side by side."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ import typer
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import load_inputs
 from spade_xai.commands.output import print_fidelity, print_json, show_progress
-from spade_xai.explain import GRADIENT_METHODS, class_name
+from spade_xai.explain import GRADIENT_METHODS, Explanation, class_name
 from spade_xai.explain import explain as explain_images
 from spade_xai.report import grid, html, png, write_atomically
 
@@ -61,30 +62,35 @@ def explain(
     given = load_inputs(
         images, model, weights, classes, size, normalize, class_names, masks, target
     )
-    found = explain_images(
-        given.model, given.images, given.names, target=target, methods=methods,
-        tracers=[tracer.value for tracer in tracers], progress=show_progress(progress),
-        **o.trace_options(
-            sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory, device,
-            forward_precision,
-        ),
+    arguments = o.trace_options(
+        sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory, device,
+        forward_precision,
     )  # fmt: skip
     of_name = {} if given.masks is None else dict(zip(given.names, given.masks, strict=True))
-    files = {}
-    for stem, result in zip(given.stems, found, strict=True):
-        files[result.name] = out / f"{stem}.png"
-        write_atomically(files[result.name], png(grid(result, of_name.get(result.name))))
+    found: list[Explanation] = []
+    files: list[Path] = []
+    for name, stem, image in zip(given.names, given.stems, given.images.split(1), strict=True):
+        found += explain_images(
+            given.model, image, [name], target=target, methods=methods,
+            tracers=[tracer.value for tracer in tracers], progress=show_progress(progress), **arguments,
+        )  # fmt: skip
+        files.append(out / f"{stem}.png")
+        write_atomically(files[-1], png(grid(found[-1], of_name.get(name))))
+        if not as_json:
+            _print(found[-1], files[-1], given.classes)
     report = out / "report.html"
     page = html(found, title=f"SPADE: {model}", classes=given.classes, masks=of_name)
     write_atomically(report, page.encode())
     if as_json:
-        entries = [{**result.summary(), "grid": str(files[result.name])} for result in found]
+        pairs = zip(found, files, strict=True)
+        entries = [{**result.summary(), "grid": str(file)} for result, file in pairs]
         print_json({"report": str(report), "images": entries})
-        return
-    for result in found:
-        answer = class_name(given.classes, result.prediction)
-        explained = class_name(given.classes, result.target)
-        typer.echo(f"{result.name}: answer {answer}, explained {explained}, {files[result.name]}")
-        for tracer, fidelity in result.fidelity.items():
-            print_fidelity(f"  {tracer}: ", asdict(fidelity))
-    typer.echo(f"report: {report}")
+    else:
+        typer.echo(f"report: {report}")
+
+
+def _print(result: Explanation, file: Path, classes: Sequence[str] | None) -> None:
+    answer, explained = (class_name(classes, k) for k in (result.prediction, result.target))
+    typer.echo(f"{result.name}: answer {answer}, explained {explained}, {file}")
+    for tracer, fidelity in result.fidelity.items():
+        print_fidelity(f"  {tracer}: ", asdict(fidelity))
