@@ -18,6 +18,7 @@ from spade_xai.schedule import linear
 
 LAST = 0.99  # sparsity of the last layer; the first is dense, linear in between
 NOTES = (
+    "Where a trace's label differs from the dense model's (see fidelity), its map explains another answer.",
     "Differences are between scores of the same picture. Pictures of a class are overlapping parts of one photograph, "
     "not independent: the standard errors are rather too small.",
     "Dense maps of a small network can be near their ceiling: read the dense model's scores before any difference. "
