@@ -9,12 +9,13 @@ constexpr int kPanel = 64;  // rows of a panel of the factorisation
 
 // Scratch memory of reversed_cholesky for S matrices D x D.
 struct CholeskyScratch {
-  void* factor;     // [S, D, D]: J (H + shift) J, then its factor; float or double
+  void* factor;     // [S, D, D]: J (H + shift) J, then its factor; double or float
   void* inverse;    // [S, kPanel, kPanel]: of the panel's diagonal block
   double* mean;     // [S]: of the diagonal of H', which has 1 for each dead column
   int32_t* failed;  // [S]: this damping is not enough
 };
-CholeskyScratch take_cholesky(Workspace& workspace, int64_t S, int64_t D, double damp);
+CholeskyScratch take_cholesky(Workspace& workspace, const Device& device, int64_t S, int64_t D,
+                              double damp);
 
 // v = V, upper, with H' + damp_used mean(diag H') I = V V^T: V^-1 is the upper Cholesky factor of
 // the inverse of the left side. H' is H with every dead column (H_jj = 0) given a unit diagonal.
@@ -23,8 +24,8 @@ CholeskyScratch take_cholesky(Workspace& workspace, int64_t S, int64_t D, double
 //
 // h: [S, D, D]. v: [S, D, D], the strict lower triangle is not written. damp_used: [S]; info: [S],
 // 0 or SPADE_SINGULAR, v is then not written. S, D >= 1.
-void reversed_cholesky(const char* function, const float* h, int64_t S, int64_t D, double damp,
-                       const CholeskyScratch& scratch, float* v, double* damp_used, int32_t* info,
-                       cudaStream_t stream);
+void reversed_cholesky(const char* function, const Device& device, const float* h, int64_t S,
+                       int64_t D, double damp, const CholeskyScratch& scratch, float* v,
+                       double* damp_used, int32_t* info, cudaStream_t stream);
 
 }  // namespace spade::cuda

@@ -27,6 +27,7 @@ class Batch {
  public:
   Batch(const char* function, int64_t R, int64_t D, const spade_sparsegpt_t& options)
       : function_(function),
+        device_(current_device(function)),
         R_(R),
         D_(D),
         stride_(round_up(R, kRowAlignment)),
@@ -67,8 +68,9 @@ class Batch {
     Workspace workspace(function_, memory, capacity, bytes(S));
     take(workspace, S);
     Workspace first(function_, shared_, shared_bytes_, shared_bytes_);
-    reversed_cholesky(function_, h, S, D_, options_.damp,
-                      take_cholesky(first, S, D_, options_.damp), v_, damp_used, info, stream);
+    reversed_cholesky(function_, device_, h, S, D_, options_.damp,
+                      take_cholesky(first, device_, S, D_, options_.damp), v_, damp_used, info,
+                      stream);
     Workspace second(function_, shared_, shared_bytes_, shared_bytes_);
     take_columns(second, S);
 
@@ -107,7 +109,7 @@ class Batch {
     u_ = workspace.take<float>(S * partition_.count() * kLazy * kLazy);
     dense_ = workspace.take<float>(S * D_ * stride_);
     Workspace first, second;
-    take_cholesky(first, S, D_, options_.damp);
+    take_cholesky(first, device_, S, D_, options_.damp);
     take_columns(second, S);
     shared_bytes_ = std::max(first.bytes(), second.bytes());
     shared_ = workspace.take<char>(static_cast<int64_t>(shared_bytes_));
@@ -194,6 +196,7 @@ class Batch {
   }
 
   const char* function_;
+  const Device device_;
   const int64_t R_, D_, stride_;
   const spade_sparsegpt_t options_;
   const int64_t mask_;  // columns of a mask block

@@ -35,13 +35,14 @@ void check_batch(int64_t D, double damp, const std::vector<std::vector<float>>& 
   DeviceArray<float> v(S * D * D);
   DeviceArray<double> damp_used(S);
   DeviceArray<int32_t> info(S);
+  const spade::cuda::Device device = spade::cuda::current_device("test");
   Workspace count;
-  take_cholesky(count, S, D, damp);
+  take_cholesky(count, device, S, D, damp);
   DeviceArray<char> memory(static_cast<int64_t>(count.bytes()));
   Workspace workspace("test", memory.get(), count.bytes(), count.bytes());
-  const CholeskyScratch scratch = take_cholesky(workspace, S, D, damp);
-  spade::cuda::reversed_cholesky("test", h.get(), S, D, damp, scratch, v.get(), damp_used.get(),
-                                 info.get(), nullptr);
+  const CholeskyScratch scratch = take_cholesky(workspace, device, S, D, damp);
+  spade::cuda::reversed_cholesky("test", device, h.get(), S, D, damp, scratch, v.get(),
+                                 damp_used.get(), info.get(), nullptr);
   for (int64_t s = 0; s < S; ++s) {
     const std::vector<double> wide(matrices[s].begin(), matrices[s].end());
     std::vector<double> inverse(wide.size()), damped(wide.size());
@@ -68,7 +69,7 @@ void check_batch(int64_t D, double damp, const std::vector<std::vector<float>>& 
 
 void test_sizes() {
   for (const int64_t D : {1, 31, 33, 64, 65, 129}) {
-    for (const double damp : {0.1, 1e-4}) check_batch(D, damp, {hessian(D, 2 * D + 4, 1)});
+    check_batch(D, 0.1, {hessian(D, 2 * D + 4, 1)});
   }
 }
 
@@ -89,6 +90,8 @@ void test_ladder() {
 }  // namespace
 
 int main() {
+  test_sizes();
+  spade::emulation::device.minor = 6;  // floats from a damping of 1e-3 on
   test_sizes();
   for_each_schedule([] { check_batch(130, 0.01, {hessian(130, 200, 5), hessian(130, 10, 6)}); });
   test_ladder();
