@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask task) {
   for (int j = tid; j < D; j += kSolveThreads) gone[j] = 0;
   __syncthreads();  // no column is gone
   for (int k = tid; k < count; k += kSolveThreads)
-    if (order[k] >= 0 && order[k] < D) gone[order[k]] = 1;
+    if (order[k] >= 0 && order[k] < D) atomicOr(gone + order[k], 1);
   __syncthreads();  // pruned columns are marked
   const int pruned = static_cast<int>(count), kept = D - pruned;
   const bool by_kept = kept <= pruned;
