@@ -13,7 +13,7 @@
 namespace spade::cuda {
 
 // Part of a plan in a kernel's arguments, of which CUDA allows 4 KB: no host memory is read later.
-constexpr int kPassedWords = 960;
+constexpr int kPassedWords = 800;
 struct PassedWords {
   int32_t words[kPassedWords];
 };

@@ -31,7 +31,7 @@ struct HessianProblem {
     const int64_t blocks = plan.blocks * conv.groups;
     SPADE_CHECK(blocks <= INT32_MAX, "%s: the input is too large for one call", function);
     if (blocks == 0) return;  // nothing but padding
-    at_once = std::min({S, kMostRows, std::max<int64_t>(1, 4 * plan::kBlocks / blocks)});
+    at_once = std::min({S, kMostRows, std::max<int64_t>(1, 2 * plan::kBlocks / blocks)});
   }
 
   bool empty() const { return at_once == 0; }
