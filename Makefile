@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 IN := PATH="$(CURDIR)/$(BIN):$$PATH"
-SOURCES := $(shell find csrc spade_ext python -name '*.cpp' -o -name '*.h' -o -name '*.map' -o -name '*.py') \
+SOURCES := $(shell find csrc spade_ext python -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.map' \
+	-o -name '*.py') \
 	$(shell find python -path '*/assets/*' -o -name '*.html') CMakeLists.txt setup.py pyproject.toml
 # An uninstrumented Python loads a library under AddressSanitizer: the runtime comes first, with the C++ library whose
 # exceptions it watches, and Python's own allocations go through it. Python never frees all it has, hence no leak check.
@@ -10,7 +11,7 @@ UNDER_ASAN = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
 BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirname(s.__file__))")
 
-.PHONY: demo test lint cpp-test python-test bench-check bench shown clean
+.PHONY: demo test lint cpp-test cuda-test python-test bench-check bench shown clean
 
 # torch by its exact pin and first: a bare requirement may take a build with several GB of CUDA packages.
 .venv/torch: constraints.txt
@@ -34,12 +35,12 @@ demo: .venv/installed
 	$(BIN)/spade-xai demo
 
 # All that CI runs.
-test: lint cpp-test python-test bench-check
+test: lint cpp-test cuda-test python-test bench-check
 
 lint: .venv/tools
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files '*.cpp' '*.h' '*.c' | xargs $(BIN)/clang-format --dry-run -Werror
+	git ls-files '*.cpp' '*.h' '*.c' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 
 # The C++ tests under AddressSanitizer with UBSan, then under ThreadSanitizer; the fuzz under the former.
 cpp-test: .venv/tools
@@ -51,6 +52,20 @@ cpp-test: .venv/tools
 	done
 	$(UNDER_ASAN) SPADE_FUZZ_SECONDS=20 SPADE_FUZZ_LIBRARY=build/address/libspade.so \
 	  $(BIN)/python -m pytest -q -s --noconftest tests/test_fuzz.py
+
+# NVIDIA's compiler from its wheels, apart from torch and the CUDA packages that it may pin.
+build/nvcc/ready: tests/cuda/requirements.txt
+	$(PYTHON) -m venv build/nvcc
+	build/nvcc/bin/pip install -q -r $<
+	touch $@
+
+# libspade_cuda for every architecture, then the Python layer over its kernels emulated on the CPU.
+cuda-test: .venv/tools build/nvcc/ready
+	$(IN) cmake -S . -B build/cuda -G Ninja -DSPADE_CUDA=ON -DSPADE_TESTS=ON -DSPADE_BLAS_DIR=$(BLAS) \
+	  -DCMAKE_CUDA_COMPILER=$$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc') > /dev/null
+	$(IN) cmake --build build/cuda --target spade_cuda spade_cuda_emulated
+	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda.so $(BIN)/python -m spade_ext --build-info
+	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda_emulated.so $(BIN)/pytest -q tests/test_cuda_emulated.py
 
 python-test: .venv/tools
 	$(IN) SPADE_FUZZ_SECONDS=60 $(BIN)/pytest -q

@@ -12,6 +12,7 @@ from spade_ext import _C
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _PRECISIONS = {"default": 0, "fast": 1}
+_ALIGNMENT = 256  # of scratch; torch aligns CPU memory to less
 _UPDATES = {"auto": 0, "ffma": 1, "fp16": 2}
 
 
@@ -34,9 +35,10 @@ def _limit(tensor: torch.Tensor) -> int:
 
 def _run(like: torch.Tensor, call: Callable[..., None], bytes_: int, *arguments: object) -> None:
     """Queue call(*arguments, scratch, bytes, stream)."""
-    scratch = torch.empty(bytes_, dtype=torch.uint8, device=like.device)
+    scratch = torch.empty(bytes_ + _ALIGNMENT, dtype=torch.uint8, device=like.device)
+    start = -(-scratch.data_ptr() // _ALIGNMENT) * _ALIGNMENT
     with _device(like):
-        call(*arguments, scratch.data_ptr(), bytes_, _stream(like))
+        call(*arguments, start, bytes_, _stream(like))
 
 
 def add_hessian_linear(
