@@ -168,10 +168,12 @@ inline GramPlan cut(const char* function, const Rectangles& from, int64_t images
   out.span = static_cast<int64_t>(std::min(work, static_cast<double>(kMostSpan)));
   out.span = divide_up(std::max(out.span, kLeastSpan), kLeastSpan) * kLeastSpan;
   for (GramJob& job : jobs) {
-    job.splits = static_cast<int32_t>(divide_up(images * job.at.rows * job.at.columns, out.span));
+    const int64_t splits = divide_up(images * job.at.rows * job.at.columns, out.span);
+    SPADE_CHECK(splits <= (INT32_MAX - out.blocks) / job.tiles,
+                "%s: the input is too large for one call", function);
+    job.splits = static_cast<int32_t>(splits);
     job.first = static_cast<int32_t>(out.blocks);
-    out.blocks += int64_t{job.tiles} * job.splits;
-    SPADE_CHECK(out.blocks <= INT32_MAX, "%s: the input is too large for one call", function);
+    out.blocks += splits * job.tiles;
   }
   out.words.resize(jobs.size() * kJobWords);
   if (!jobs.empty()) std::memcpy(out.words.data(), jobs.data(), jobs.size() * sizeof(GramJob));
