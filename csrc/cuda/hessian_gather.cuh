@@ -61,8 +61,10 @@ __global__ void __launch_bounds__((kGramThreads<kWidth, kRows, kColumns>))
   SPADE_DYNAMIC_SHARED(uint16_t, shared);  // [2 operands][kParts][kWidth][kPitch]
   SPADE_SHARED(UnfoldedColumn, place, 2 * kWidth);
   const int tid = static_cast<int>(threadIdx.x), warp = tid >> 5, lane = tid & 31;
-  const int block = static_cast<int>(blockIdx.x) % plan.blocks;
-  const int problem = static_cast<int>(blockIdx.x) / plan.blocks, sample = problem / in.groups;
+  // Blocks that run together read neighbouring groups: in channels_last the same sectors of L2.
+  const int problems = static_cast<int>(gridDim.x) / plan.blocks;
+  const int block = static_cast<int>(blockIdx.x) / problems;
+  const int problem = static_cast<int>(blockIdx.x) % problems, sample = problem / in.groups;
   const GramJob job = find_job(plan.words, 1, block);
   const TilePlace tile = tile_place(block % job.tiles, 0, true);
   const bool same = tile.I == tile.J;
@@ -122,7 +124,8 @@ __global__ void __launch_bounds__((kGramThreads<kWidth, kRows, kColumns>))
     if ((chunk + 1) % (kPromote / kDepth) == 0) warp_sums.promote();
   }
   warp_sums.promote();
-  warp_sums.template store<kWidth>(sums + int64_t{blockIdx.x} * kWidth * kWidth, row, column);
+  warp_sums.template store<kWidth>(
+      sums + (int64_t{problem} * plan.blocks + block) * kWidth * kWidth, row, column);
 }
 
 }  // namespace spade::cuda
