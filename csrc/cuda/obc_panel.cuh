@@ -37,7 +37,7 @@ __device__ __forceinline__ float panel_scale(float diagonal) {
 }
 
 template <int NT, int NI, int C>
-__global__ void __launch_bounds__(NT, 1) obc_panel(PanelTask task) {
+__global__ void __launch_bounds__(NT, 512 / NT) obc_panel(PanelTask task) {
   SPADE_SHARED(RoundShared<C>, round_shared, 1);
   SPADE_SHARED(Movers, movers_shared, 1);
   SPADE_SHARED(int, hole_counts, NI* NT / 32);

@@ -62,6 +62,7 @@ struct Round {
   static constexpr int kWarps = NT / 32;
   static constexpr int kTwice = 2 * C / kWarps, kMost = 32 / kWarps;
   static constexpr int kOffers = kTwice < 2 ? 2 : kTwice < kMost ? kTwice : kMost;  // a warp
+  static constexpr int kAhead = 4;              // columns of the panel
   static constexpr int kRows = NI > 1 ? 2 : 1;  // slots that share the reads of a coefficient
   static_assert(C <= 32 && C % 4 == 0 && kWarps * kOffers <= 32 && NI <= 32, "");
 
@@ -172,20 +173,27 @@ struct Round {
 #pragma unroll
         for (int j = 0; j < kRows; ++j) v[j][c] = p < 0 || !on[j] ? 0.0f : view.entry(at[j], p);
       }
-#pragma unroll 4
-      for (int q = 0; q < t; ++q) {
-        float u[kRows];
+#pragma unroll 1
+      for (int q = 0; q < t; q += kAhead) {
+        float u[kAhead][kRows];  // loads in flight together
 #pragma unroll
-        for (int j = 0; j < kRows; ++j) u[j] = panel[q * view.panel_stride + at[j]];
+        for (int p = 0; p < kAhead; ++p)
 #pragma unroll
-        for (int c = 0; c < C; c += 4) {
-          const float4 x = *reinterpret_cast<const float4*>(view.coefficients + q * C + c);
+          for (int j = 0; j < kRows; ++j)
+            u[p][j] = q + p < t ? panel[(q + p) * view.panel_stride + at[j]] : 0.0f;
 #pragma unroll
-          for (int j = 0; j < kRows; ++j) {
-            v[j][c] -= u[j] * x.x;
-            v[j][c + 1] -= u[j] * x.y;
-            v[j][c + 2] -= u[j] * x.z;
-            v[j][c + 3] -= u[j] * x.w;
+        for (int p = 0; p < kAhead; ++p) {
+          if (q + p >= t) break;
+#pragma unroll
+          for (int c = 0; c < C; c += 4) {
+            const float4 x = *reinterpret_cast<const float4*>(view.coefficients + (q + p) * C + c);
+#pragma unroll
+            for (int j = 0; j < kRows; ++j) {
+              v[j][c] -= u[p][j] * x.x;
+              v[j][c + 1] -= u[p][j] * x.y;
+              v[j][c + 2] -= u[p][j] * x.z;
+              v[j][c + 3] -= u[p][j] * x.w;
+            }
           }
         }
       }

@@ -104,10 +104,9 @@ constexpr PanelKernel panel_kernel() {
 }
 
 // Fewest slots first; of those, most candidates first.
-constexpr PanelKernel kPanelKernels[] = {panel_kernel<256, 2, 16>(), panel_kernel<512, 2, 16>(),
-                                         panel_kernel<512, 3, 16>(), panel_kernel<512, 5, 16>(),
-                                         panel_kernel<512, 5, 8>(),  panel_kernel<512, 9, 8>(),
-                                         panel_kernel<512, 9, 4>()};
+constexpr PanelKernel kPanelKernels[] = {panel_kernel<256, 4, 16>(), panel_kernel<512, 3, 16>(),
+                                         panel_kernel<512, 5, 16>(), panel_kernel<512, 5, 8>(),
+                                         panel_kernel<512, 9, 8>(),  panel_kernel<512, 9, 4>()};
 
 const PanelKernel& choose_panel(const Device& device, int size) {
   for (const PanelKernel& k : kPanelKernels)
