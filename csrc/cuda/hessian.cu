@@ -66,14 +66,14 @@ class HessianLaunches {
   template <Arithmetic kArithmetic>
   void sum(const T* x, int64_t samples, dim3 blocks) const {
     const Images images = images_of(p_);
-    const dim3 walk(extent(std::min(pack_tiles(images), 8 * plan::kBlocks)), extent(samples));
     if (scratch_.largest) {
       fill_bytes(p_.function, scratch_.largest, 0, extent(samples) * sizeof(unsigned), stream_);
-      SPADE_LAUNCH(largest_kernel<T>, walk, dim3(kPackThreads), 0, stream_, x, images,
+      const dim3 grid(extent(plan::divide_up(pack_tiles(images), kTilesEach)), extent(samples));
+      SPADE_LAUNCH(largest_kernel<T>, grid, dim3(kPackThreads), 0, stream_, x, images,
                    scratch_.largest);
     }
     if (p_.packed) {
-      const PackedInput in = packed_input<kArithmetic>(x, images, walk);
+      const PackedInput in = packed_input<kArithmetic>(x, images, samples);
       if (p_.plan.width == 64)
         sum_packed<64, 32, 32, kArithmetic>(in, blocks);
       else
@@ -88,7 +88,7 @@ class HessianLaunches {
 
   // x itself where 16-byte pieces of its channels can be copied, else packed.
   template <Arithmetic kArithmetic>
-  PackedInput packed_input(const T* x, const Images& m, dim3 walk) const {
+  PackedInput packed_input(const T* x, const Images& m, int64_t samples) const {
     const bool in_place = sizeof(T) == 2 && m.by_channel && m.channels == m.padded &&
                           (m.batch_stride | m.row_stride | m.col_stride) % 8 == 0 &&
                           reinterpret_cast<uintptr_t>(x) % 16 == 0;
@@ -113,7 +113,8 @@ class HessianLaunches {
     in.col_stride = int64_t{m.groups} * m.padded;
     in.row_stride = m.width * in.col_stride;
     in.batch_stride = m.height * in.row_stride;
-    SPADE_LAUNCH((pack_kernel<T, kArithmetic>), walk, dim3(kPackThreads), 0, stream_, x, m,
+    const dim3 grid(extent(pack_tiles(m)), extent(samples));
+    SPADE_LAUNCH((pack_kernel<T, kArithmetic>), grid, dim3(kPackThreads), 0, stream_, x, m,
                  scratch_.largest, scratch_.hi, scratch_.lo);
     return in;
   }

@@ -100,13 +100,18 @@ __device__ __forceinline__ void load_tile(const T* x, const Images& m, int64_t t
   }
 }
 
-// Grid (any, samples); largest[sample] starts as 0. The bits of numbers >= 0 order as integers.
+constexpr int kTilesEach = 8;  // of a block of largest_kernel: few atomics
+
+// Grid (tiles / kTilesEach, samples); largest[sample] starts as 0. The bits of numbers >= 0 order
+// as integers.
 template <class T>
 __global__ void __launch_bounds__(kPackThreads)
     largest_kernel(const T* x, Images m, unsigned* largest) {
   const T* sample = x + blockIdx.y * m.images * m.batch_stride;
   unsigned most = 0;
-  for (int64_t tile = blockIdx.x; tile < pack_tiles(m); tile += gridDim.x) {
+  const int64_t first = int64_t{blockIdx.x} * kTilesEach;
+  const int64_t end = min(first + kTilesEach, pack_tiles(m));
+  for (int64_t tile = first; tile < end; ++tile) {
     float values[kPackLoads];
     load_tile(sample, m, tile, values);
 #pragma unroll
@@ -116,43 +121,39 @@ __global__ void __launch_bounds__(kPackThreads)
   if (threadIdx.x % 32 == 0) atomicMax(largest + blockIdx.y, most);
 }
 
-// Grid (any, samples); hi and lo: [samples, images, height, width, groups * padded].
+// Grid (tiles, samples); hi and lo: [samples, images, height, width, groups * padded].
 template <class T, Arithmetic kArithmetic>
 __global__ void __launch_bounds__(kPackThreads)
     pack_kernel(const T* x, Images m, const unsigned* largest, uint16_t* hi, uint16_t* lo) {
   SPADE_SHARED(float, turned, kTileChannels*(kTilePixels + 1));
   const int sample = static_cast<int>(blockIdx.y);
   const float scale = power_of_two(scale_exponent(largest, sample));
-  const int64_t pixels = m.images * m.height * m.width, across = channel_tiles(m);
-  const int64_t columns = int64_t{m.groups} * m.padded;
-  x += sample * m.images * m.batch_stride;
-  for (int64_t tile = blockIdx.x; tile < pack_tiles(m); tile += gridDim.x) {
-    float values[kPackLoads];
-    load_tile(x, m, tile, values);
-    __syncthreads();  // the previous tile has been written out
+  const int64_t tile = blockIdx.x, pixels = m.images * m.height * m.width;
+  const int64_t across = channel_tiles(m), columns = int64_t{m.groups} * m.padded;
+  float values[kPackLoads];
+  load_tile(x + sample * m.images * m.batch_stride, m, tile, values);
 #pragma unroll
-    for (int i = 0; i < kPackLoads; ++i) {
-      const InTile at = place_in_tile(m, i);
-      turned[at.channel * (kTilePixels + 1) + at.pixel] = values[i] * scale;
-    }
-    __syncthreads();  // the tile is complete
-    const int lane = static_cast<int>(threadIdx.x) & 31;
-    const int64_t column = tile % across * kTileChannels + 2 * lane;
-    if (column >= columns) continue;
-    for (int p = static_cast<int>(threadIdx.x) >> 5; p < kTilePixels; p += kPackThreads / 32) {
-      const int64_t pixel = tile / across * kTilePixels + p;
-      if (pixel >= pixels) break;
-      const int64_t to = (sample * pixels + pixel) * columns + column;
-      unsigned high = 0, low = 0;
+  for (int i = 0; i < kPackLoads; ++i) {
+    const InTile at = place_in_tile(m, i);
+    turned[at.channel * (kTilePixels + 1) + at.pixel] = values[i] * scale;
+  }
+  __syncthreads();  // the tile is complete
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int64_t column = tile % across * kTileChannels + 2 * lane;
+  if (column >= columns) return;
+  for (int p = static_cast<int>(threadIdx.x) >> 5; p < kTilePixels; p += kPackThreads / 32) {
+    const int64_t pixel = tile / across * kTilePixels + p;
+    if (pixel >= pixels) break;
+    const int64_t to = (sample * pixels + pixel) * columns + column;
+    unsigned high = 0, low = 0;
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const Parts parts = split<kArithmetic>(turned[(2 * lane + e) * (kTilePixels + 1) + p]);
-        high |= static_cast<unsigned>(parts.hi) << (16 * e);
-        low |= static_cast<unsigned>(parts.lo) << (16 * e);
-      }
-      *reinterpret_cast<unsigned*>(hi + to) = high;
-      if (kPartsOf<kArithmetic> == 2) *reinterpret_cast<unsigned*>(lo + to) = low;
+    for (int e = 0; e < 2; ++e) {
+      const Parts parts = split<kArithmetic>(turned[(2 * lane + e) * (kTilePixels + 1) + p]);
+      high |= static_cast<unsigned>(parts.hi) << (16 * e);
+      low |= static_cast<unsigned>(parts.lo) << (16 * e);
     }
+    *reinterpret_cast<unsigned*>(hi + to) = high;
+    if (kPartsOf<kArithmetic> == 2) *reinterpret_cast<unsigned*>(lo + to) = low;
   }
 }
 
