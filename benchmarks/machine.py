@@ -103,10 +103,16 @@ def _cuda() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit; "-dirty" if tracked files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    """The checkout's commit; "-dirty" if tracked code differs from it."""
+    code = ["csrc", "spade_ext", "python", "benchmarks", ":(exclude)benchmarks/results"]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+        head, changes = (
+            subprocess.run(["git", *words], capture_output=True, text=True, cwd=ROOT, check=True)
+            for words in (
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no", "--", *code],
+            )
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return result.stdout.strip()
+    return head.stdout.strip() + ("-dirty" if changes.stdout.strip() else "")
