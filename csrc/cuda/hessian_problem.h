@@ -25,6 +25,9 @@ struct HessianProblem {
     if (sizes.positions == 0 || sizes.D == 0 || conv.height == 0 || conv.width == 0) return;
     SPADE_CHECK(sizes.D <= kMostColumns, "%s: columns of H must be at most %lld, got %lld",
                 function, static_cast<long long>(kMostColumns), static_cast<long long>(sizes.D));
+    SPADE_CHECK(conv.batch / S <= INT32_MAX,
+                "%s: rows or images of one sample must be below 2^31, got %lld", function,
+                static_cast<long long>(conv.batch / S));
     D = sizes.D;
     images = conv.batch / S;
     choose_form(sizes);

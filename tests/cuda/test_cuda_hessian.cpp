@@ -273,6 +273,8 @@ void errors() {
   CHECK_FAILS(query(1, 3, 2, 3, 0), SPADE_INVALID_ARGUMENT, "dtype must be a spade_dtype_t, got 3");
   CHECK_FAILS(query(1, 3, 2, 0, 2), SPADE_INVALID_ARGUMENT,
               "precision must be a spade_precision_t");
+  CHECK_FAILS(query(1, int64_t{1} << 31, 2, 0, 0), SPADE_INVALID_ARGUMENT,
+              "rows or images of one sample must be below 2^31");
   CHECK_FAILS(query(1, 2, INT32_MAX, 0, 0), SPADE_INVALID_ARGUMENT, "columns of H must be at most");
   CHECK_FAILS(hessian_linear_workspace_bytes(1, 3, 2, 0, 0, nullptr), SPADE_INVALID_ARGUMENT,
               "bytes must not be NULL");
