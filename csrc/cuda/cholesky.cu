@@ -111,8 +111,10 @@ __global__ void __launch_bounds__(kCholeskyThreads)
       if (threadIdx.x == 0) batch.failed[s] = 1;
       return;
     }
+    const T inverse_pivot = T(1) / pivot;
+#pragma unroll 4
     for (int i = j + 1 + row; i < n; i += kRows) {
-      const T multiple = a[j * kPitch + i] / pivot;
+      const T multiple = a[j * kPitch + i] * inverse_pivot;
       if (column == j)
         a[i * kPitch + column] = -multiple;
       else if (column < j || (column >= i && column < n))
