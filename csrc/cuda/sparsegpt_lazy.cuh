@@ -100,7 +100,6 @@ __global__ void __launch_bounds__(kLazy) invert_blocks(Layer l) {
   float* u = inverse_block(l, s, blockIdx.x) + column;
   for (int i = width - 1; i >= 0; --i) {
     float sum = i == column ? 1.0f : 0.0f;
-#pragma unroll 4
     for (int k = i + 1; k < width; ++k) sum -= v[i * l.D + k] * u[k * kLazy];
     u[i * kLazy] = i <= column ? sum / v[i * l.D + i] : 0.0f;
   }
