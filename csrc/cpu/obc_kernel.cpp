@@ -139,39 +139,56 @@ class Row {
     return best(minima);
   }
 
-  // The work of apply() on tiles [first, last): left of the diagonal or below it. Four chains of
-  // FMA hide their latency; locals keep what the stores might alias in registers.
+  // The work of apply() on tiles [first, last): left of the diagonal or below it.
   template <bool left>
   void sweep(const ColumnWalk<const T>& column, int64_t first, int64_t last, T scale, T factor,
              Minima& result) {
+    Minima minima = result;
+    int64_t I = first;
+    for (; I + 2 <= last; I += 2) sweep_tiles<left, 2>(column, I, scale, factor, minima);
+    if (I < last) sweep_tiles<left, 1>(column, I, scale, factor, minima);
+    result = minima;
+  }
+
+  // M tiles share the loads of the coefficients. Four chains of FMA hide their latency; locals keep
+  // what the stores might alias in registers.
+  template <bool left, int M>
+  void sweep_tiles(const ColumnWalk<const T>& column, int64_t I, T scale, T factor,
+                   Minima& minima) {
+    constexpr int V = M * N, chains = 4 / M;
     const int64_t used = used_, stride = s_.block * kTile, count = tiles(size_);
     const T* __restrict coefficients = s_.coefficients.get();
-    T* __restrict w_all = w_;
-    T* __restrict d_all = diagonal_;
-    T* u_all = panel(first, 0);
-    Minima minima = result;
-    for (int64_t I = first; I < last; ++I, u_all += stride) {
-      if (I + kAhead < count) column.template prefetch<0>(I + kAhead);
-      alignas(64) T entries[kTile];
-      read_tile<left>(column, I, entries);
-      for (int v = 0; v < N; ++v) {
-        const int64_t i = I * kTile + v * L;
-        const T* u_t = u_all + v * L;
-        Vec<T> sum[4] = {load(entries + v * L)};
-        int64_t t = 0;
-        for (; t + 3 < used; t += 4, u_t += 4 * kTile)
-          for (int k = 0; k < 4; ++k) sum[k] -= load(u_t + k * kTile) * coefficients[t + k];
-        for (; t < used; ++t, u_t += kTile) sum[0] -= load(u_t) * coefficients[t];
-        const Vec<T> u = (sum[0] + sum[1] + (sum[2] + sum[3])) * scale;
-        store(u_all + used * kTile + v * L, u);
-        const Vec<T> w = load(w_all + i) - u * factor;
-        const Vec<T> d = load(d_all + i) - u * u;
-        store(w_all + i, w);
-        store(d_all + i, d);
-        minima.add(v, score(w, d), splat(static_cast<T>(I)));
-      }
+    T* u_all = panel(I, 0);
+    alignas(64) T entries[M][kTile];
+    Vec<T> sum[V][chains] = {};
+    for (int m = 0; m < M; ++m) {
+      if (I + m + kAhead < count) column.template prefetch<0>(I + m + kAhead);
+      read_tile<left>(column, I + m, entries[m]);
     }
-    result = minima;
+    const auto at = [&](int v, int64_t t) {
+      return u_all + v / N * stride + t * kTile + v % N * L;
+    };
+    int64_t t = 0;
+    for (; t + chains <= used; t += chains)
+#pragma GCC unroll 4
+      for (int k = 0; k < chains; ++k)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[v][k] += load(at(v, t + k)) * coefficients[t + k];
+    for (; t < used; ++t)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[v][0] += load(at(v, t)) * coefficients[t];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      for (int k = 1; k < chains; ++k) sum[v][0] += sum[v][k];
+      const int64_t i = I * kTile + v * L;
+      const Vec<T> u = (load(entries[0] + v * L) - sum[v][0]) * scale;
+      store(at(v, used), u);
+      const Vec<T> w = load(w_ + i) - u * factor;
+      const Vec<T> d = load(diagonal_ + i) - u * u;
+      store(w_ + i, w);
+      store(diagonal_ + i, d);
+      minima.add(v % N, score(w, d), splat(static_cast<T>(I + v / N)));
+    }
   }
 
   void forget(int64_t p) { w_[p] = kGone; }

@@ -33,19 +33,19 @@ inline void update_blocks(const T* src, T* dst, const T* expanded, const T* colu
   const T* e = expanded + p0 * 16;
   const T* c = columns + q0 * 4;
   const char* next = reinterpret_cast<const char*>(src + kTileSize);
-  for (int64_t t = 0; t < b; ++t, e += 64, c += 16) {
-    if (t % kFetchEvery == 0) {
-      __builtin_prefetch(next, 1);
-      next += 64;
-    }
+  for (int64_t t = 0; t < b; t += kFetchEvery) {
+    __builtin_prefetch(next, 1);
+    next += 64;
 #pragma GCC unroll 16
-    for (int p = 0; p < P; ++p)
+    for (int k = 0; k < kFetchEvery; ++k, e += 64, c += 16)
 #pragma GCC unroll 16
-      for (int v = 0; v < N; ++v) {
-        const Vec<T> a = load(e + p * 16 + v * L);
+      for (int p = 0; p < P; ++p)
 #pragma GCC unroll 16
-        for (int q = 0; q < Q; ++q) sum[p][q][v] += a * load4(c + q * 4, v % 2);
-      }
+        for (int v = 0; v < N; ++v) {
+          const Vec<T> a = load(e + p * 16 + v * L);
+#pragma GCC unroll 16
+          for (int q = 0; q < Q; ++q) sum[p][q][v] += a * load4(c + q * 4, v % 2);
+        }
   }
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p)
@@ -68,6 +68,18 @@ inline void update_tile(const T* src, T* dst, const T* expanded, const T* column
     for (int q = 0; q < 4; q += Q) update_blocks<T, P, Q>(src, dst, expanded, columns, b, p, q);
 }
 
+// rows of U, each entry four times
+template <class T>
+inline void expand(const T* rows, int64_t b, T* expanded) {
+  constexpr int L = Simd<T>::lanes;
+  for (int64_t t = 0; t < b; ++t, rows += kTile, expanded += 64)
+    for (int i = 0; i < 64; i += L) {
+      Vec<T> four;
+      for (int l = 0; l < L; ++l) four[l] = rows[(i + l) / 4];
+      store(expanded + i, four);
+    }
+}
+
 // dst = src - U U^T for the leading `count` tile rows. panel: [tiles, stride, 16], first b used.
 template <class T>
 void update_matrix(const T* src, T* dst, const T* panel, int64_t stride, int64_t b, int64_t count,
@@ -76,10 +88,7 @@ void update_matrix(const T* src, T* dst, const T* panel, int64_t stride, int64_t
       std::max<int64_t>(1, kBlockBytesOfPanel / (b * kTile * static_cast<int64_t>(sizeof(T))));
   for (int64_t first = 0; first < count; first += chunk)
     for (int64_t I = first; I < count; ++I) {
-      const T* rows = panel + I * stride * kTile;
-      for (int64_t t = 0; t < b; ++t)
-        for (int r = 0; r < 16; ++r)
-          for (int k = 0; k < 4; ++k) expanded[t * 64 + r * 4 + k] = rows[t * kTile + r];
+      expand(panel + I * stride * kTile, b, expanded);
       for (int64_t J = first; J < std::min(first + chunk, I + 1); ++J)
         update_tile(src + tile_offset(I, J), dst + tile_offset(I, J), expanded,
                     panel + J * stride * kTile, b);
