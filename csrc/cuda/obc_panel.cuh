@@ -72,7 +72,6 @@ __global__ void __launch_bounds__(NT, 512 / NT) obc_panel(PanelTask task) {
     columns[i] = static_cast<uint16_t>(in ? rows.column[at_row + i] : 0);
     if (in) round.alive |= 1u << k;
   }
-  __syncthreads();  // columns are complete
   for (int t = 0; t < task.pivots;) {
     const int taken = round.run(s, view, t, task.pivots - t);
     if (taken == 0) return stop_row(rows, r, task.step + t, tid, NT);

@@ -44,7 +44,7 @@ struct RoundView {
   bool by_column;  // positions are columns
   float* panel;    // [., panel_stride]
   int panel_stride;
-  const uint16_t* columns;  // shared memory, by slot
+  const uint16_t* columns;  // shared memory, by slot; each thread reads those of its slots
   float* fetched;           // shared memory [C, slots]: V
   int slots;
   float* coefficients;  // shared memory [t, C]: U at the candidates

@@ -48,7 +48,7 @@ __device__ __forceinline__ void repack(Round<NT, NI, C>& round, const RoundView&
 }
 
 template <int NT, int NI, int C>
-__global__ void __launch_bounds__(NT) obc_single(ObcRows rows) {
+__global__ void __launch_bounds__(NT, 384 / NT) obc_single(ObcRows rows) {
   SPADE_SHARED(RoundShared<C>, round_shared, 1);
   SPADE_SHARED(int, counts, NI* NT / 32);
   SPADE_DYNAMIC_SHARED(float, dynamic);
@@ -78,8 +78,7 @@ __global__ void __launch_bounds__(NT) obc_single(ObcRows rows) {
     if (in) round.alive |= 1u << k;
   }
   if (tid == 0) rows.info[r] = 0;
-  __syncthreads();  // columns are complete
-  int packed = D;   // slots in use
+  int packed = D;  // slots in use
   for (int t = 0; t < steps;) {
     const int taken = round.run(*round_shared, view, t, steps - t);
     if (taken == 0) return stop_row(rows, r, t, tid, NT);
