@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,9 +106,9 @@ class Conv2dGeometry:
         if form not in _FORMS:
             raise ValueError(f"hessian: form must be one of {', '.join(_FORMS)}, got {form!r}")
         cols = self.columns(x.shape[1])
-        out = torch.zeros(self.groups, cols, cols, dtype=torch.float64, device=x.device)
+        out = _sum_of((self.groups, cols, cols), x.device)
         _add_conv2d(x, self, form, precision, out, resolve_threads("hessian", threads), progress)
-        return (out if self.groups > 1 else out[0]).to(compute_dtype(x))
+        return _converted(out if self.groups > 1 else out[0], compute_dtype(x))
 
     def columns(self, channels: int) -> int:
         """D of one group: channels of the group times taps."""
@@ -128,6 +129,22 @@ class Conv2dGeometry:
             reach = self.dilation[i] * (self.kernel_size[i] - 1) + 1
             sizes.append((padded - reach) // self.stride[i] + 1 if padded >= reach else 0)
         return sizes[0], sizes[1]
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Uninitialised tensor; a large one on huge pages, since first touch of small ones takes longer than a sum."""
+    out = torch.empty(shape, dtype=dtype, device=device)
+    if not out.is_cuda:
+        _C.advise_huge_pages(out.data_ptr(), out.nbytes)
+    return out
+
+
+def _sum_of(shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    return _empty(shape, torch.float64, device).zero_()
+
+
+def _converted(h: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return h if h.dtype == dtype else _empty(h.shape, dtype, h.device).copy_(h)
 
 
 def _floating(x: torch.Tensor) -> torch.Tensor:
@@ -277,9 +294,9 @@ def hessian(
             return result
         _check_input("hessian", x, None)
         _check_precision("hessian", precision)
-        out = torch.zeros(x.shape[-1], x.shape[-1], dtype=torch.float64, device=x.device)
+        out = _sum_of((x.shape[-1], x.shape[-1]), x.device)
         _add_linear(x, precision, out, resolve_threads("hessian", threads), progress)
-        return out.to(compute_dtype(x))
+        return _converted(out, compute_dtype(x))
     geometry = Conv2dGeometry.of(
         kernel_size, stride, padding, dilation, groups, padding_mode, function="hessian"
     )
@@ -342,7 +359,7 @@ class HessianAccumulator:
             groups, cols = self.geometry.groups, self.geometry.columns(x.shape[1])
             samples = x.shape[0]
         if self._sum is None:
-            self._sum = torch.zeros(groups, cols, cols, dtype=torch.float64, device=x.device)
+            self._sum = _sum_of((groups, cols, cols), x.device)
             self._dtype = compute_dtype(x)
         elif self._sum.shape[-1] != cols:
             raise ValueError(

@@ -1,3 +1,4 @@
+#include "core/buffer.h"
 #include "python/common.h"
 
 namespace spade::python {
@@ -63,6 +64,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("version", &spade_version);
   module.def("cpu_isa", &spade_cpu_isa);
   module.def("build_info", &spade_build_info);
+  module.def("advise_huge_pages", [](uintptr_t address, size_t bytes) {
+    spade::advise_huge_pages(pointer<void>(address), bytes);
+  });
   module.def("all_finite_f32", &all_finite<float>);
   module.def("all_finite_f64", &all_finite<double>);
   bind_cuda(module);
