@@ -55,7 +55,7 @@ def demangle(names: list[str]) -> list[str]:
         return []
     text = subprocess.run(["c++filt", *names], check=True, capture_output=True, text=True).stdout
     text = re.sub(r"\(anonymous namespace\)::", "", text)
-    return [re.sub(r"\w+::|^void |(?<!<)\(.*", "", line) for line in text.splitlines()]
+    return [re.sub(r"\w+::|^void |(?<=[\w>])\(.*", "", line) for line in text.splitlines()]
 
 
 def compile_source(nvcc: str, source: Path, target: str) -> dict[str, list[int]]:

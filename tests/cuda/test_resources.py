@@ -35,9 +35,9 @@ def test_parse():
 def test_demangle():
     names = [
         "_ZN5spade4cuda3obc8obc_warpILi16EEEvNS1_7ObcRowsEl",
-        "_ZN5spade4cuda12_GLOBAL__N_14packIfEEvNS1_5InputEPKT_",
+        "_ZN5spade4cuda12_GLOBAL__N_14packIfLNS0_4ModeE1EEEvNS1_5InputEPKT_",
     ]
-    assert resources.demangle(names) == ["obc_warp<16>", "pack<float>"]
+    assert resources.demangle(names) == ["obc_warp<16>", "pack<float, (Mode)1>"]
 
 
 def test_regressions():
