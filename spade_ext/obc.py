@@ -1,6 +1,7 @@
 """Exact OBC: the elimination order of every weight of a layer, and weights for any sparsity from it."""
 
 import json
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,12 +68,17 @@ class OBCTrace:
             [R] int64.
         """
         sparsity = check_range("OBCTrace.counts", "sparsity", sparsity, 0.0, 1.0)
-        loss = dense(self.loss.cpu(), self.loss.dtype)
-        counts = torch.empty(loss.shape[0], dtype=torch.int64)
+        rows, steps = self.loss.shape
+        if self.loss.is_cuda:
+            total = math.ceil((sparsity - 1e-9) * rows * steps)
+            chosen = self.loss.flatten().argsort(stable=True)[: max(0, total)]
+            return torch.bincount(chosen // max(1, steps), minlength=rows)
+        loss = dense(self.loss, self.loss.dtype)
+        counts = torch.empty(rows, dtype=torch.int64)
         getattr(_C, f"obc_counts_{suffix(loss)}")(
-            loss.data_ptr(), *loss.shape, sparsity, counts.data_ptr()
+            loss.data_ptr(), rows, steps, sparsity, counts.data_ptr()
         )
-        return counts.to(self.loss.device)
+        return counts
 
     def prune(self, sparsity: float, *, threads: int | None = None) -> torch.Tensor:
         """Weights [R, D] of the layer at this sparsity, in [0, 1], chosen by least loss over all rows."""
