@@ -98,7 +98,6 @@ class Solver {
       for (int j = 0; j < 4; ++j)
         sum[i][j] = gathered(I * kEdge + row0 + i, J * kEdge + column0 + j);
     for (int K = 0; K < J; ++K) subtract_product(tile_at(I, K), tile_at(J, K), sum);
-    __syncthreads();  // the tile before has been used
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -121,7 +120,7 @@ class Solver {
         entry += s.tile[i * kEdgeStride + l] * s.inverse[j * kEdgeStride + l];
       to[e] = entry;
     }
-    __syncthreads();  // the factor's tile is written
+    __syncthreads();  // the factor's tile is written, this one has been used
     return true;
   }
 
