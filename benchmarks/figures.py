@@ -140,15 +140,17 @@ def latency_headline() -> str:
 
 
 def stages() -> str:
-    """Share of each stage in the full runs."""
+    """Seconds of each stage in the full runs, and the peak of memory beyond what the process held before."""
     names = ("augment", "forward", "hessian", "prune", "save")
     rows = []
     for data in results().values():
         for run in latencies(data):
             if run["mode"] == "full":
-                parts = [run["stage_seconds"][name] / run["total_seconds"] for name in names]
-                rows.append([_what(run), *(f"{100 * part:.0f} %" for part in parts)])
-    return table(["configuration", *names], rows)
+                parts = [run["stage_seconds"][name] for name in names]
+                shares = (f"{s:.1f} s ({100 * s / run['total_seconds']:.0f} %)" for s in parts)
+                peak = run["peak_extra_bytes"]
+                rows.append([_what(run), *shares, f"{peak / 1e9:.2f} GB" if peak else ""])
+    return table(["configuration", *names, "peak memory"], rows)
 
 
 def widths() -> str:
