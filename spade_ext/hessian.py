@@ -269,7 +269,9 @@ def hessian(
         dilation: As nn.Conv2d.
         groups: As nn.Conv2d; one H a group if greater than 1.
         padding_mode: As nn.Conv2d.
-        form: "auto", "tap_offsets" (grams of shifted inputs) or "direct" (unfolded in cache-sized pieces); CPU only.
+        form: "auto", "tap_offsets" (grams of shifted inputs less their borders: digits are lost where an image's border
+            is hundreds of times larger than its inside) or "direct" (unfolded in cache-sized pieces). CPU only; CUDA
+            only adds and loses none.
         precision: Of float32 inputs on CUDA: "default" (three fp16 tensor-core products, the error of float32) or
             "fast" (one product, relative error about 1e-5). The CPU and float64 are always exact.
         threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
