@@ -10,6 +10,7 @@ SOURCES := $(shell find csrc spade_ext python -name '*.cpp' -o -name '*.h' -o -n
 UNDER_ASAN = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
 BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirname(s.__file__))")
+NVCC = $$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc')
 
 .PHONY: demo test lint cpp-test cuda-test python-test bench-check bench shown clean
 
@@ -53,16 +54,18 @@ cpp-test: .venv/tools
 	$(UNDER_ASAN) SPADE_FUZZ_SECONDS=20 SPADE_FUZZ_LIBRARY=build/address/libspade.so \
 	  $(BIN)/python -m pytest -q -s --noconftest tests/test_fuzz.py
 
-# NVIDIA's compiler from its wheels, apart from torch and the CUDA packages that it may pin.
+# NVIDIA's compiler from its wheels, apart from torch and the CUDA packages that it may pin. It looks for its
+# libraries in lib64, the wheels put them into lib.
 build/nvcc/ready: tests/cuda/requirements.txt
 	$(PYTHON) -m venv build/nvcc
 	build/nvcc/bin/pip install -q -r $<
+	ln -sfn lib "$$(dirname "$$(dirname $(NVCC))")/lib64"
 	touch $@
 
 # libspade_cuda for every architecture, then the Python layer over its kernels emulated on the CPU.
 cuda-test: .venv/tools build/nvcc/ready
 	$(IN) cmake -S . -B build/cuda -G Ninja -DSPADE_CUDA=ON -DSPADE_TESTS=ON -DSPADE_BLAS_DIR=$(BLAS) \
-	  -DCMAKE_CUDA_COMPILER=$$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc') > /dev/null
+	  -DCMAKE_CUDA_COMPILER=$(NVCC) > /dev/null
 	$(IN) cmake --build build/cuda --target spade_cuda spade_cuda_emulated
 	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda.so $(BIN)/python -m spade_ext --build-info
 	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda_emulated.so $(BIN)/pytest -q tests/test_cuda_emulated.py
