@@ -67,7 +67,7 @@ cuda-test: .venv/tools build/nvcc/ready
 	$(IN) cmake -S . -B build/cuda -G Ninja -DSPADE_CUDA=ON -DSPADE_TESTS=ON -DSPADE_BLAS_DIR=$(BLAS) \
 	  -DCMAKE_CUDA_COMPILER=$(NVCC) > /dev/null
 	$(IN) cmake --build build/cuda --target spade_cuda spade_cuda_emulated
-	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda.so $(BIN)/python -m spade_ext --build-info
+	cd build && SPADE_CUDA_LIBRARY=cuda/libspade_cuda.so ../$(BIN)/python -m spade_ext --build-info
 	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda_emulated.so $(BIN)/pytest -q tests/test_cuda_emulated.py
 
 python-test: .venv/tools
