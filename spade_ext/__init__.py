@@ -8,8 +8,10 @@ from spade_ext._build import (
     include_dir,
     library_path,
 )
+from spade_ext.accumulator import HessianAccumulator
 from spade_ext.errors import DampingWarning, SingularHessianError
-from spade_ext.hessian import Conv2dGeometry, HessianAccumulator, hessian
+from spade_ext.geometry import Conv2dGeometry
+from spade_ext.hessian import hessian
 from spade_ext.inverse import damped_inverse
 from spade_ext.obc import OBCTrace, obc_prune, obc_trace
 from spade_ext.sparsegpt import SparseGPTBatch, sparsegpt_prune, sparsegpt_prune_batch

@@ -6,7 +6,8 @@ ops. threads = 0 stands for torch.get_num_threads() at run time.
 
 import torch
 
-from spade_ext.hessian import Conv2dGeometry, hessian
+from spade_ext.geometry import Conv2dGeometry
+from spade_ext.hessian import hessian, hessian_conv2d
 from spade_ext.inverse import damped_inverse
 from spade_ext.obc import obc_prune, obc_trace
 from spade_ext.sparsegpt import sparsegpt_prune
@@ -38,7 +39,7 @@ def hessian_op(
         (padding[0], padding[1], padding[2], padding[3]), (dilation[0], dilation[1]),
         groups, padding_mode,
     )  # fmt: skip
-    return geometry.hessian(x, form=form, precision=precision, threads=threads or None)
+    return hessian_conv2d(x, geometry, form=form, precision=precision, threads=threads or None)
 
 
 @hessian_op.register_fake

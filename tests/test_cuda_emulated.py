@@ -10,7 +10,7 @@ from test_devices import relative, same_order
 
 import spade_ext
 from spade_ext import _cuda, reference
-from spade_ext.hessian import Conv2dGeometry
+from spade_ext.geometry import Conv2dGeometry
 
 pytestmark = pytest.mark.skipif(
     spade_ext.build_info().get("nvcc") != "emulated",

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from spade_ext.hessian import HessianAccumulator
+from spade_ext.accumulator import HessianAccumulator
 
 
 class LayerHessian:

@@ -1,0 +1,138 @@
+"""Adding X X^T of a batch of inputs to a sum, by kind of layer, device and dtype."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from spade_ext import _C, _cuda
+from spade_ext._checks import check_device, check_finite, check_tensor, suffix
+from spade_ext._progress import Callback, reporting
+from spade_ext.geometry import Conv2dGeometry
+
+_FORMS = {"auto": 0, "tap_offsets": 1, "direct": 2}
+_PRECISIONS = ("default", "fast")
+
+
+def check_form(function: str, form: str) -> str:
+    """Return form if it is one that Hessians of convolutions have."""
+    if form not in _FORMS:
+        raise ValueError(f"{function}: form must be one of {', '.join(_FORMS)}, got {form!r}")
+    return form
+
+
+def check_precision(function: str, precision: str) -> str:
+    """Return precision if it is one that CUDA kernels have."""
+    if precision not in _PRECISIONS:
+        raise ValueError(
+            f"{function}: precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}"
+        )
+    return precision
+
+
+def check_input(function: str, x: torch.Tensor, geometry: Conv2dGeometry | None) -> torch.Tensor:
+    """Return x if it is a batch of inputs of a linear layer (geometry None) or of the convolution."""
+    check_tensor(function, "x", x)
+    check_device(function, "x", x)
+    if geometry is None:
+        if x.ndim < 1:
+            raise ValueError(f"{function}: x must have shape [..., D], got a scalar")
+    else:
+        check_tensor(function, "x", x, ndim=4)
+        if x.shape[1] % geometry.groups:
+            raise ValueError(
+                f"{function}: groups must divide the {x.shape[1]} channels, got {geometry.groups}"
+            )
+    return check_finite(function, "x", x)
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Uninitialised tensor; a large one on huge pages, since first touch of small ones takes longer than a sum."""
+    out = torch.empty(shape, dtype=dtype, device=device)
+    if not out.is_cuda:
+        _C.advise_huge_pages(out.data_ptr(), out.nbytes)
+    return out
+
+
+def new_sum(shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """A sum of no samples: zeros in float64, the dtype all Hessians are summed in."""
+    return _empty(shape, torch.float64, device).zero_()
+
+
+def converted(h: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The sum in the dtype of the result."""
+    return h if h.dtype == dtype else _empty(h.shape, dtype, h.device).copy_(h)
+
+
+def _floating(x: torch.Tensor) -> torch.Tensor:
+    """X without gradient, 16-bit floats widened to float32."""
+    if x.dtype in (torch.float32, torch.float64):
+        return x.detach() if x.requires_grad else x
+    return x.detach().float()
+
+
+def _on_cuda(x: torch.Tensor) -> bool:
+    """Whether the CUDA kernels take x; float64 they do not."""
+    return x.is_cuda and x.dtype != torch.float64
+
+
+def add_linear(
+    x: torch.Tensor,
+    precision: str,
+    out: torch.Tensor,
+    threads: int,
+    progress: bool | Callback | None,
+) -> None:
+    """Add X X^T of the checked inputs x [..., D] to out [1, D, D] or [D, D]."""
+    rows = x.detach() if _on_cuda(x) else _floating(x)
+    if rows.ndim != 2:
+        rows = rows[None] if rows.ndim == 1 else rows.flatten(0, -2)
+    samples, cols = rows.shape
+    ldx = rows.stride(0) if samples > 1 else cols
+    if (cols > 1 and rows.stride(1) != 1) or ldx < cols:  # strided columns, expanded rows
+        rows = rows.contiguous()
+        ldx = cols
+    if _on_cuda(rows):
+        return _cuda.add_hessian_linear(rows, out, precision)
+    if rows.is_cuda:
+        out += rows.T @ rows
+        return None
+    with reporting(progress, "hessian") as report:
+        getattr(_C, f"hessian_linear_{suffix(rows)}")(
+            rows.data_ptr(), samples, cols, ldx, out.data_ptr(), threads, report
+        )
+
+
+def add_conv2d(
+    x: torch.Tensor,
+    geometry: Conv2dGeometry,
+    form: str,
+    precision: str,
+    out: torch.Tensor,
+    threads: int,
+    progress: bool | Callback | None,
+) -> None:
+    """Add X X^T of the patches of the checked images x [B, C, height, width] to out [groups, D, D]."""
+    images = x.detach() if _on_cuda(x) else _floating(x)
+    if geometry.padding_mode != "zeros":
+        top, bottom, left, right = geometry.padding
+        images = nn.functional.pad(images, (left, right, top, bottom), mode=geometry.padding_mode)
+        geometry = Conv2dGeometry(
+            geometry.kernel_size, geometry.stride, (0, 0, 0, 0), geometry.dilation, geometry.groups
+        )
+    if _on_cuda(images):
+        return _cuda.add_hessian_conv2d(images, geometry.fields(images), out, precision)
+    if images.is_cuda:
+        host = out.cpu()
+        add_conv2d(images.cpu(), geometry, form, precision, host, threads, progress)
+        out.copy_(host)
+        return None
+    with reporting(progress, "hessian") as report:
+        getattr(_C, f"hessian_conv2d_{suffix(images)}")(
+            images.data_ptr(),
+            geometry.fields(images),
+            _FORMS[form],
+            out.data_ptr(),
+            threads,
+            report,
+        )
