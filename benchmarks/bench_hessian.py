@@ -29,11 +29,15 @@ LINEAR = [
     "bert_base:bert.encoder.layer.0.output.dense",
 ]
 FLOP = 1e10  # of a problem, by the plain formula
+DEPTHWISE_SAMPLES = 8  # few flop for their bytes: more would take seconds and show no more
 
 
 def samples_for(shape, check):
     """Enough samples for a problem of FLOP."""
-    return 1 if check else max(1, min(256, round(FLOP / cost(shape, 1).plain_flop)))
+    if check:
+        return 1
+    most = DEPTHWISE_SAMPLES if shape.depthwise else 256
+    return max(1, min(most, round(FLOP / cost(shape, 1).plain_flop)))
 
 
 def unfolded(x, shape):

@@ -14,16 +14,16 @@ from spade_xai.layers import find_layers, select_layers
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SIZES = {  # op, variable: values, exponent of the leading term
-    ("obc_trace", "D"): ([384, 768, 1536, 3072], 3),
+    ("obc_trace", "D"): ([256, 512, 1024, 2048], 3),
     ("obc_trace", "R"): ([16, 32, 64, 128], 1),
-    ("damped_inverse", "D"): ([384, 768, 1536, 3072], 3),
+    ("damped_inverse", "D"): ([256, 512, 1024, 2048], 3),
     ("hessian", "D"): ([192, 384, 768, 1536], 2),
     ("hessian", "N"): ([2048, 4096, 8192, 16384], 1),
     ("hessian of a convolution", "images"): ([8, 16, 32, 64], 1),
-    ("sparsegpt_prune", "D"): ([384, 768, 1536, 3072], 3),
+    ("sparsegpt_prune", "D"): ([256, 512, 1024, 2048], 3),
     ("sparsegpt_prune", "R"): ([128, 256, 512, 1024], 1),
     ("sparsegpt_prune", "samples"): ([1, 2, 4, 8], 1),
-    ("forward + Hessian", "augmentations"): ([4, 8, 16, 32], 1),
+    ("forward + Hessian", "augmentations"): ([2, 4, 8, 16], 1),
     ("obc_trace", "threads"): ([2**i for i in range(CORES.bit_length())], -1),
     ("hessian of a convolution", "threads"): ([2**i for i in range(CORES.bit_length())], -1),
     ("sparsegpt_prune", "threads"): ([2**i for i in range(CORES.bit_length())], -1),
@@ -61,7 +61,7 @@ def problem(op, variable, value, suite):
 
 
 def forward_hessian(augmentations, size, device):
-    """Forward pass of MobileNetV2 with the Hessians of its layers, augmentations in batches of 4."""
+    """Forward pass of MobileNetV2 with the Hessians of its layers, augmentations in batches of 2."""
     model = network("mobilenet_v2", device)
     layers = select_layers(find_layers(model), None)
     images = torch.rand(augmentations, 3, size, size, device=device)
@@ -69,7 +69,7 @@ def forward_hessian(augmentations, size, device):
     def call():
         sums = Hessians(model, layers, "bench_scaling")
         with torch.no_grad():
-            sums.run(images.split(4))
+            sums.run(images.split(2))
         return sums.take(layers[-1])
 
     return call

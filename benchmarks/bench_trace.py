@@ -9,7 +9,6 @@ from benchmarks.latency import measure_latency
 
 QUICK = (
     "spade-mobilenet_v2",
-    "spade-resnet50",
     "fastspade-resnet50",
     "fastspade-resnet50-layer4-128",
 )
