@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from benchmarks.configurations import targets
 
@@ -98,4 +99,6 @@ def scaling(fits: list[dict[str, Any]]) -> Figure:
         axes.tick_params(labelsize=7)
         axes.minorticks_off()
         axes.set_xticks(x, [f"{v:.0f}" for v in x])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+        axes.yaxis.set_major_formatter(EngFormatter("s"))
     return figure
