@@ -185,6 +185,7 @@ def test_tune_by_insertion_in_groups(run, pictures):
         "--grid",
         "0.2,0.5",
     ]
+    arguments += ["--device", "cpu", "--forward-precision", "bfloat16"]
     code, out, _ = run(*arguments, "-g", "0,3", "--json")
     assert code == 0
     assert len(set(json.loads(out)["sparsity"].values())) == 1

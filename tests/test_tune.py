@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import spade_xai.cache
+from spade_xai.run import Run
 from spade_xai.trace import trace
 from spade_xai.tune import tune
 
@@ -150,6 +151,11 @@ def test_checkpoint_of_another_run_is_refused(model, samples, tmp_path):
             **{**options, "grid": [0.5], "augment": None},
             checkpoint=path,
         )
+    with pytest.raises(ValueError, match="forward_precision differs: float32 in the file"):
+        tune(
+            model, samples, lambda m, i: 1.0, grid=[0.5], forward_precision="bfloat16",
+            checkpoint=path, **options,
+        )  # fmt: skip
     with torch.no_grad():
         model[0].weight.add_(1)
     with pytest.raises(ValueError, match="model differs"):
@@ -157,6 +163,33 @@ def test_checkpoint_of_another_run_is_refused(model, samples, tmp_path):
     path.write_text("not json\n")
     with pytest.raises(ValueError, match="is damaged"):
         tune(model, samples, lambda m, i: 1.0, grid=[0.5], checkpoint=path, **options)
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+def test_device_takes_a_copy_and_precision_reaches_the_passes(
+    model, samples, monkeypatch, method, device
+):
+    ran = []
+
+    compute = Run.hessians
+
+    def hessians(run, *arguments, **options):
+        found = compute(run, *arguments, **options)
+        ran.append((run.model is not model, run.device, found))
+        return found.copy()
+
+    monkeypatch.setattr(Run, "hessians", hessians)
+    options = {**OPTIONS, "augment": None, "grid": [0.5, 0.9], "method": method}
+    metric = metric_for(samples)
+    results = [
+        tune(model, samples, metric, device=device, forward_precision=precision, **options)
+        for precision in ("float32", "bfloat16")
+    ]
+    assert results[0].sparsity == tune(model, samples, metric, **options).sparsity
+    copied, devices, hessians = zip(*ran[: 2 * len(samples)], strict=True)
+    assert all(copied) and {d.type for d in devices} == {device.type}
+    exact, rounded = hessians[0]["5"], hessians[len(samples)]["5"]
+    assert 0 < (exact - rounded).norm() < 0.02 * exact.norm()
 
 
 def test_dense_model_is_untouched_and_the_result_serves_as_sparsity(model, samples, tmp_path):
@@ -189,6 +222,7 @@ def test_errors(model, samples):
         ({"groups": ["0", "*"]}, "groups must not overlap, 0 is in two"),
         ({"groups": ["head"]}, "groups must take a layer, 'head' takes none"),
         ({"metric": lambda m, i: float("nan")}, "metric must be finite, got nan for sample 0"),
+        ({"forward_precision": "half"}, "tune: forward_precision must be one of float32"),
         ({"method": "magnitude"}, "tune: method must be one of obc, sparsegpt"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -76,7 +76,8 @@ class SampleCache:
             _write(self._path(sample, layer, "hessian"), {"hessian": hessian})
             return
         try:
-            orders = order_layer(layer.read(self.run.dense), hessian, self.run.options.damp)
+            weight = layer.read(self.run.dense).to(hessian.device)
+            orders = order_layer(weight, hessian, self.run.options.damp)
         except SingularHessianError:
             _write(self._path(sample, layer, "failed"), {})
             return
@@ -93,16 +94,17 @@ class SampleCache:
         if not self._whole(sample, layer):  # the sample does not use the layer
             return dense
         if self.run.options.method == "sparsegpt":
-            hessian = load_file(self._path(sample, layer, "hessian"))["hessian"]
+            path, device = self._path(sample, layer, "hessian"), self.run.device
+            hessian = load_file(path, str(device))["hessian"]
             (pruned,) = prune_layer(
-                layer, dense, [hessian], method="sparsegpt", sparsity=ratio,
+                layer, dense.to(device), [hessian], method="sparsegpt", sparsity=ratio,
                 damp=self.run.options.damp,
             )  # fmt: skip
-            return dense if pruned.weights is None else pruned.weights
+            return dense if pruned.weights is None else pruned.weights.to(dense.device)
         if self._path(sample, layer, "failed").exists():
             return dense
         paths = [self._path(sample, layer, f"{g}") for g in range(layer.groups)]
-        return weights_at([OBCTrace.load(path) for path in paths], ratio).to(dense.dtype)
+        return weights_at([OBCTrace.load(path) for path in paths], ratio).to(dense)
 
     def model(self, sample: int, ratios: dict[str, float]) -> nn.Module:
         """The model pruned for a sample at these ratios; it shares other tensors with the dense one."""

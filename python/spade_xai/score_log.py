@@ -31,7 +31,7 @@ def identity_of(
     augment = repr(options.augment) if isinstance(options.augment, known) else "given"
     inputs = [
         weights.hexdigest(), samples.hexdigest(), options.method, augment, options.augmentations,
-        options.damp, options.seed,
+        options.damp, options.seed, options.forward_precision,
     ]  # fmt: skip
     return {
         "model": weights.hexdigest(),
@@ -41,6 +41,7 @@ def identity_of(
         "augmentations": str(options.augmentations),
         "damp": str(options.damp),
         "seed": str(options.seed),
+        "forward_precision": options.forward_precision,
         "grid": json.dumps(list(ratios)),
         "groups": json.dumps([[x.name for x in g] for g in groups]),
         "inputs": json.dumps(inputs),  # what Hessians and orders depend on

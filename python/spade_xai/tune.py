@@ -84,10 +84,12 @@ def tune(
     damp: float = 0.01,
     batch_size: int = 64,
     seed: int = 0,
+    device: torch.device | str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     progress: bool | StageCallback | None = True,
     max_memory: int | str | None = None,
+    forward_precision: str = "float32",
 ) -> Tuned:
     """Choose each layer group's sparsity, last group first, by the mean metric over the samples.
 
@@ -113,11 +115,14 @@ def tune(
         damp: As in trace.
         batch_size: As in trace.
         seed: As in trace.
+        device: Where to run a copy of the model and to prune it, as in trace; the metric gets sparse models on the
+            device of model.
         checkpoint: File that every score is appended to as it comes. A run with the same arguments goes on
             where an interrupted one ended; one with others is refused.
         cache: Folder for Hessians and orders. None: the checkpoint's name with ".cache", or a temporary folder.
         progress: True for bars, or callback(stage, done, total); stage "tune" counts calls of the metric.
         max_memory: As in trace.
+        forward_precision: As in trace.
 
     Returns:
         Tuned.
@@ -135,7 +140,7 @@ def tune(
     ratios = sorted({check_ratio("tune", "grid", ratio) for ratio in grid})
     options = Options(
         "tune", method, 1.0, augment, augmentations, layers, depthwise, damp, batch_size, seed,
-        parse_memory("tune", max_memory),
+        parse_memory("tune", max_memory), forward_precision,
     )  # fmt: skip
     with (
         Stages(progress) as stages,
@@ -143,7 +148,7 @@ def tune(
         tempfile.TemporaryDirectory(prefix="spade-tune-") as temporary,
     ):
         with torch.no_grad():
-            run = Run(model, held, options, None, stages)
+            run = Run(model, held, options, device, stages)
         grouped = _groups(groups, run.layers)
         identity = identity_of(model, run, ratios, grouped)
         log = ScoreLog(checkpoint, identity)

@@ -7,34 +7,24 @@ import typer
 
 from spade_xai import tables
 from spade_xai.commands import options as o
-from spade_xai.commands.inputs import load_inputs
+from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import print_json, show_progress
+from spade_xai.commands.pruning import PruningOptions
+from spade_xai.commands.signature import flat
 from spade_xai.evaluate import evaluate as evaluate_maps
 from spade_xai.explain import GRADIENT_METHODS
 from spade_xai.report import html, write_atomically
 
 
+@flat
 def evaluate(
-    images: o.Images,
-    model: o.Model,
-    weights: o.Weights = None,
-    classes: o.Classes = None,
-    size: o.Size = None,
-    normalize: o.Normalize = "auto",
+    inputs: InputOptions,
+    *,
     masks: o.Masks = None,
     methods: o.Maps = list(GRADIENT_METHODS),  # noqa: B006
     tracers: o.Tracers = [o.Tracer.SPADE, o.Tracer.FAST],  # noqa: B006
     sparsity: o.Sparsity = "linear:0.99",
-    augment: o.Augment = "resnet",
-    augmentations: o.Augmentations = 1024,
-    layers: o.Layers = None,
-    depthwise: o.Depthwise = False,
-    damp: o.Damp = 0.01,
-    batch_size: o.BatchSize = 64,
-    seed: o.Seed = 0,
-    max_memory: o.MaxMemory = None,
-    device: o.Device = None,
-    forward_precision: o.ForwardPrecision = o.Precision.FLOAT32,
+    pruning: PruningOptions,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", rich_help_panel=o.OUTPUT, help="HTML file for the tables."),
@@ -51,7 +41,7 @@ def evaluate(
       spade-xai evaluate photos/ -m torchvision:resnet50 -w r50.pth -t FastSPADE
       spade-xai evaluate 'trojan/*.png' --masks trojan -m mypackage.nets:make
     """
-    given = load_inputs(images, model, weights, classes, size, normalize, masks=masks)
+    given = load_inputs(inputs, masks=masks)
     planted = None if given.masks is None else (given.images, given.masks)
     names = [tracer.value for tracer in tracers]
     bars = show_progress(progress)
@@ -59,15 +49,12 @@ def evaluate(
         given.model, planted, given.images if planted is None else None, methods=methods,
         tracers=names, controls=names[:1], progress=bars,
         report=(lambda line: typer.echo(line, err=True)) if bars else None,
-        **o.trace_options(
-            sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory, device,
-            forward_precision,
-        ),
+        sparsity=o.parse_sparsity(sparsity), **pruning.arguments(),
     )  # fmt: skip
     record = tables.record(found)
     shown = tables.tables(record)
     if out is not None:
-        page = html([], title=f"SPADE: {model}", tables=shown)
+        page = html([], title=f"SPADE: {inputs.model}", tables=shown)
         write_atomically(out, page.encode())
     if as_json:
         print_json(record)

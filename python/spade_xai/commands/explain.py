@@ -8,20 +8,19 @@ from typing import Annotated
 import typer
 
 from spade_xai.commands import options as o
-from spade_xai.commands.inputs import load_inputs
+from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import print_fidelity, print_json, show_progress
+from spade_xai.commands.pruning import PruningOptions
+from spade_xai.commands.signature import flat
 from spade_xai.explain import GRADIENT_METHODS, Explanation, class_name
 from spade_xai.explain import explain as explain_images
 from spade_xai.report import grid, html, png, write_atomically
 
 
+@flat
 def explain(
-    images: o.Images,
-    model: o.Model,
-    weights: o.Weights = None,
-    classes: o.Classes = None,
-    size: o.Size = None,
-    normalize: o.Normalize = "auto",
+    inputs: InputOptions,
+    *,
     class_names: o.ClassNames = None,
     masks: o.Masks = None,
     methods: o.Maps = list(GRADIENT_METHODS),  # noqa: B006
@@ -31,16 +30,7 @@ def explain(
     ] = None,
     tracers: o.Tracers = [o.Tracer.SPADE],  # noqa: B006
     sparsity: o.Sparsity = "linear:0.99",
-    augment: o.Augment = "resnet",
-    augmentations: o.Augmentations = 1024,
-    layers: o.Layers = None,
-    depthwise: o.Depthwise = False,
-    damp: o.Damp = 0.01,
-    batch_size: o.BatchSize = 64,
-    seed: o.Seed = 0,
-    max_memory: o.MaxMemory = None,
-    device: o.Device = None,
-    forward_precision: o.ForwardPrecision = o.Precision.FLOAT32,
+    pruning: PruningOptions,
     out: Annotated[
         Path,
         typer.Option(
@@ -59,27 +49,22 @@ def explain(
       spade-xai explain photos/ -m timm:resnet18 -w r18.pth -t FastSPADE -a lrp
       spade-xai explain dog.png -m mypackage.nets:make --target 3 --json
     """
-    given = load_inputs(
-        images, model, weights, classes, size, normalize, class_names, masks, target
-    )
-    arguments = o.trace_options(
-        sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory, device,
-        forward_precision,
-    )  # fmt: skip
+    given = load_inputs(inputs, class_names, masks, target)
     of_name = {} if given.masks is None else dict(zip(given.names, given.masks, strict=True))
     found: list[Explanation] = []
     files: list[Path] = []
     for name, stem, image in zip(given.names, given.stems, given.images.split(1), strict=True):
         found += explain_images(
             given.model, image, [name], target=target, methods=methods,
-            tracers=[tracer.value for tracer in tracers], progress=show_progress(progress), **arguments,
+            tracers=[tracer.value for tracer in tracers], progress=show_progress(progress),
+            sparsity=o.parse_sparsity(sparsity), **pruning.arguments(),
         )  # fmt: skip
         files.append(out / f"{stem}.png")
         write_atomically(files[-1], png(grid(found[-1], of_name.get(name))))
         if not as_json:
             _print(found[-1], files[-1], given.classes)
     report = out / "report.html"
-    page = html(found, title=f"SPADE: {model}", classes=given.classes, masks=of_name)
+    page = html(found, title=f"SPADE: {inputs.model}", classes=given.classes, masks=of_name)
     write_atomically(report, page.encode())
     if as_json:
         pairs = zip(found, files, strict=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from spade_xai.commands.options import parse_numbers
+from spade_xai.commands import options as o
 from spade_xai.images import ImageError, find_images, read_image, read_images
 from spade_xai.models import ModelError, load_model, normalized
 from spade_xai.prepare import unwrap
@@ -37,13 +37,20 @@ class Inputs:
     classes: list[str] | None
 
 
+@dataclass(frozen=True)
+class InputOptions:
+    """Which model and which images."""
+
+    images: o.Images
+    model: o.Model
+    weights: o.Weights = None
+    classes: o.Classes = None
+    size: o.Size = None
+    normalize: o.Normalize = "auto"
+
+
 def load_inputs(
-    sources: Sequence[str],
-    spec: str,
-    weights: Path | None,
-    outputs: int | None,
-    size: int | None,
-    normalize: str,
+    given: InputOptions,
     class_names: Path | None = None,
     masks: Path | None = None,
     target: int | None = None,
@@ -53,19 +60,19 @@ def load_inputs(
     Raises:
         ImageError, ModelError, ValueError: A file is missing or cannot be read; model, weights and images do not fit.
     """
-    paths = find_images(sources)
+    paths = find_images(given.images)
     if masks is not None:
         paths = [path for path in paths if not path.stem.endswith("_mask")]
         if not paths:
             raise ImageError("find_images: there must be an image beside the masks, got none")
-    model = load_model(spec, weights, classes=outputs)
-    known = preprocessing_of(spec, model)
-    size = known.size if size is None else size
+    model = load_model(given.model, given.weights, classes=given.classes)
+    known = preprocessing_of(given.model, model)
+    size = known.size if given.size is None else given.size
     images = read_images(paths, size)
-    mean_std = _normalization(normalize, known)
+    mean_std = _normalization(given.normalize, known)
     if mean_std is not None:
         model = normalized(model, *mean_std)
-    count = _count_classes(model, images[:1], spec)
+    count = _count_classes(model, images[:1], given.model)
     if target is not None and target >= count:
         raise ValueError(f"--target must be in [0, {count - 1}], got {target}")
     return Inputs(
@@ -92,7 +99,7 @@ def _normalization(
         raise ValueError(
             f"--normalize must be auto, none, imagenet or MEAN,MEAN,MEAN/STD,STD,STD, got {text!r}"
         )
-    return parse_numbers("--normalize", mean), parse_numbers("--normalize", std)
+    return o.parse_numbers("--normalize", mean), o.parse_numbers("--normalize", std)
 
 
 def _count_classes(model: nn.Module, image: Tensor, spec: str) -> int:

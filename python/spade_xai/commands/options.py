@@ -1,9 +1,9 @@
-"""Options that commands share, and what their text means."""
+"""What the options of commands are called, how they are described, and what their text means."""
 
 import enum
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -169,35 +169,6 @@ Progress = Annotated[
     bool | None,
     typer.Option(rich_help_panel=OUTPUT, show_default="bars on a terminal", help="Bars on stderr."),
 ]
-
-
-def trace_options(
-    sparsity: str,
-    augment: str,
-    augmentations: int,
-    layers: list[str] | None,
-    depthwise: bool,
-    damp: float,
-    batch_size: int,
-    seed: int,
-    max_memory: str | None,
-    device: str | None,
-    forward_precision: Precision,
-) -> dict[str, Any]:
-    """The arguments of `trace` and `trace_many` that these texts stand for."""
-    return {
-        "sparsity": parse_sparsity(sparsity),
-        "augment": parse_augment(augment),
-        "augmentations": augmentations,
-        "layers": layers or None,
-        "depthwise": depthwise,
-        "damp": damp,
-        "batch_size": batch_size,
-        "seed": seed,
-        "max_memory": max_memory,
-        "device": device,
-        "forward_precision": forward_precision.value,
-    }
 
 
 def parse_sparsity(text: str) -> schedule.Sparsity:

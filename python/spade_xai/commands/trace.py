@@ -8,27 +8,23 @@ from typing import Annotated, Any
 import typer
 
 from spade_xai.commands import options as o
-from spade_xai.commands.inputs import load_inputs
+from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import print_fidelity, print_json, print_table, show_progress
+from spade_xai.commands.pruning import PruningOptions
+from spade_xai.commands.signature import flat
 from spade_xai.explain import TRACERS, short_fidelity
 from spade_xai.result import Trace
 from spade_xai.trace import trace as trace_one
 from spade_xai.trace import trace_many
 
 
+@flat
 def trace(
-    images: o.Images,
-    model: o.Model,
-    weights: o.Weights = None,
-    classes: o.Classes = None,
-    size: o.Size = None,
-    normalize: o.Normalize = "auto",
+    inputs: InputOptions,
+    *,
     tracer: o.OneTracer = o.Tracer.SPADE,
     sparsity: o.Sparsity = "linear:0.99",
-    augment: o.Augment = "resnet",
-    augmentations: o.Augmentations = 1024,
-    layers: o.Layers = None,
-    depthwise: o.Depthwise = False,
+    pruning: PruningOptions,
     sequential: Annotated[
         bool,
         typer.Option(
@@ -37,12 +33,6 @@ def trace(
             help="Prune each layer for what the sparse layers before it give.",
         ),
     ] = False,
-    damp: o.Damp = 0.01,
-    batch_size: o.BatchSize = 64,
-    seed: o.Seed = 0,
-    max_memory: o.MaxMemory = None,
-    device: o.Device = None,
-    forward_precision: o.ForwardPrecision = o.Precision.FLOAT32,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", rich_help_panel=o.OUTPUT, help="Folder for the traces."),
@@ -59,12 +49,13 @@ def trace(
       spade-xai trace photos/ -m timm:convnext_tiny --augment convnext -n 512
       spade-xai trace 'photos/*.png' -m mypackage.nets:make -s 0.9 --json
     """
-    given = load_inputs(images, model, weights, classes, size, normalize)
-    arguments = o.trace_options(
-        sparsity, augment, augmentations, layers, depthwise, damp, batch_size, seed, max_memory, device,
-        forward_precision,
-    )  # fmt: skip
-    arguments |= {"method": TRACERS[tracer.value], "progress": show_progress(progress)}
+    given = load_inputs(inputs)
+    arguments = {
+        "method": TRACERS[tracer.value],
+        "sparsity": o.parse_sparsity(sparsity),
+        "progress": show_progress(progress),
+        **pruning.arguments(),
+    }
     out.mkdir(parents=True, exist_ok=True)
     traces: Iterator[Trace] = trace_many(given.model, given.images, **arguments)
     if sequential:

@@ -8,8 +8,10 @@ from torch import nn
 
 from spade_xai import metrics
 from spade_xai.commands import options as o
-from spade_xai.commands.inputs import Inputs, load_inputs
+from spade_xai.commands.inputs import InputOptions, Inputs, load_inputs
 from spade_xai.commands.output import print_json, print_table, show_progress
+from spade_xai.commands.pruning import PruningOptions
+from spade_xai.commands.signature import flat
 from spade_xai.explain import TRACERS
 from spade_xai.saliency import attribute, pixel_map
 from spade_xai.schedule import GRID
@@ -18,13 +20,10 @@ from spade_xai.tune import Metric
 from spade_xai.tune import tune as tune_model
 
 
+@flat
 def tune(
-    images: o.Images,
-    model: o.Model,
-    weights: o.Weights = None,
-    classes: o.Classes = None,
-    size: o.Size = None,
-    normalize: o.Normalize = "auto",
+    inputs: InputOptions,
+    *,
     masks: o.Masks = None,
     methods: o.Maps = ["saliency"],  # noqa: B006
     grid: Annotated[str, typer.Option(help="Ratios to try, joined by commas.")] = ",".join(
@@ -41,14 +40,7 @@ def tune(
         ),
     ] = None,
     tracer: o.OneTracer = o.Tracer.SPADE,
-    augment: o.Augment = "resnet",
-    augmentations: o.Augmentations = 1024,
-    layers: o.Layers = None,
-    depthwise: o.Depthwise = False,
-    damp: o.Damp = 0.01,
-    batch_size: o.BatchSize = 64,
-    seed: o.Seed = 0,
-    max_memory: o.MaxMemory = None,
+    pruning: PruningOptions,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -73,14 +65,13 @@ def tune(
       spade-xai tune photos/ -m torchvision:resnet50 -w r50.pth -g 'network.layer4'
       spade-xai explain cat.jpg -m my.nets:make -s sparsity.json
     """
-    given = load_inputs(images, model, weights, classes, size, normalize, masks=masks)
+    given = load_inputs(inputs, masks=masks)
     tuned = tune_model(
-        given.model, given.images.split(1), map_metric(given, methods, seed),
+        given.model, given.images.split(1), map_metric(given, methods, pruning.seed),
         grid=o.parse_numbers("--grid", grid),
         groups=[group.split(",") for group in groups] if groups else None,
         method=TRACERS[tracer.value], checkpoint=checkpoint, progress=show_progress(progress),
-        augment=o.parse_augment(augment), augmentations=augmentations, layers=layers or None,
-        depthwise=depthwise, damp=damp, batch_size=batch_size, seed=seed, max_memory=max_memory,
+        **pruning.arguments(),
     )  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     tuned.save(out)
