@@ -84,12 +84,14 @@ def check_range(
     return float(value)
 
 
-def check_int(function: str, name: str, value: object, low: int) -> int:
-    """Return value if it is an int of at least low."""
+def check_int(function: str, name: str, value: object, low: int, high: int = 2**31 - 1) -> int:
+    """Return value if it is an int with low <= value <= high, by default what a C int holds."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{function}: {name} must be an int, got {type(value).__name__}")
     if value < low:
         raise ValueError(f"{function}: {name} must be at least {low}, got {value}")
+    if value > high:
+        raise ValueError(f"{function}: {name} must be at most {high}, got {value}")
     return value
 
 

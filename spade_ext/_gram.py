@@ -37,13 +37,38 @@ def check_input(function: str, x: torch.Tensor, geometry: Conv2dGeometry | None)
     if geometry is None:
         if x.ndim < 1:
             raise ValueError(f"{function}: x must have shape [..., D], got a scalar")
+        groups, cols = 1, x.shape[-1]
     else:
         check_tensor(function, "x", x, ndim=4)
         if x.shape[1] % geometry.groups:
             raise ValueError(
                 f"{function}: groups must divide the {x.shape[1]} channels, got {geometry.groups}"
             )
+        _check_padding(function, x, geometry)
+        groups, cols = geometry.groups, geometry.columns(x.shape[1])
+    if groups * cols * cols >= 2**60:  # bytes of a sum fit in an int64
+        raise ValueError(
+            f"{function}: H must have fewer than 2^60 entries, got {groups} x {cols} x {cols}"
+        )
     return check_finite(function, "x", x)
+
+
+def _check_padding(function: str, x: torch.Tensor, geometry: Conv2dGeometry) -> None:
+    """Raise ValueError if the images x are too small for what a mode pads with."""
+    mode = geometry.padding_mode
+    if mode == "zeros":
+        return
+    if not x.shape[1:].numel():
+        raise ValueError(
+            f"{function}: padding_mode {mode} needs images with pixels, got shape {tuple(x.shape)}"
+        )
+    for sides, size in zip((geometry.padding[:2], geometry.padding[2:]), x.shape[2:], strict=True):
+        most = {"reflect": size - 1, "circular": size}.get(mode, max(sides))
+        if max(sides) > most:
+            raise ValueError(
+                f"{function}: padding of mode {mode} must be at most {most} on a side of {size} pixels, "
+                f"got {max(sides)}"
+            )
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -32,8 +32,10 @@ class HessianAccumulator:
         precision: str = "default",
         threads: int | None = None,
     ) -> None:
-        self.geometry = _geometry_of(layer_or_geometry)
+        self.geometry, self._columns = _geometry_of(layer_or_geometry)
         self.precision = check_precision("HessianAccumulator", precision)
+        if threads is not None:
+            resolve_threads("HessianAccumulator", threads)
         self.threads = threads
         self.count = 0
         """Samples so far: rows of a linear layer's inputs, images of a convolution's."""
@@ -47,6 +49,7 @@ class HessianAccumulator:
             x: Float tensor. Not modified.
 
         Raises:
+            TypeError: x is not a tensor of floats.
             ValueError: Wrong shape or device, NaN or Inf; the sum is as before.
         """
         function = "HessianAccumulator.update"
@@ -59,21 +62,22 @@ class HessianAccumulator:
         else:
             groups, cols = self.geometry.groups, self.geometry.columns(x.shape[1])
             samples = x.shape[0]
-        if self._sum is None:
-            self._sum = new_sum((groups, cols, cols), x.device)
-            self._dtype = compute_dtype(x)
-        elif self._sum.shape[-1] != cols:
+        if self._columns not in (None, cols):
+            raise ValueError(f"{function}: x must give {self._columns} columns of H, got {cols}")
+        total = self._sum
+        if total is None:
+            with torch.inference_mode(False):  # else merge could not add to it outside that mode
+                total = new_sum((groups, cols, cols), x.device)
+        elif total.device != x.device:
             raise ValueError(
-                f"{function}: x must give {self._sum.shape[-1]} columns of H, got {cols}"
-            )
-        elif self._sum.device != x.device:
-            raise ValueError(
-                f"{function}: x must be on the device of the sum, {self._sum.device}, got {x.device}"
+                f"{function}: x must be on the device of the sum, {total.device}, got {x.device}"
             )
         if self.geometry is None:
-            add_linear(x, self.precision, self._sum, threads, None)
+            add_linear(x, self.precision, total, threads, None)
         else:
-            add_conv2d(x, self.geometry, "auto", self.precision, self._sum, threads, None)
+            add_conv2d(x, self.geometry, "auto", self.precision, total, threads, None)
+        self._sum, self._columns = total, cols
+        self._dtype = torch.promote_types(self._dtype, compute_dtype(x))
         self.count += samples
 
     def merge(self, other: HessianAccumulator) -> None:
@@ -83,28 +87,33 @@ class HessianAccumulator:
             other: Not modified.
 
         Raises:
+            TypeError: other is no HessianAccumulator.
             ValueError: It belongs to another kind or size of layer.
         """
         function = "HessianAccumulator.merge"
+        if not isinstance(other, HessianAccumulator):
+            raise TypeError(
+                f"{function}: other must be a HessianAccumulator, got {type(other).__name__}"
+            )
         if other.geometry != self.geometry:
             raise ValueError(
                 f"{function}: other must have geometry {self.geometry}, got {other.geometry}"
             )
+        if None not in (self._columns, other._columns) and self._columns != other._columns:
+            raise ValueError(
+                f"{function}: other must give {self._columns} columns of H, got {other._columns}"
+            )
         if other._sum is not None:
             if self._sum is None:
-                self._sum, self._dtype = other._sum.clone(), other._dtype
-            elif self._sum.shape != other._sum.shape:
-                raise ValueError(
-                    f"{function}: other must have a sum of shape {tuple(self._sum.shape)}, "
-                    f"got {tuple(other._sum.shape)}"
-                )
+                self._sum, self._columns = other._sum.clone(), other._columns
             else:
                 self._sum += other._sum.to(self._sum.device)
+            self._dtype = torch.promote_types(self._dtype, other._dtype)
         self.count += other.count
 
     @property
     def hessian(self) -> torch.Tensor:
-        """H so far, [D, D] or [groups, D, D]; float64 if the inputs are, otherwise float32.
+        """H so far, [D, D] or [groups, D, D]; float64 if any input was, otherwise float32.
 
         Raises:
             RuntimeError: Before the first update.
@@ -114,17 +123,23 @@ class HessianAccumulator:
         return (self._sum if len(self._sum) > 1 else self._sum[0]).to(self._dtype, copy=True)
 
 
-def _geometry_of(layer: nn.Module | Conv2dGeometry | None) -> Conv2dGeometry | None:
+def _geometry_of(
+    layer: nn.Module | Conv2dGeometry | None,
+) -> tuple[Conv2dGeometry | None, int | None]:
+    """Geometry of a convolution, None for a linear layer; and columns of H, None if not known yet."""
     if layer is None or isinstance(layer, Conv2dGeometry):
-        return layer
+        return layer, None
     if isinstance(layer, nn.Conv2d):
-        return Conv2dGeometry.of(
+        geometry = Conv2dGeometry.of(
             layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups,
             layer.padding_mode,
         )  # fmt: skip
+        return geometry, geometry.columns(layer.in_channels)
+    if isinstance(layer, nn.Linear):
+        return None, layer.in_features
     weight = getattr(layer, "weight", None)
-    if isinstance(layer, nn.Linear) or (type(layer).__name__ == "Conv1D" and weight is not None):
-        return None
+    if type(layer).__name__ == "Conv1D" and isinstance(weight, torch.Tensor):
+        return None, weight.shape[0]  # transformers stores [inputs, outputs]
     raise TypeError(
         "HessianAccumulator: layer_or_geometry must be an nn.Linear, nn.Conv2d, transformers Conv1D "
         f"or Conv2dGeometry, got {type(layer).__name__}"

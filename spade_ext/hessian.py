@@ -63,6 +63,10 @@ def hessian(
     Reference: reference.hessian.
     """
     if kernel_size is None:
+        if (stride, padding, dilation, groups, padding_mode, form) != (1, 0, 1, 1, "zeros", "auto"):
+            raise ValueError(
+                "hessian: stride, padding, dilation, groups, padding_mode and form need kernel_size, got None"
+            )
         if torch.compiler.is_compiling():
             result: torch.Tensor = torch.ops.spade_ext.hessian(
                 x, [], [], [], [], 1, padding_mode, form, precision, threads or 0

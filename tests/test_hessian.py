@@ -183,11 +183,62 @@ def test_accumulator_errors_leave_the_sum():
         accumulator.merge(HessianAccumulator(nn.Conv2d(4, 2, 1)))
     other = HessianAccumulator(None)
     other.update(torch.ones(3, 5))
-    with pytest.raises(ValueError, match=r"other must have a sum of shape \(1, 4, 4\)"):
+    with pytest.raises(ValueError, match="merge: other must give 4 columns of H, got 5"):
         accumulator.merge(other)
+    with pytest.raises(TypeError, match="merge: other must be a HessianAccumulator, got Tensor"):
+        accumulator.merge(torch.ones(4, 4))
     assert torch.equal(accumulator.hessian, torch.full((4, 4), 3.0)) and accumulator.count == 3
     with pytest.raises(TypeError, match=r"nn\.Linear, nn\.Conv2d"):
         HessianAccumulator(nn.ReLU())
+    with pytest.raises(ValueError, match="HessianAccumulator: threads must be at least 1, got 0"):
+        HessianAccumulator(None, threads=0)
+
+
+@pytest.mark.parametrize(
+    "layer, shape, columns",
+    [(nn.Linear(4, 2), (3, 5), "4 columns of H, got 5"),
+     (nn.Conv2d(3, 2, 3), (1, 6, 5, 5), "27 columns of H, got 54")],
+)  # fmt: skip
+def test_accumulator_knows_the_size_of_its_layer(layer, shape, columns):
+    accumulator = HessianAccumulator(layer)
+    with pytest.raises(ValueError, match=f"update: x must give {columns}"):
+        accumulator.update(torch.ones(shape))
+    other = HessianAccumulator(accumulator.geometry)
+    other.update(torch.ones(shape))
+    with pytest.raises(ValueError, match=f"merge: other must give {columns}"):
+        accumulator.merge(other)
+    with pytest.raises(RuntimeError, match="no update yet"):
+        _ = accumulator.hessian
+
+
+def test_accumulator_refuses_images_that_padding_outgrows_and_stays_empty():
+    accumulator = HessianAccumulator(nn.Conv2d(1, 1, 3, padding=2, padding_mode="reflect"))
+    with pytest.raises(ValueError, match="update: padding of mode reflect must be at most 1"):
+        accumulator.update(torch.ones(1, 1, 2, 2))
+    with pytest.raises(RuntimeError, match="no update yet"):
+        _ = accumulator.hessian
+
+
+def test_accumulator_of_mixed_dtypes_does_not_depend_on_their_order():
+    x = torch.randn(20, 5, dtype=torch.float64)
+    sums = []
+    for parts in ((x[:10].float(), x[10:]), (x[10:], x[:10].float())):
+        accumulator, other = HessianAccumulator(None), HessianAccumulator(None)
+        accumulator.update(parts[0])
+        other.update(parts[1])
+        accumulator.merge(other)
+        sums.append(accumulator.hessian)
+    assert sums[0].dtype == torch.float64
+    torch.testing.assert_close(sums[0], sums[1], rtol=1e-14, atol=0)
+
+
+def test_accumulator_filled_in_inference_mode_merges_outside():
+    x, accumulator, other = torch.ones(3, 4), HessianAccumulator(None), HessianAccumulator(None)
+    with torch.inference_mode():
+        accumulator.update(x)
+        other.update(x)
+    accumulator.merge(other)
+    assert torch.equal(accumulator.hessian, torch.full((4, 4), 6.0))
 
 
 @pytest.mark.parametrize(
@@ -211,6 +262,19 @@ def test_accumulator_errors_leave_the_sum():
         (lambda: hessian(torch.ones(1, 3, 5, 5), kernel_size=3, padding_mode="same"), ValueError,
          "padding_mode must be one of"),
         (lambda: hessian(torch.ones(2, 2), threads=0), ValueError, "threads must be at least 1, got 0"),
+        (lambda: hessian(torch.ones(2, 2), threads=2**31), ValueError, "threads must be at most 2147483647"),
+        (lambda: hessian(torch.ones(1, 2, 5, 5), padding=1), ValueError, "need kernel_size, got None"),
+        (lambda: hessian(torch.ones(2, 2), form="direct"), ValueError, "need kernel_size, got None"),
+        (lambda: hessian(torch.ones(1, 4, 1, 1), kernel_size=2**14, padding=2**14), ValueError,
+         r"H must have fewer than 2\^60 entries, got 1 x 1073741824 x 1073741824"),
+        (lambda: hessian(torch.ones(1, 1, 5, 5), kernel_size=2**40), ValueError,
+         "kernel_size must be at most 2147483647, got 1099511627776"),
+        (lambda: hessian(torch.ones(1, 1, 4, 4), kernel_size=3, padding=(0, 4), padding_mode="reflect"),
+         ValueError, "hessian: padding of mode reflect must be at most 3 on a side of 4 pixels, got 4"),
+        (lambda: hessian(torch.ones(1, 1, 4, 4), kernel_size=3, padding=5, padding_mode="circular"),
+         ValueError, "mode circular must be at most 4 on a side of 4 pixels, got 5"),
+        (lambda: hessian(torch.ones(1, 1, 0, 4), kernel_size=3, padding=1, padding_mode="replicate"),
+         ValueError, r"replicate needs images with pixels, got shape \(1, 1, 0, 4\)"),
     ],
 )  # fmt: skip
 def test_errors(call, error, text):

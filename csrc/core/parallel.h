@@ -67,16 +67,24 @@ void on_threads(int threads, Body&& body) {
 #endif
 }
 
-// Run task(state, i) for i in [0, n) on `threads` threads, dynamically scheduled; make_state()
-// gives each thread its scratch. The first exception ends the loop and is rethrown on the calling
-// thread.
+// More threads only wait for one another, and an OpenMP runtime that cannot start all it is asked
+// for ends the process.
+inline int most_threads() {
+  static const int most = std::max(64, 2 * static_cast<int>(std::thread::hardware_concurrency()));
+  return most;
+}
+
+// Run task(state, i) for i in [0, n) on at most `threads` threads, dynamically scheduled;
+// make_state() gives each thread its scratch. The first exception ends the loop and is rethrown on
+// the calling thread.
 template <class MakeState, class Task>
 void parallel_for(int threads, int64_t n, MakeState&& make_state, Task&& task) {
   std::exception_ptr first;
   std::mutex first_mutex;
   std::atomic<bool> stop{false};
   std::atomic<int64_t> next{0};
-  on_threads(static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, n))), [&] {
+  const int64_t wanted = std::min<int64_t>({threads, n, most_threads()});
+  on_threads(static_cast<int>(std::max<int64_t>(1, wanted)), [&] {
     try {
       auto state = make_state();
       for (int64_t i; !stop.load(std::memory_order_relaxed) && (i = next.fetch_add(1)) < n;)

@@ -7,8 +7,8 @@
  *
  * Rules of every function
  *  - Inputs are read only. Outputs never overlap inputs unless a comment says so.
- *  - `threads` >= 1 is the number of OpenMP threads; results are bit-identical for every value of
- * it.
+ *  - `threads` >= 1 is the most OpenMP threads to start, in no case more than twice the processors
+ * or 64; results are bit-identical for every value of it.
  *  - `progress` may be NULL. It is called on the calling thread only, at most about 20 times a
  * second.
  *  - Returns SPADE_SUCCESS or the status of the failure; spade_last_error() then has the text.
