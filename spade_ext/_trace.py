@@ -4,14 +4,12 @@ import json
 import math
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from spade_ext import _C, _cuda
 from spade_ext._checks import (
+    check_int,
     check_range,
     check_shape,
     check_tensor,
@@ -20,6 +18,7 @@ from spade_ext._checks import (
     suffix,
 )
 from spade_ext._elimination import first_failed
+from spade_ext._files import read_tensors, write_tensors
 from spade_ext._progress import Callback, reporting
 from spade_ext.errors import SingularHessianError
 
@@ -138,22 +137,18 @@ class OBCTrace:
         return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the trace as safetensors: to a temporary file beside path, then renamed."""
-        target = Path(path)
-        part = target.with_name(f"{target.name}.part{os.getpid()}")
-        try:
-            save_file(
-                {name: getattr(self, name).contiguous() for name in _TENSORS},
-                part,
-                {
-                    "format": "spade_ext.OBCTrace",
-                    "damp": json.dumps(self.damp),
-                    "block": json.dumps(self.block),
-                },
-            )
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        """Write the trace as safetensors: to a temporary file beside path, then renamed.
+
+        Raises:
+            OSError: It cannot be written there.
+        """
+        metadata = {
+            "format": "spade_ext.OBCTrace",
+            "damp": json.dumps(self.damp),
+            "block": json.dumps(self.block),
+        }
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        write_tensors("OBCTrace.save", path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "OBCTrace":
@@ -161,22 +156,37 @@ class OBCTrace:
 
         Raises:
             FileNotFoundError: No such file.
-            ValueError: Not a trace, or its shapes do not fit together.
+            ValueError: Not a trace, or its tensors do not fit together.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"OBCTrace.load: {path} is not a safetensors file: {error}") from None
+        function = "OBCTrace.load"
+        tensors, metadata = read_tensors(function, path)
         if metadata.get("format") != "spade_ext.OBCTrace":
-            raise ValueError(f"OBCTrace.load: {path} holds no OBCTrace, got metadata {metadata}")
-        trace = cls(
-            damp=json.loads(metadata["damp"]), block=json.loads(metadata["block"]), **tensors
-        )
-        rows, cols = trace.weight.shape
-        for name in ("order", "loss"):
-            check_shape("OBCTrace.load", name, getattr(trace, name), (rows, cols // trace.block))
-        for name in ("hessian", "hinv"):
-            check_shape("OBCTrace.load", name, getattr(trace, name), (cols, cols))
+            raise ValueError(f"{function}: {path} holds no OBCTrace, got metadata {metadata}")
+        try:
+            damp, block = json.loads(metadata["damp"]), json.loads(metadata["block"])
+            trace = cls(damp=damp, block=block, **tensors)
+            _check_trace(function, trace)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{function}: {path} is damaged: {error}") from None
         return trace
+
+
+def _check_trace(function: str, trace: OBCTrace) -> None:
+    """Raise ValueError or TypeError if parts of a trace do not fit together: native code relies on that."""
+    check_range(function, "damp", trace.damp, 0.0)
+    weight = check_tensor(
+        function, "weight", trace.weight, ndim=2, dtypes=(torch.float32, torch.float64)
+    )
+    rows, cols = weight.shape
+    block = check_int(function, "block", trace.block, 1)
+    if cols % block:
+        raise ValueError(f"{function}: block must divide the {cols} columns, got {block}")
+    steps = cols // block
+    for name, shape in (("loss", (rows, steps)), ("hessian", (cols, cols)), ("hinv", (cols, cols))):
+        value = check_tensor(function, name, getattr(trace, name), dtypes=(weight.dtype,))
+        check_shape(function, name, value, shape)
+    order = check_tensor(function, "order", trace.order, dtypes=(torch.int32,))
+    check_shape(function, "order", order, (rows, steps))
+    inside = ((order >= 0) & (order < steps)).all()
+    if not inside or not order.new_zeros(order.shape).scatter_(1, order.long(), 1).all():
+        raise ValueError(f"{function}: order must hold each of {steps} columns once in every row")

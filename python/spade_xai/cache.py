@@ -1,15 +1,14 @@
 """Hessians and OBC orders of the samples of a calibration set, computed once and kept in files."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spade_ext import OBCTrace, SingularHessianError
+from spade_ext._files import read_tensors, write_tensors
 from spade_xai.layers import Layer
 from spade_xai.plan import plan_memory
 from spade_xai.prepare import duplicate
@@ -73,13 +72,13 @@ class SampleCache:
 
     def _keep(self, sample: int, layer: Layer, hessian: Tensor) -> None:
         if self.run.options.method == "sparsegpt":
-            _write(self._path(sample, layer, "hessian"), {"hessian": hessian})
+            write_tensors("tune", self._path(sample, layer, "hessian"), {"hessian": hessian})
             return
         try:
             weight = layer.read(self.run.dense).to(hessian.device)
             orders = order_layer(weight, hessian, self.run.options.damp)
         except SingularHessianError:
-            _write(self._path(sample, layer, "failed"), {})
+            write_tensors("tune", self._path(sample, layer, "failed"), {})
             return
         for group, order in enumerate(orders):
             order.save(self._path(sample, layer, f"{group}"))
@@ -94,8 +93,9 @@ class SampleCache:
         if not self._whole(sample, layer):  # the sample does not use the layer
             return dense
         if self.run.options.method == "sparsegpt":
-            path, device = self._path(sample, layer, "hessian"), self.run.device
-            hessian = load_file(path, str(device))["hessian"]
+            device = self.run.device
+            saved, _ = read_tensors("tune", self._path(sample, layer, "hessian"))
+            hessian = saved["hessian"].to(device)
             (pruned,) = prune_layer(
                 layer, dense.to(device), [hessian], method="sparsegpt", sparsity=ratio,
                 damp=self.run.options.damp,
@@ -119,19 +119,10 @@ class SampleCache:
         """As weights, but solved once and kept: every later group is tuned with them."""
         path = self._path(sample, layer, f"at-{ratio!r}")
         if path.exists():
-            kept = load_file(path)
+            kept, _ = read_tensors("tune", path)
             shape = tuple(layer.read(self.run.dense).shape)
             return Packed(shape, kept["bits"], kept["values"]).weights()
         weights = self.weights(sample, layer, ratio)
         packed = Packed.of(weights)
-        _write(path, {"bits": packed.bits, "values": packed.values})
+        write_tensors("tune", path, {"bits": packed.bits, "values": packed.values})
         return weights
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
-    try:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from spade_ext._files import written_whole
 from spade_xai.explain import Explanation, class_name, unit_range
 from spade_xai.result import LayerReport
 
@@ -21,12 +21,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """Write to a temporary name in path's folder, then rename: path never holds half a file."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part{os.getpid()}")
-    try:
+    with written_whole(target) as part:
         part.write_bytes(data)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def grid(explanation: Explanation, mask: Tensor | None = None) -> Figure:

@@ -3,14 +3,12 @@
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from spade_ext._files import read_tensors, write_tensors
 from spade_xai.layers import find_layers
 from spade_xai.result import LayerReport, Packed, Trace
 
@@ -33,8 +31,6 @@ def _digest(value: Tensor) -> str:
 
 def save_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
     """Write a trace: to a temporary file beside path, then renamed."""
-    target = Path(path)
-    part = target.with_name(f"{target.name}.part{os.getpid()}")
     tensors = {}
     for name, packed in trace._packed.items():
         tensors[f"{name}.mask"], tensors[f"{name}.values"] = packed.bits, packed.values
@@ -46,11 +42,7 @@ def save_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
         "timings": json.dumps(trace.timings),
         "model": json.dumps(fingerprint(trace.dense)),
     }
-    try:
-        save_file(tensors, part, metadata)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    write_tensors("Trace.save", path, tensors, metadata)
 
 
 def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
@@ -65,12 +57,7 @@ def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
         ValueError: Not a trace, damaged, or made from another model; the first difference is named.
     """
     function = "load_trace"
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{function}: {path} is not a safetensors file: {error}") from None
+    tensors, metadata = read_tensors(function, path)
     if metadata.get("format") != _FORMAT:
         raise ValueError(
             f"{function}: {path} must hold a trace of format {_FORMAT}, got {metadata.get('format')}"

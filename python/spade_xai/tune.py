@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spade_ext._files import written_whole
 from spade_xai.augment import Augmentation
 from spade_xai.cache import SampleCache
 from spade_xai.layers import Layer, check_pattern, matches
@@ -60,13 +61,8 @@ class Tuned:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON that trace takes as sparsity: to a temporary file beside path, then renamed."""
-        target = Path(path)
-        part = target.with_name(f"{target.name}.part{os.getpid()}")
-        try:
+        with written_whole(path) as part:
             part.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def tune(
