@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from spade_ext import _C, _cuda
-from spade_ext._checks import check_device, check_finite, check_tensor, suffix
+from spade_ext._checks import check_device, check_finite, check_tensor, compute_dtype, suffix
 from spade_ext._progress import Callback, reporting
 from spade_ext.geometry import Conv2dGeometry
 
@@ -138,13 +138,7 @@ def add_conv2d(
     progress: bool | Callback | None,
 ) -> None:
     """Add X X^T of the patches of the checked images x [B, C, height, width] to out [groups, D, D]."""
-    images = x.detach() if _on_cuda(x) else _floating(x)
-    if geometry.padding_mode != "zeros":
-        top, bottom, left, right = geometry.padding
-        images = nn.functional.pad(images, (left, right, top, bottom), mode=geometry.padding_mode)
-        geometry = Conv2dGeometry(
-            geometry.kernel_size, geometry.stride, (0, 0, 0, 0), geometry.dilation, geometry.groups
-        )
+    images, geometry = _padded(x.detach() if _on_cuda(x) else _floating(x), geometry)
     if _on_cuda(images):
         return _cuda.add_hessian_conv2d(images, geometry.fields(images), out, precision)
     if images.is_cuda:
@@ -152,8 +146,52 @@ def add_conv2d(
         add_conv2d(images.cpu(), geometry, form, precision, host, threads, progress)
         out.copy_(host)
         return None
+    return _call_conv2d("hessian_conv2d", images, geometry, form, out, threads, progress)
+
+
+def of_conv2d(
+    x: torch.Tensor,
+    geometry: Conv2dGeometry,
+    form: str,
+    precision: str,
+    threads: int,
+    progress: bool | Callback | None,
+) -> torch.Tensor:
+    """X X^T of the patches of the checked images x [B, C, height, width]: [groups, D, D] in the result's dtype."""
+    cols = geometry.columns(x.shape[1])
+    shape = (geometry.groups, cols, cols)
+    if x.is_cuda:
+        out = new_sum(shape, x.device)
+        add_conv2d(x, geometry, form, precision, out, threads, progress)
+        return converted(out, compute_dtype(x))
+    images, geometry = _padded(_floating(x), geometry)
+    out = _empty(shape, images.dtype, x.device)
+    _call_conv2d("hessian_conv2d_set", images, geometry, form, out, threads, progress)
+    return out
+
+
+def _padded(images: torch.Tensor, geometry: Conv2dGeometry) -> tuple[torch.Tensor, Conv2dGeometry]:
+    """Images and geometry with no padding but of zeros."""
+    if geometry.padding_mode == "zeros":
+        return images, geometry
+    top, bottom, left, right = geometry.padding
+    images = nn.functional.pad(images, (left, right, top, bottom), mode=geometry.padding_mode)
+    return images, Conv2dGeometry(
+        geometry.kernel_size, geometry.stride, (0, 0, 0, 0), geometry.dilation, geometry.groups
+    )
+
+
+def _call_conv2d(
+    name: str,
+    images: torch.Tensor,
+    geometry: Conv2dGeometry,
+    form: str,
+    out: torch.Tensor,
+    threads: int,
+    progress: bool | Callback | None,
+) -> None:
     with reporting(progress, "hessian") as report:
-        getattr(_C, f"hessian_conv2d_{suffix(images)}")(
+        getattr(_C, f"{name}_{suffix(images)}")(
             images.data_ptr(),
             geometry.fields(images),
             _FORMS[form],

@@ -4,13 +4,13 @@ import torch
 
 from spade_ext._checks import compute_dtype, resolve_threads
 from spade_ext._gram import (
-    add_conv2d,
     add_linear,
     check_form,
     check_input,
     check_precision,
     converted,
     new_sum,
+    of_conv2d,
 )
 from spade_ext._progress import Callback
 from spade_ext.geometry import Conv2dGeometry
@@ -43,9 +43,8 @@ def hessian(
         dilation: As nn.Conv2d.
         groups: As nn.Conv2d; one H a group if greater than 1.
         padding_mode: As nn.Conv2d.
-        form: "auto", "tap_offsets" (grams of shifted inputs less their borders: digits are lost where an image's border
-            is hundreds of times larger than its inside) or "direct" (unfolded in cache-sized pieces). CPU only; CUDA
-            only adds and loses none.
+        form: "auto", "tap_offsets" (grams of shifted inputs, their borders apart) or "direct" (unfolded in cache-sized
+            pieces). CPU only.
         precision: Of float32 inputs on CUDA: "default" (three fp16 tensor-core products, the error of float32) or
             "fast" (one product, relative error about 1e-5). The CPU and float64 are always exact.
         threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
@@ -106,7 +105,5 @@ def hessian_conv2d(
     check_precision(function, precision)
     check_form(function, form)
     threads = resolve_threads(function, threads)
-    cols = geometry.columns(x.shape[1])
-    out = new_sum((geometry.groups, cols, cols), x.device)
-    add_conv2d(x, geometry, form, precision, out, threads, progress)
-    return converted(out if geometry.groups > 1 else out[0], compute_dtype(x))
+    h = of_conv2d(x, geometry, form, precision, threads, progress)
+    return h if geometry.groups > 1 else h[0]

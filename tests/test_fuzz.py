@@ -174,9 +174,11 @@ def hessian_conv2d(call):
     used = 1 + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True)) if min(sizes) else 0
     cols = channels // groups * kernel[0] * kernel[1] if legal else 0
     conv = Conv2d(*sizes, *strides, *least, groups)
-    h = call.output(groups * cols * cols if legal else 0, c_double)
-    return call.run("hessian_conv2d", call.reals(used), call.pointer((Conv2d * 1)(conv)),
-                    c_int(draw(st.integers(-1, 4))), h, sizes=[*least, groups])  # fmt: skip
+    once = draw(st.booleans())
+    h = call.output(groups * cols * cols if legal else 0, call.real if once else c_double)
+    return call.run("hessian_conv2d_set" if once else "hessian_conv2d", call.reals(used),
+                    call.pointer((Conv2d * 1)(conv)), c_int(draw(st.integers(-1, 4))), h,
+                    sizes=[*least, groups])  # fmt: skip
 
 
 def damped_inverse(call):

@@ -1,9 +1,14 @@
-// spade_hessian_linear and spade_hessian_conv2d: argument checks and the choice of the form.
+// spade_hessian_linear and spade_hessian_conv2d(_set): argument checks and the choice of the form.
 
 #include "cpu/hessian.h"
 
+#include <optional>
+#include <type_traits>
+
+#include "core/buffer.h"
 #include "core/checks.h"
 #include "core/conv.h"
+#include "cpu/hessian_plan.h"
 
 namespace spade {
 namespace {
@@ -23,24 +28,75 @@ void checked_linear(const T* x, int64_t N, int64_t D, int64_t ldx, double* h, in
   hessian_linear(x, N, D, ldx, h, threads, progress);
 }
 
+// fn(begin, end) for pieces of [0, count), in parallel.
+template <class Fn>
+void each_piece(int64_t count, int threads, Fn&& fn) {
+  constexpr int64_t kPiece = 1 << 18;
+  parallel_for(
+      threads, (count + kPiece - 1) / kPiece, [] { return 0; },
+      [&](int, int64_t i) { fn(i * kPiece, std::min(count, (i + 1) * kPiece)); });
+}
+
+template <class S>
+void clear(S* h, int64_t count, int threads) {
+  each_piece(count, threads,
+             [&](int64_t begin, int64_t end) { std::fill(h + begin, h + end, S(0)); });
+}
+
+// H written as T by a form that adds to doubles.
 template <class T>
-void checked_conv2d(const T* x, const spade_conv2d_t* conv, int form, double* h, int threads,
-                    const spade_progress_t* progress) {
-  const char* function = "spade_hessian_conv2d";
+void set_direct(const T* x, const spade_conv2d_t& conv, T* h, int64_t count, int threads,
+                const spade_progress_t* progress) {
+  if constexpr (std::is_same_v<T, double>) {
+    clear(h, count, threads);
+    hessian_direct(x, conv, h, threads, progress);
+  } else {
+    const Buffer<double> sum(count);
+    clear(sum.get(), count, threads);
+    hessian_direct(x, conv, sum.get(), threads, progress);
+    each_piece(count, threads, [&](int64_t begin, int64_t end) {
+      std::copy(sum.get() + begin, sum.get() + end, h + begin);
+    });
+  }
+}
+
+// H += (add) or = the sum over the patches.
+template <class T, class S>
+void checked_conv2d(const char* function, const T* x, const spade_conv2d_t* conv, int form, S* h,
+                    bool add, int threads, const spade_progress_t* progress) {
   check_conv(function, conv);
   SPADE_CHECK(form == SPADE_HESSIAN_AUTO || form == SPADE_HESSIAN_TAP_OFFSETS ||
                   form == SPADE_HESSIAN_DIRECT,
               "%s: form must be a spade_hessian_form_t, got %d", function, form);
   check_threads(function, threads);
   const ConvSizes sizes(*conv);
-  if (sizes.positions == 0 || sizes.D == 0) return;
-  if (conv->height == 0 || conv->width == 0) return;  // every patch is padding
-  check_pointer(function, "x", x, 1);
+  const int64_t entries = conv->groups * sizes.D * sizes.D;
+  if (entries == 0) return;
+  const bool empty = sizes.positions == 0 || conv->height == 0 || conv->width == 0;  // or padding
+  if (empty && add) return;
   check_pointer(function, "h", h, 1);
-  const bool by_taps =
-      form == SPADE_HESSIAN_TAP_OFFSETS ||
-      (form == SPADE_HESSIAN_AUTO && sizes.taps > 1 && taps_cost(*conv) < direct_cost(*conv));
-  (by_taps ? hessian_taps<T> : hessian_direct<T>)(x, *conv, h, threads, progress);
+  if (empty) return clear(h, entries, threads);
+  check_pointer(function, "x", x, 1);
+  std::optional<TapPlan> plan;
+  if (form == SPADE_HESSIAN_TAP_OFFSETS || (form == SPADE_HESSIAN_AUTO && sizes.taps > 1))
+    plan.emplace(*conv);
+  if (plan && (form == SPADE_HESSIAN_TAP_OFFSETS || taps_cost(*conv, *plan) < direct_cost(*conv)))
+    return hessian_taps(x, *conv, *plan, h, add, threads, progress);
+  if constexpr (std::is_same_v<S, double>)
+    if (add) return hessian_direct(x, *conv, h, threads, progress);
+  if constexpr (std::is_same_v<S, T>) set_direct(x, *conv, h, entries, threads, progress);
+}
+
+template <class T>
+void add_conv2d(const T* x, const spade_conv2d_t* conv, int form, double* h, int threads,
+                const spade_progress_t* progress) {
+  checked_conv2d("spade_hessian_conv2d", x, conv, form, h, true, threads, progress);
+}
+
+template <class T>
+void set_conv2d(const T* x, const spade_conv2d_t* conv, int form, T* h, int threads,
+                const spade_progress_t* progress) {
+  checked_conv2d("spade_hessian_conv2d_set", x, conv, form, h, false, threads, progress);
 }
 
 }  // namespace
@@ -58,10 +114,22 @@ spade_status_t spade_hessian_linear_f64(const double* x, int64_t N, int64_t D, i
 
 spade_status_t spade_hessian_conv2d_f32(const float* x, const spade_conv2d_t* conv, int form,
                                         double* h, int threads, const spade_progress_t* progress) {
-  return spade::guarded([&] { spade::checked_conv2d(x, conv, form, h, threads, progress); });
+  return spade::guarded([&] { spade::add_conv2d(x, conv, form, h, threads, progress); });
 }
 
 spade_status_t spade_hessian_conv2d_f64(const double* x, const spade_conv2d_t* conv, int form,
                                         double* h, int threads, const spade_progress_t* progress) {
-  return spade::guarded([&] { spade::checked_conv2d(x, conv, form, h, threads, progress); });
+  return spade::guarded([&] { spade::add_conv2d(x, conv, form, h, threads, progress); });
+}
+
+spade_status_t spade_hessian_conv2d_set_f32(const float* x, const spade_conv2d_t* conv, int form,
+                                            float* h, int threads,
+                                            const spade_progress_t* progress) {
+  return spade::guarded([&] { spade::set_conv2d(x, conv, form, h, threads, progress); });
+}
+
+spade_status_t spade_hessian_conv2d_set_f64(const double* x, const spade_conv2d_t* conv, int form,
+                                            double* h, int threads,
+                                            const spade_progress_t* progress) {
+  return spade::guarded([&] { spade::set_conv2d(x, conv, form, h, threads, progress); });
 }

@@ -7,13 +7,16 @@
 
 namespace spade {
 
+class TapPlan;
+
 // Multiply-adds of each form, with the fixed cost of its products; AUTO takes the lesser.
-double taps_cost(const spade_conv2d_t& conv);
+double taps_cost(const spade_conv2d_t& conv, const TapPlan& plan);
 double direct_cost(const spade_conv2d_t& conv);
 
-template <class T>
-void hessian_taps(const T* x, const spade_conv2d_t& conv, double* h, int threads,
-                  const spade_progress_t* progress);
+// H is added to if `add`, else written: double (both) or, if written, of type T.
+template <class T, class S>
+void hessian_taps(const T* x, const spade_conv2d_t& conv, const TapPlan& plan, S* h, bool add,
+                  int threads, const spade_progress_t* progress);
 template <class T>
 void hessian_direct(const T* x, const spade_conv2d_t& conv, double* h, int threads,
                     const spade_progress_t* progress);

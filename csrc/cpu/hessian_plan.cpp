@@ -1,91 +1,91 @@
 #include "cpu/hessian_plan.h"
 
+#include <algorithm>
+#include <iterator>
+#include <map>
+#include <numeric>
 #include <set>
+#include <utility>
 
 namespace spade {
 namespace {
 
-using Lines = std::vector<int64_t>;
-
-// One dimension: for each pair of taps its offset, the lines of its class and those it must not
-// count.
-struct AxisPair {
-  int64_t offset;
-  Lines base, excluded;
-};
-
-std::vector<AxisPair> axis_pairs(int64_t size, int64_t out, int64_t kernel, int64_t stride,
-                                 int64_t pad, int64_t dilation) {
-  struct Pair {
-    std::pair<int64_t, int64_t> group;  // (offset, residue)
-    std::set<int64_t> used;
-  };
-  std::vector<Pair> pairs;
-  std::map<std::pair<int64_t, int64_t>, std::set<int64_t>> bases;
-  for (int64_t a = 0; a < kernel; ++a)
-    for (int64_t b = 0; b < kernel; ++b) {
-      const int64_t offset = (b - a) * dilation, first = a * dilation - pad;
-      Pair pair{{offset, ((first % stride) + stride) % stride}, {}};
-      for (int64_t o = 0; o < out; ++o) {
-        const int64_t y = o * stride + first;
-        if (y >= 0 && y < size && y + offset >= 0 && y + offset < size) pair.used.insert(y);
-      }
-      bases[pair.group].insert(pair.used.begin(), pair.used.end());
-      pairs.push_back(std::move(pair));
-    }
-  std::vector<AxisPair> result;
-  for (const Pair& pair : pairs) {
-    const std::set<int64_t>& base = bases[pair.group];
-    AxisPair axis{pair.group.first, Lines(base.begin(), base.end()), {}};
-    for (const int64_t y : base)
-      if (!pair.used.count(y)) axis.excluded.push_back(y);
-    result.push_back(std::move(axis));
-  }
-  return result;
-}
-
-Lines shifted(Lines lines, int64_t offset) {
-  for (int64_t& y : lines) y += offset;
-  return lines;
-}
+int64_t divide_up(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 }  // namespace
 
-TapPlan::TapPlan(const spade_conv2d_t& c) : taps_(c.kernel_h * c.kernel_w) {
-  const ConvSizes sizes(c);
-  const auto rows =
-      axis_pairs(c.height, sizes.out_h, c.kernel_h, c.stride_h, c.pad_top, c.dilation_h);
-  const auto columns =
-      axis_pairs(c.width, sizes.out_w, c.kernel_w, c.stride_w, c.pad_left, c.dilation_w);
-  terms_.resize(static_cast<size_t>(taps_ * taps_));
-  for (int64_t t = 0; t < taps_; ++t)
-    for (int64_t u = 0; u < taps_; ++u) {
-      const AxisPair& y = rows[t / c.kernel_w * c.kernel_h + u / c.kernel_w];
-      const AxisPair& x = columns[t % c.kernel_w * c.kernel_w + u % c.kernel_w];
-      const int64_t pair = t * taps_ + u;
-      add_term(pair, y.base, x.base, y.offset, x.offset, 1, false);
-      for (const int64_t row : y.excluded)
-        add_term(pair, {row}, x.base, y.offset, x.offset, -1, false);
-      for (const int64_t column : x.excluded)
-        add_term(pair, y.base, {column}, y.offset, x.offset, -1, true);
-      for (const int64_t row : y.excluded)
-        for (const int64_t column : x.excluded)
-          add_term(pair, {row}, {column}, y.offset, x.offset, 1, false);
+Axis::Axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t pad,
+           int64_t dilation) {
+  struct Class {             // line = residue + q stride
+    std::set<int64_t> cuts;  // q where a pair begins or ends
+    int64_t first_cell = 0;
+  };
+  std::map<std::pair<int64_t, int64_t>, Class> classes;  // of (offset, residue)
+  struct Range {
+    Class* of;
+    int64_t begin, end;  // q
+  };
+  std::vector<Range> ranges;
+  for (int64_t a = 0; a < kernel; ++a)
+    for (int64_t b = 0; b < kernel; ++b) {
+      const int64_t offset = (b - a) * dilation, origin = a * dilation - pad;
+      const int64_t low = std::max<int64_t>(0, -offset), high = std::min(size, size - offset);
+      const int64_t begin = low > origin ? divide_up(low - origin, stride) : 0;
+      const int64_t end = high > origin ? std::min(out, divide_up(high - origin, stride)) : 0;
+      pairs.push_back({offset, 0, 0});
+      ranges.push_back({nullptr, 0, 0});
+      if (begin >= end) continue;
+      const int64_t line = origin + begin * stride, q = line / stride;
+      Class& of = classes[{offset, line % stride}];
+      ranges.back() = {&of, q, q + end - begin};
+      of.cuts.insert({q, q + end - begin});
     }
-  index_.clear();
+  for (auto& [key, of] : classes) {
+    of.first_cell = static_cast<int64_t>(cells.size());
+    for (auto cut = of.cuts.begin(), next = std::next(cut); next != of.cuts.end(); ++cut, ++next)
+      cells.push_back({key.second + *cut * stride, *next - *cut});
+  }
+  for (size_t pair = 0; pair < pairs.size(); ++pair) {
+    const Range& range = ranges[pair];
+    if (!range.of) continue;
+    const auto cell = [&](int64_t q) {
+      const std::set<int64_t>& cuts = range.of->cuts;
+      return range.of->first_cell + std::distance(cuts.begin(), cuts.find(q));
+    };
+    pairs[pair].begin = cell(range.begin);
+    pairs[pair].end = cell(range.end);
+  }
 }
 
-void TapPlan::add_term(int64_t pair, const Lines& ys, const Lines& xs, int64_t dy, int64_t dx,
-                       double sign, bool by_columns) {
-  if (ys.empty() || xs.empty()) return;
-  const auto found = index_.find(Key(ys, xs, dy, dx));
-  if (found != index_.end()) return terms_[pair].push_back({found->second, false, sign});
-  const auto mirrored = index_.find(Key(shifted(ys, dy), shifted(xs, dx), -dy, -dx));
-  if (mirrored != index_.end()) return terms_[pair].push_back({mirrored->second, true, sign});
-  const int64_t gram = static_cast<int64_t>(grams_.size());
-  grams_.push_back({ys, xs, dy, dx, by_columns});
-  index_.emplace(Key(ys, xs, dy, dx), gram);
-  terms_[pair].push_back({gram, false, sign});
+TapPlan::TapPlan(const spade_conv2d_t& c)
+    : kernel_h_(c.kernel_h),
+      kernel_w_(c.kernel_w),
+      rows_(c.height, ConvSizes(c).out_h, c.kernel_h, c.stride_h, c.pad_top, c.dilation_h),
+      columns_(c.width, ConvSizes(c).out_w, c.kernel_w, c.stride_w, c.pad_left, c.dilation_w),
+      place_(rows_.cells.size() * columns_.cells.size(), -1) {
+  std::vector<OffsetGram> found;
+  const int64_t taps = kernel_h_ * kernel_w_;
+  for (int64_t t = 0; t < taps; ++t)
+    for (int64_t u = t; u < taps; ++u) {
+      const AxisPair& y = rows_.pairs[t / kernel_w_ * kernel_h_ + u / kernel_w_];
+      const AxisPair& x = columns_.pairs[t % kernel_w_ * kernel_w_ + u % kernel_w_];
+      for (int64_t i = y.begin; i < y.end; ++i)
+        for (int64_t j = x.begin; j < x.end; ++j) {
+          if (place(i, j) >= 0) continue;
+          place(i, j) = static_cast<int64_t>(found.size());
+          found.push_back({rows_.cells[i], columns_.cells[j], y.offset, x.offset});
+        }
+    }
+  std::vector<int64_t> order(found.size()), sorted(found.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return found[a].pixels() > found[b].pixels(); });
+  for (const int64_t gram : order) {
+    sorted[gram] = static_cast<int64_t>(grams_.size());
+    grams_.push_back(found[gram]);
+  }
+  for (int64_t& gram : place_)
+    if (gram >= 0) gram = sorted[gram];
 }
 
 }  // namespace spade

@@ -1,88 +1,107 @@
 // Which grams the tap-offset Hessian of a convolution needs, and how H is assembled from them.
 //
-// Tap a reads the input rows Y_a = {o s + a dl - p}. For taps (a, a') with Dy = (a' - a) dl, the
-// pairs of equal (Dy, (a dl - p) mod s) sum the same products up to a few border rows, and likewise
-// in x:
-//   H[(c,a,b),(c',a',b')] = R - sum_{y in excl_y} Row_y - sum_{x in excl_x} Col_x + sum_{y,x}
-//   Corner_yx, base_y = union over the class of {y in Y_a : 0 <= y < H, 0 <= y + Dy < H},  excl_y =
-//   base_y \ Y_a.
-// Each term is one C x C gram of the input with itself shifted by (Dy, Dx). (SPADE, Hessian of a
-// convolution without unfold; exact for every kernel, stride, padding and dilation.)
+// Of taps (a, a') with offset dy = (a' - a) dl, the lines o s + a dl - p count that lie inside the
+// image with their partners at +dy: a progression of step s. Pairs of equal dy and equal residue of
+// the lines mod s count nearly the same lines. The ends of all their progressions cut these into
+// cells, so that each pair counts a run of whole cells: one large one, and border lines of one or
+// few. The same holds for columns, so
+//   H[(c, t), (d, u)] = sum over cells of rows and of columns of G(cell of rows, cell of columns),
+// G the C x C gram of the rectangle's pixels with those (dy, dx) away. For taps t <= u, dy >= 0;
+// H[(c, u), (d, t)] is the transpose. No product is computed twice and nothing is subtracted:
+// entries keep their digits, and a column of zeros gives exact zeros, wherever in the image the
+// large values lie. (Exact for every kernel, stride, padding and dilation.)
 #pragma once
 
-#include <map>
-#include <tuple>
+#include <algorithm>
+#include <cstdint>
 #include <vector>
 
+#include "core/conv.h"
 #include "cpu/gram.h"
-#include "cpu/hessian.h"
-
 namespace spade {
 
-// The gram of pixels (y, x), y in ys, x in xs, with those at (y + dy, x + dx).
-struct OffsetGram {
-  std::vector<int64_t> ys, xs;
-  int64_t dy, dx;
-  bool by_columns;  // few columns and many rows: summed along packed columns
-
-  bool symmetric() const { return dy == 0 && dx == 0; }
+// Rows or columns of the input: `count` from `first`, one stride apart.
+struct Lines {
+  int64_t first, count;
 };
 
-// sign * gram, or its transpose: a part of one pair of taps.
-struct TapTerm {
-  int64_t gram;
-  bool transposed;
-  double sign;
+// One dimension of a pair of taps: its offset, and the cells [begin, end) that it counts.
+struct AxisPair {
+  int64_t offset, begin, end;
+};
+
+// The pairs of taps of one dimension and the cells of their lines.
+struct Axis {
+  Axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation);
+
+  std::vector<AxisPair> pairs;  // [kernel, kernel]
+  std::vector<Lines> cells;
+};
+
+// The gram of the pixels of rows ys and columns xs with those at (+dy, +dx).
+struct OffsetGram {
+  Lines ys, xs;
+  int64_t dy, dx;
+
+  int64_t pixels() const { return ys.count * xs.count; }
+  bool symmetric() const { return dy == 0 && dx == 0; }
+  // Few columns and many rows: summed along packed columns.
+  bool by_columns() const { return 4 * xs.count <= ys.count; }
 };
 
 class TapPlan {
  public:
   explicit TapPlan(const spade_conv2d_t& conv);
 
+  // The largest first.
   const std::vector<OffsetGram>& grams() const { return grams_; }
-  // Terms of H between tap t and tap u (kernel row-major).
-  const std::vector<TapTerm>& terms(int64_t t, int64_t u) const { return terms_[t * taps_ + u]; }
+
+  // fn(place in grams()) of each gram in the sum for taps t <= u (kernel row-major).
+  template <class Fn>
+  void each_term(int64_t t, int64_t u, Fn&& fn) const {
+    const AxisPair& y = rows_.pairs[t / kernel_w_ * kernel_h_ + u / kernel_w_];
+    const AxisPair& x = columns_.pairs[t % kernel_w_ * kernel_w_ + u % kernel_w_];
+    for (int64_t i = y.begin; i < y.end; ++i)
+      for (int64_t j = x.begin; j < x.end; ++j) fn(place(i, j));
+  }
 
  private:
-  using Key = std::tuple<std::vector<int64_t>, std::vector<int64_t>, int64_t, int64_t>;
-  void add_term(int64_t pair, const std::vector<int64_t>& ys, const std::vector<int64_t>& xs,
-                int64_t dy, int64_t dx, double sign, bool by_columns);
+  int64_t& place(int64_t i, int64_t j) { return place_[i * columns_.cells.size() + j]; }
+  int64_t place(int64_t i, int64_t j) const { return place_[i * columns_.cells.size() + j]; }
 
-  int64_t taps_;
+  const int64_t kernel_h_, kernel_w_;
+  const Axis rows_, columns_;
   std::vector<OffsetGram> grams_;
-  std::vector<std::vector<TapTerm>> terms_;
-  std::map<Key, int64_t> index_;
+  std::vector<int64_t> place_;  // [cells of rows, cells of columns] in grams_, or -1
 };
 
-// The input packed so that the lines of an offset gram are contiguous: line, slot, image, channel,
-// where the slots of a line hold the pixels 0, s, 2 s, ..., then 1, s + 1, ... of it.
+// The input packed so that the pixels of an offset gram's lines are contiguous: line, slot, image,
+// channel, where the slots of a line hold its pixels 0, s, 2 s, ..., then 1, s + 1, ...
 class PackedLines {
  public:
   // `along` pixels a line at stride s.
   PackedLines(int64_t along, int64_t stride, int64_t batch)
-      : along_(along), stride_(stride), batch_(batch), slot_(static_cast<size_t>(along)) {
+      : along_(along), batch_(batch), slot_(static_cast<size_t>(along)) {
     int64_t next = 0;
-    for (int64_t residue = 0; residue < stride; ++residue)
+    for (int64_t residue = 0; residue < std::min(stride, along); ++residue)
       for (int64_t z = residue; z < along; z += stride) slot_[z] = next++;
   }
 
   int64_t row(int64_t line, int64_t z) const { return (line * along_ + slot_[z]) * batch_; }
 
   // Rows of the products between pixels zs of line `line` and zs + dz of line `other`.
-  void add_segments(int64_t line, int64_t other, const std::vector<int64_t>& zs, int64_t dz,
-                    std::vector<Segment>& out) const {
-    for (const int64_t z : zs) {
-      const int64_t a = row(line, z), b = row(other, z + dz);
-      if (!out.empty() && out.back().a + out.back().length == a &&
-          out.back().b + out.back().length == b)
-        out.back().length += batch_;
-      else
-        out.push_back({a, b, batch_});
-    }
+  void add_segment(int64_t line, int64_t other, const Lines& zs, int64_t dz,
+                   std::vector<Segment>& out) const {
+    const Segment next{row(line, zs.first), row(other, zs.first + dz), zs.count * batch_};
+    if (!out.empty() && out.back().a + out.back().length == next.a &&
+        out.back().b + out.back().length == next.b)
+      out.back().length += next.length;
+    else
+      out.push_back(next);
   }
 
  private:
-  int64_t along_, stride_, batch_;
+  int64_t along_, batch_;
   std::vector<int64_t> slot_;
 };
 

@@ -14,9 +14,23 @@ namespace {
 using Conv2d = std::array<int64_t, 19>;
 static_assert(sizeof(Conv2d) == sizeof(spade_conv2d_t));
 
-template <class T, class Linear, class Conv>
-void bind(py::module_& module, const std::string& suffix, Linear linear, Conv conv2d) {
-  using Address = uintptr_t;
+using Address = uintptr_t;
+
+// A function of a convolution that adds to or writes H of type S.
+template <class T, class S, class Conv>
+void bind_conv2d(py::module_& module, const std::string& name, Conv conv2d) {
+  module.def(name.c_str(), [=](Address x, const Conv2d& fields, int form, Address h, int threads,
+                               py::object progress) {
+    spade_conv2d_t conv;
+    std::memcpy(&conv, fields.data(), sizeof conv);
+    run(std::move(progress), [&](const spade_progress_t* target) {
+      return conv2d(pointer<T>(x), &conv, form, pointer<S>(h), threads, target);
+    });
+  });
+}
+
+template <class T, class Linear, class Add, class Set>
+void bind(py::module_& module, const std::string& suffix, Linear linear, Add add, Set set) {
   module.def(("hessian_linear_" + suffix).c_str(),
              [=](Address x, int64_t N, int64_t D, int64_t ldx, Address h, int threads,
                  py::object progress) {
@@ -24,22 +38,17 @@ void bind(py::module_& module, const std::string& suffix, Linear linear, Conv co
                  return linear(pointer<T>(x), N, D, ldx, pointer<double>(h), threads, target);
                });
              });
-  module.def(
-      ("hessian_conv2d_" + suffix).c_str(),
-      [=](Address x, const Conv2d& fields, int form, Address h, int threads, py::object progress) {
-        spade_conv2d_t conv;
-        std::memcpy(&conv, fields.data(), sizeof conv);
-        run(std::move(progress), [&](const spade_progress_t* target) {
-          return conv2d(pointer<T>(x), &conv, form, pointer<double>(h), threads, target);
-        });
-      });
+  bind_conv2d<T, double>(module, "hessian_conv2d_" + suffix, add);
+  bind_conv2d<T, T>(module, "hessian_conv2d_set_" + suffix, set);
 }
 
 }  // namespace
 
 void bind_hessian(py::module_& module) {
-  bind<float>(module, "f32", spade_hessian_linear_f32, spade_hessian_conv2d_f32);
-  bind<double>(module, "f64", spade_hessian_linear_f64, spade_hessian_conv2d_f64);
+  bind<float>(module, "f32", spade_hessian_linear_f32, spade_hessian_conv2d_f32,
+              spade_hessian_conv2d_set_f32);
+  bind<double>(module, "f64", spade_hessian_linear_f64, spade_hessian_conv2d_f64,
+               spade_hessian_conv2d_set_f64);
 }
 
 }  // namespace spade::python

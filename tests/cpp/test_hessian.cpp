@@ -37,6 +37,14 @@ void convolution(spade_hessian_form_t form, int64_t groups, int64_t stride, int 
     const auto expected = gram(rows, B * out_h * out_w, D);
     for (int64_t i = 0; i < D * D; ++i) CHECK(close(h[g * D * D + i], expected[i], 1e-12));
   }
+  std::vector<double> once(h.size(), NAN);
+  CHECK_OK(spade_hessian_conv2d_set_f64(x.data(), &conv, form, once.data(), threads, nullptr));
+  CHECK(once == h);
+  const std::vector<float> narrow(x.begin(), x.end());
+  std::vector<float> rounded(h.size(), NAN);
+  CHECK_OK(
+      spade_hessian_conv2d_set_f32(narrow.data(), &conv, form, rounded.data(), threads, nullptr));
+  for (size_t i = 0; i < h.size(); ++i) CHECK(close(rounded[i], h[i], 1e-5));
 }
 
 void errors() {
@@ -67,7 +75,12 @@ void errors() {
     conv.width = 0;
     CHECK_OK(spade_hessian_conv2d_f32(x, &conv, form, h, 1, nullptr));
     CHECK(h[0] == 0);
+    float set[4] = {1, 1, 1, 1};
+    CHECK_OK(spade_hessian_conv2d_set_f32(x, &conv, form, set, 1, nullptr));
+    CHECK(set[0] == 0 && set[1] == 1);
   }
+  CHECK_FAILS(spade_hessian_conv2d_set_f32(x, nullptr, SPADE_HESSIAN_AUTO, nullptr, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "spade_hessian_conv2d_set: conv must not be NULL");
   const spade_progress_t stop{[](void*, int64_t, int64_t) { return 1; }, nullptr};
   CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 2, h, 1, &stop), SPADE_CANCELLED, "cancelled");
 }

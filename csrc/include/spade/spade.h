@@ -100,7 +100,7 @@ typedef struct {
 /** How spade_hessian_conv2d computes. AUTO takes the form of fewer estimated operations. */
 typedef enum {
   SPADE_HESSIAN_AUTO = 0,
-  SPADE_HESSIAN_TAP_OFFSETS = 1, /* distinct tap offsets plus border corrections */
+  SPADE_HESSIAN_TAP_OFFSETS = 1, /* distinct tap offsets, borders apart; only adds */
   SPADE_HESSIAN_DIRECT = 2       /* unfold in tiles that stay in cache */
 } spade_hessian_form_t;
 
@@ -117,6 +117,19 @@ SPADE_API spade_status_t spade_hessian_conv2d_f32(const float* x, const spade_co
 SPADE_API spade_status_t spade_hessian_conv2d_f64(const double* x, const spade_conv2d_t* conv,
                                                   int form, double* h, int threads,
                                                   const spade_progress_t* progress);
+
+/**
+ * As spade_hessian_conv2d for one batch: H is written, not added to, in the type of x. Sums are in
+ * double all the same; H need not be cleared and is touched once.
+ *
+ * @param[out] h  groups x D x D; undefined after a failure
+ */
+SPADE_API spade_status_t spade_hessian_conv2d_set_f32(const float* x, const spade_conv2d_t* conv,
+                                                      int form, float* h, int threads,
+                                                      const spade_progress_t* progress);
+SPADE_API spade_status_t spade_hessian_conv2d_set_f64(const double* x, const spade_conv2d_t* conv,
+                                                      int form, double* h, int threads,
+                                                      const spade_progress_t* progress);
 
 /* ------------------------------------------------------- Inverse and damping */
 
