@@ -2,8 +2,7 @@
 // i.
 //
 // A call works on kRowChunk rows, contiguous in each column, so every operation is a full vector.
-// The recurrence runs over a few columns at a time; the rest of the lazy block takes their errors
-// together, as a product. Bound by L1.
+// Bound by L1 and L2.
 
 #include "cpu/sparsegpt_kernel.h"
 
@@ -17,7 +16,7 @@ namespace SPADE_ISA {
 namespace {
 
 template <class T>
-void eliminate(const LazyBlock<T>& b, int64_t first, int64_t last, int64_t end) {
+void eliminate(const LazyBlock<T>& b, int64_t first, int64_t last) {
   constexpr int L = Simd<T>::lanes;
   for (int64_t i = first; i < last; ++i) {
     T* __restrict w = b.w + i * kRowChunk;
@@ -28,7 +27,7 @@ void eliminate(const LazyBlock<T>& b, int64_t first, int64_t last, int64_t end) 
       error[r] = gone[r] ? w[r] * inverse : T(0);
       w[r] = gone[r] ? T(0) : w[r];
     }
-    for (int64_t k = i + 1; k < end; ++k) {
+    for (int64_t k = i + 1; k < last; ++k) {
       T* to = b.w + k * kRowChunk;
       const Vec<T> u = splat(b.u[-k * kLazy - i]);
       for (int64_t r = 0; r < kRowChunk; r += L) store(to + r, load(to + r) - load(error + r) * u);
@@ -92,8 +91,8 @@ void invert(const T* v, int64_t n, T* u) {
 }  // namespace
 
 #define SPADE_DEFINE_SPARSEGPT(T)                                                                  \
-  void sparsegpt_eliminate(const LazyBlock<T>& block, int64_t first, int64_t last, int64_t end) {  \
-    eliminate(block, first, last, end);                                                            \
+  void sparsegpt_eliminate(const LazyBlock<T>& block, int64_t first, int64_t last) {               \
+    eliminate(block, first, last);                                                                 \
   }                                                                                                \
   void sparsegpt_score(const T* w, T inverse, int64_t rows, T* out) {                              \
     score(w, inverse, rows, out);                                                                  \

@@ -19,16 +19,16 @@ struct LazyBlock {
 };
 
 // Functions of one chunk:
-//   eliminate: columns [first, last) in order, updating columns up to `end`;
+//   eliminate: columns [first, last) in order, each updating those after it up to `last`;
 //   score: out[r] = (w[r] / U_jj)^2 of one column, given 1 / U_jj; NaN beyond `rows`;
 //   count: how many of the n values (a multiple of kRowChunk) are at most `limit`;
 //   mark: gone[r] = scores[r] <= limit of one column;
 //   invert: u = v^-1 of the upper n x n triangle v; both with rows of kLazy.
-#define SPADE_DECLARE_SPARSEGPT_OF(T)                                                            \
-  void sparsegpt_eliminate(const LazyBlock<T>& block, int64_t first, int64_t last, int64_t end); \
-  void sparsegpt_score(const T* w, T inverse, int64_t rows, T* out);                             \
-  int64_t sparsegpt_count(const T* values, int64_t n, T limit);                                  \
-  void sparsegpt_mark(const T* scores, T limit, uint8_t* gone);                                  \
+#define SPADE_DECLARE_SPARSEGPT_OF(T)                                               \
+  void sparsegpt_eliminate(const LazyBlock<T>& block, int64_t first, int64_t last); \
+  void sparsegpt_score(const T* w, T inverse, int64_t rows, T* out);                \
+  int64_t sparsegpt_count(const T* values, int64_t n, T limit);                     \
+  void sparsegpt_mark(const T* scores, T limit, uint8_t* gone);                     \
   void sparsegpt_invert(const T* v, int64_t n, T* u);
 #define SPADE_DECLARE_SPARSEGPT(isa) \
   namespace isa {                    \

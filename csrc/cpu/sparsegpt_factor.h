@@ -1,0 +1,13 @@
+// The factor that SparseGPT works on, with the damping ladder.
+#pragma once
+
+#include "cpu/panels.h"
+
+namespace spade {
+
+// factor = U' of the damped H: J H J = U'^T U', J the reversal of indices. Starts at *damp and
+// leaves there what it took; false if no damping makes H positive definite.
+template <class T>
+bool sparsegpt_factor(const T* h, double* damp, const Panels<T>& factor, int threads);
+
+}  // namespace spade

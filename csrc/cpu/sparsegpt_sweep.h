@@ -1,0 +1,149 @@
+// One sample of SparseGPT from its factor: lazy blocks of columns, from the first to the last.
+//
+// The recurrence of a lazy block is one task: a threshold takes all rows, and a column is too
+// little work to divide. So its neighbours on other threads meanwhile prepare the next lazy block:
+// all but the errors of this one. Each sum has one owner and one order, whoever runs it.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "core/parallel.h"
+#include "cpu/sparsegpt_compensation.h"
+#include "cpu/sparsegpt_recurrence.h"
+
+namespace spade {
+
+template <class T>
+class SparseGptSweep {
+ public:
+  SparseGptSweep(const SparseGptShape& shape, const spade_sparsegpt_t& options,
+                 const Panels<T>& factor, int threads)
+      : shape_(shape),
+        factor_(factor),
+        threads_(threads),
+        group_(std::clamp<int64_t>(shape.chunks / threads, 1, 4)),
+        groups_((shape.chunks + group_ - 1) / group_),
+        recurrence_(shape_, options, factor),
+        compensation_(shape_, factor),
+        now_(shape_),
+        next_(shape_) {}
+
+  // Prune w to out, both [R, D]; h is [D, D], with zeros on its diagonal for dead columns. Reports
+  // D columns.
+  void run(const T* w, const T* h, T* out, Progress& done) {
+    w_ = w;
+    h_ = h;
+    out_ = out;
+    for (int64_t first = 0; first < shape_.D && !done.cancelled(); first += shape_.span) {
+      const int64_t width = std::min(shape_.span, shape_.D - first);
+      if (shape_.mask > shape_.lazy)
+        wide_mask(first, width);
+      else
+        lazy_block(first, width);
+      done.add(width);
+    }
+  }
+
+ private:
+  void lazy_block(int64_t first, int64_t width) {
+    if (first == 0) load(now_, 0, width);
+    const int64_t after = first + width, ahead = std::min(shape_.lazy, shape_.D - after);
+    next_.place(after, ahead);
+    parallel(after, ahead > 0 ? 2 + groups_ : 1, [&](int64_t task) {
+      if (task == 0) recurrence_.run(now_);
+      if (task == 1) next_.invert_diagonal(factor_);
+      if (task >= 2) begin(next_, first, task - 2);
+    });
+    parallel(width, groups_, [&](int64_t group) {
+      store(now_, group);
+      if (ahead > 0) finish(next_, first, group);
+    });
+    std::swap(now_, next_);
+  }
+
+  // A mask block of several lazy ones: scores need all its weights as they are when all columns
+  // before it are done, that is each lazy block's as if its predecessors in the mask block lost
+  // nothing.
+  void wide_mask(int64_t first, int64_t width) {
+    for (bool chosen : {false, true}) {
+      for (int64_t i = 0; i < width; i += shape_.lazy) {
+        load(now_, first + i, std::min(shape_.lazy, width - i));
+        if (chosen)
+          recurrence_.run_chosen(now_, i);
+        else
+          recurrence_.score(now_, 0, now_.width, i, width);
+        parallel(now_.width, groups_, [&](int64_t group) { store(now_, group); });
+      }
+      if (!chosen) recurrence_.select(width, 0);
+    }
+  }
+
+  // b = columns [first, first + width) at the moment all columns before are done.
+  void load(LazyColumns<T>& b, int64_t first, int64_t width) {
+    b.place(first, width);
+    b.invert_diagonal(factor_);
+    parallel(first + width, groups_, [&](int64_t group) {
+      begin(b, first, group);
+      finish(b, first, group);
+    });
+  }
+
+  // b = W, dead columns zero, and its sum over the errors of the columns before `known`.
+  void begin(const LazyColumns<T>& b, int64_t known, int64_t group) const {
+    each_chunk(group, [&](int64_t chunk) {
+      T* dense = b.dense(chunk);
+      transpose_in(w_ + chunk * kRowChunk * shape_.D + b.first, shape_.D, shape_.rows_of(chunk),
+                   b.width, dense);
+      for (int64_t c = 0, j = b.first; c < b.width; ++c, ++j)
+        if (h_[j * (shape_.D + 1)] == T(0)) std::fill_n(dense + c * kRowChunk, kRowChunk, T(0));
+      std::copy_n(dense, b.width * kRowChunk, b.state(chunk));
+    });
+    compensation_.add(b, 0, known, first_of(group), first_of(group + 1));
+  }
+
+  void finish(const LazyColumns<T>& b, int64_t known, int64_t group) const {
+    if (b.first == 0) return;
+    compensation_.add(b, known, b.first, first_of(group), first_of(group + 1));
+    compensation_.apply(b, first_of(group), first_of(group + 1));
+  }
+
+  void store(const LazyColumns<T>& b, int64_t group) const {
+    each_chunk(group, [&](int64_t chunk) {
+      compensation_.store(b, chunk);
+      transpose_out(b.state(chunk), shape_.D, shape_.rows_of(chunk), b.width,
+                    out_ + chunk * kRowChunk * shape_.D + b.first);
+    });
+  }
+
+  // task(i) for i in [0, n); on one thread if products of a lazy block with so many terms are
+  // little work.
+  template <class Task>
+  void parallel(int64_t terms, int64_t n, Task&& task) const {
+    const double work = static_cast<double>(shape_.R * shape_.lazy) * static_cast<double>(terms);
+    parallel_for(
+        work < kParallelWork ? 1 : threads_, n, [] { return 0; }, [&](int, int64_t i) { task(i); });
+  }
+
+  template <class Fn>
+  void each_chunk(int64_t group, Fn&& fn) const {
+    for (int64_t chunk = first_of(group); chunk < first_of(group + 1); ++chunk) fn(chunk);
+  }
+
+  int64_t first_of(int64_t group) const { return std::min(shape_.chunks, group * group_); }
+
+  static constexpr double kParallelWork = 1 << 18;  // multiply-adds worth waking other threads
+
+  const SparseGptShape shape_;
+  const Panels<T>& factor_;  // U'
+  const int threads_;
+  // Chunks of rows of a task: more read the factor less often, fewer occupy more threads.
+  const int64_t group_, groups_;
+  Recurrence<T> recurrence_;
+  Compensation<T> compensation_;
+  LazyColumns<T> now_, next_;
+  const T *w_ = nullptr, *h_ = nullptr;  // of the sample
+  T* out_ = nullptr;
+};
+
+}  // namespace spade
