@@ -2,8 +2,8 @@
 // holds.
 
 #include "core/buffer.h"
-#include "core/checks.h"
 #include "core/damping.h"
+#include "core/finite.h"
 #include "core/parallel.h"
 #include "cpu/cholesky.h"
 
@@ -22,7 +22,7 @@ void damped_inverse(const T* h, int64_t D, double damp, T* hinv, T* damped, doub
   check_pointer(function, "damp_used", damp_used, 1);
   *damp_used = damp;
   if (D == 0) return;
-  check_finite(function, "h", h, D * D);
+  check_finite(function, "h", h, D * D, threads);
 
   Progress done(progress, 2);
   const Panels<double> factor(D);

@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-#include "core/checks.h"
+#include "core/finite.h"
 #include "cpu/sparsegpt_factor.h"
 #include "cpu/sparsegpt_sweep.h"
 
@@ -38,8 +38,8 @@ void sparsegpt_prune(const T* w, int64_t w_stride, const T* h, int64_t S, int64_
   check_pointer(function, "h", h, 1);
   check_pointer(function, "out", out, 1);
   for (int64_t s = 0; s < S; ++s) {
-    check_finite(function, "h", h + s * D * D, D * D);
-    if (s == 0 || w_stride > 0) check_finite(function, "w", w + s * w_stride, R * D);
+    check_finite(function, "h", h + s * D * D, D * D, threads);
+    if (s == 0 || w_stride > 0) check_finite(function, "w", w + s * w_stride, R * D, threads);
   }
 
   Progress done(progress, S * D);

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "core/parallel.h"
 #include "cpu/sparsegpt_compensation.h"
@@ -22,12 +23,15 @@ class SparseGptSweep {
       : shape_(shape),
         factor_(factor),
         threads_(threads),
-        group_(std::clamp<int64_t>(shape.chunks / threads, 1, 4)),
-        groups_((shape.chunks + group_ - 1) / group_),
         recurrence_(shape_, options, factor),
         compensation_(shape_, factor),
         now_(shape_),
-        next_(shape_) {}
+        next_(shape_) {
+    for (int64_t chunk = 0; chunk < shape_.chunks; chunk = groups_.back().end) {
+      const int64_t share = (shape_.chunks - chunk + threads - 1) / threads;
+      groups_.push_back({chunk, chunk + std::min(share, kGroupChunks)});
+    }
+  }
 
   // Prune w to out, both [R, D]; h is [D, D], with zeros on its diagonal for dead columns. Reports
   // D columns.
@@ -46,18 +50,24 @@ class SparseGptSweep {
   }
 
  private:
+  // Chunks of rows of one task. More read the factor less often; the last groups are small, so that
+  // threads end together.
+  struct Group {
+    int64_t begin, end;
+  };
+
   void lazy_block(int64_t first, int64_t width) {
     if (first == 0) load(now_, 0, width);
     const int64_t after = first + width, ahead = std::min(shape_.lazy, shape_.D - after);
     next_.place(after, ahead);
-    parallel(after, ahead > 0 ? 2 + groups_ : 1, [&](int64_t task) {
+    parallel(after, ahead > 0 ? 2 + groups() : 1, [&](int64_t task) {
       if (task == 0) recurrence_.run(now_);
       if (task == 1) next_.invert_diagonal(factor_);
-      if (task >= 2) begin(next_, first, task - 2);
+      if (task >= 2) begin(next_, first, groups_[task - 2]);
     });
-    parallel(width, groups_, [&](int64_t group) {
-      store(now_, group);
-      if (ahead > 0) finish(next_, first, group);
+    parallel(width, groups(), [&](int64_t i) {
+      store(now_, groups_[i]);
+      if (ahead > 0) finish(next_, first, groups_[i]);
     });
     std::swap(now_, next_);
   }
@@ -73,7 +83,7 @@ class SparseGptSweep {
           recurrence_.run_chosen(now_, i);
         else
           recurrence_.score(now_, 0, now_.width, i, width);
-        parallel(now_.width, groups_, [&](int64_t group) { store(now_, group); });
+        parallel(now_.width, groups(), [&](int64_t i) { store(now_, groups_[i]); });
       }
       if (!chosen) recurrence_.select(width, 0);
     }
@@ -83,37 +93,37 @@ class SparseGptSweep {
   void load(LazyColumns<T>& b, int64_t first, int64_t width) {
     b.place(first, width);
     b.invert_diagonal(factor_);
-    parallel(first + width, groups_, [&](int64_t group) {
-      begin(b, first, group);
-      finish(b, first, group);
+    parallel(first + width, groups(), [&](int64_t i) {
+      begin(b, first, groups_[i]);
+      finish(b, first, groups_[i]);
     });
   }
 
   // b = W, dead columns zero, and its sum over the errors of the columns before `known`.
-  void begin(const LazyColumns<T>& b, int64_t known, int64_t group) const {
-    each_chunk(group, [&](int64_t chunk) {
+  void begin(const LazyColumns<T>& b, int64_t known, Group group) const {
+    for (int64_t chunk = group.begin; chunk < group.end; ++chunk) {
       T* dense = b.dense(chunk);
       transpose_in(w_ + chunk * kRowChunk * shape_.D + b.first, shape_.D, shape_.rows_of(chunk),
                    b.width, dense);
       for (int64_t c = 0, j = b.first; c < b.width; ++c, ++j)
         if (h_[j * (shape_.D + 1)] == T(0)) std::fill_n(dense + c * kRowChunk, kRowChunk, T(0));
       std::copy_n(dense, b.width * kRowChunk, b.state(chunk));
-    });
-    compensation_.add(b, 0, known, first_of(group), first_of(group + 1));
+    }
+    compensation_.add(b, 0, known, group.begin, group.end);
   }
 
-  void finish(const LazyColumns<T>& b, int64_t known, int64_t group) const {
+  void finish(const LazyColumns<T>& b, int64_t known, Group group) const {
     if (b.first == 0) return;
-    compensation_.add(b, known, b.first, first_of(group), first_of(group + 1));
-    compensation_.apply(b, first_of(group), first_of(group + 1));
+    compensation_.add(b, known, b.first, group.begin, group.end);
+    compensation_.apply(b, group.begin, group.end);
   }
 
-  void store(const LazyColumns<T>& b, int64_t group) const {
-    each_chunk(group, [&](int64_t chunk) {
+  void store(const LazyColumns<T>& b, Group group) const {
+    for (int64_t chunk = group.begin; chunk < group.end; ++chunk) {
       compensation_.store(b, chunk);
       transpose_out(b.state(chunk), shape_.D, shape_.rows_of(chunk), b.width,
                     out_ + chunk * kRowChunk * shape_.D + b.first);
-    });
+    }
   }
 
   // task(i) for i in [0, n); on one thread if products of a lazy block with so many terms are
@@ -125,20 +135,15 @@ class SparseGptSweep {
         work < kParallelWork ? 1 : threads_, n, [] { return 0; }, [&](int, int64_t i) { task(i); });
   }
 
-  template <class Fn>
-  void each_chunk(int64_t group, Fn&& fn) const {
-    for (int64_t chunk = first_of(group); chunk < first_of(group + 1); ++chunk) fn(chunk);
-  }
+  int64_t groups() const { return static_cast<int64_t>(groups_.size()); }
 
-  int64_t first_of(int64_t group) const { return std::min(shape_.chunks, group * group_); }
-
+  static constexpr int64_t kGroupChunks = 4;
   static constexpr double kParallelWork = 1 << 18;  // multiply-adds worth waking other threads
 
   const SparseGptShape shape_;
   const Panels<T>& factor_;  // U'
   const int threads_;
-  // Chunks of rows of a task: more read the factor less often, fewer occupy more threads.
-  const int64_t group_, groups_;
+  std::vector<Group> groups_;
   Recurrence<T> recurrence_;
   Compensation<T> compensation_;
   LazyColumns<T> now_, next_;
