@@ -6,6 +6,7 @@ import torch
 
 from spade_ext import _C
 
+MOST_DAMP = 1e6  # drowns any Hessian; far more overflows float32
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 

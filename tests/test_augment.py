@@ -121,7 +121,9 @@ def test_errors():
         ImageAugment(mean=(0,), std=(1,))(images())
     with pytest.raises(ValueError, match=r"floating point \[B, C, H, W\], got \(3, 16, 16\)"):
         ImageAugment()(images()[0])
-    with pytest.raises(ValueError, match="augment must be given for a sample that is not images"):
+    with pytest.raises(
+        ValueError, match="augment must be given for a sample that is not float images"
+    ):
         resolve_augment("trace", "auto", torch.rand(1, 4))
     with pytest.raises(TypeError, match="augment must be a recipe's name, a callable or None"):
         resolve_augment("trace", 3, images())

@@ -230,14 +230,64 @@ def test_a_file_of_another_model_is_refused_with_the_first_difference(model, sam
             ValueError,
             "trace: batch_size must be an int of at least 1, got 2.5",
         ),
-        ({"damp": -1}, ValueError, "trace: damp must be at least 0, got -1"),
+        ({"damp": -1}, ValueError, r"trace: damp must be in \[0.0, 1000000.0\], got -1"),
+        ({"damp": float("inf")}, ValueError, "trace: damp must be in .* got inf"),
+        ({"damp": "much"}, TypeError, "trace: damp must be a number, got str"),
+        ({"seed": 0.5}, TypeError, "trace: seed must be an int, got float"),
+        (
+            {"device": "abacus"},
+            ValueError,
+            "trace: device must be cpu or a CUDA device .* got 'abacus'",
+        ),
+        (
+            {"device": "meta"},
+            ValueError,
+            "trace: device must be cpu or a CUDA device .* got 'meta'",
+        ),
+        ({"layers": []}, ValueError, r"trace: layers must hold at least one pattern, got \[\]"),
+        ({"layers": [3]}, TypeError, r"trace: layers must be a pattern or several, got \[3\]"),
+        (
+            {"sparsity": lambda names: 0.5},
+            TypeError,
+            "sparsity must return ratios by name, got float",
+        ),
         ({"layers": "head"}, ValueError, "layers must take a layer, 'head' takes none"),
         ({"model": torch.nn.functional.relu}, TypeError, "trace: model must be an nn.Module, got"),
         ({"model": nn.ReLU()}, ValueError, "must have a layer that can be pruned"),
-        ({"sample": torch.full((1, 6), float("nan"))}, ValueError, "0"),
+        (
+            {"sample": torch.full((1, 6), float("nan"))},
+            ValueError,
+            "inputs of layer 0: .*x must be finite",
+        ),
     ],
 )
 def test_errors(model, sample, changes, error, message):
     arguments = {"model": model, "sample": sample, "augment": noise, **OPTIONS, **changes}
     with pytest.raises(error, match=message):
         trace(**arguments)
+
+
+def test_errors_of_a_trace(model, sample):
+    made = trace(model, sample, augment=noise, **OPTIONS)
+    with pytest.raises(ValueError, match="fidelity: augmentations must be an int of at least 1"):
+        made.fidelity(augmentations=0)
+    with pytest.raises(ValueError, match="fidelity: batch_size must be an int of at least 1"):
+        made.fidelity(batch_size=0)
+    with pytest.raises(ValueError, match="fidelity: outputs must be finite"):
+        made.fidelity(sample * float("nan"), augment=None)
+    with pytest.raises(TypeError, match="agreement: other must be a Trace, got int"):
+        made.agreement(3)
+    with pytest.raises(TypeError, match="trace_many: samples must be a tensor or an iterable"):
+        trace_many(model, 3)
+
+
+def test_patterns_may_come_from_a_generator(model, sample):
+    made = trace(model, sample, layers=(str(k) for k in (0, 4)), augment=noise, **OPTIONS)
+    assert [layer.name for layer in made.layers] == ["0", "4"]
+
+
+def test_fidelity_takes_a_lone_image_as_trace_does():
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 3))
+    image = torch.rand(3, 8, 8)
+    made = trace(model, image, sparsity=0.5, augmentations=4, progress=False)
+    assert made.fidelity(image, augmentations=3) == made.fidelity(image[None], augmentations=3)

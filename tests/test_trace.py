@@ -96,8 +96,10 @@ def test_save_and_load(model, sample, tmp_path):
     x = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(loaded.model(x), result.model(x), rtol=0, atol=0)
     other = nn.Sequential(nn.Conv2d(3, 7, 3), nn.ReLU())
-    with pytest.raises(ValueError, match="0"):
+    with pytest.raises(ValueError, match=r"first difference at 0\.weight: "):
         load_trace(path, other)
+    with pytest.raises(TypeError, match=r"load_trace: model must be an nn\.Module, got NoneType"):
+        load_trace(path, None)
 
 
 def test_patterns_and_published_recipe(model, sample):

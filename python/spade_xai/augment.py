@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spade_xai.inputs import Inputs, first_tensor, take
+from spade_xai.inputs import Inputs, as_inputs, first_tensor, take
 
 Augmentation = Callable[[Inputs], Inputs]
 """Takes a batch of copies of the sample, returns as many random variants of them."""
@@ -119,6 +119,19 @@ def _kornia(step: str, channels: int, size: tuple[int, int]) -> Any:
     return kornia.RandomHorizontalFlip()
 
 
+def vary(
+    function: str, sample: Any, augment: str | Augmentation | None
+) -> tuple[Inputs, Augmentation | None]:
+    """The sample as inputs, a lone image [C, H, W] as a batch of one, and what varies them."""
+    if isinstance(sample, Tensor) and sample.ndim == 3 and sample.is_floating_point():
+        if isinstance(augment, ImageAugment) or (
+            isinstance(augment, str) and sample.shape[0] in (1, 3)
+        ):
+            sample = sample[None]
+    inputs = as_inputs(function, sample)
+    return inputs, resolve_augment(function, augment, inputs)
+
+
 def resolve_augment(
     function: str, augment: str | Augmentation | None, inputs: Inputs
 ) -> Augmentation | None:
@@ -128,7 +141,7 @@ def resolve_augment(
     image = isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.is_floating_point()
     if augment == "auto" and not image:
         raise ValueError(
-            f"{function}: augment must be given for a sample that is not images [N, C, H, W]: a callable, "
+            f"{function}: augment must be given for a sample that is not float images [N, C, H, W]: a callable, "
             "or None to use the sample as it is"
         )
     if augment == "auto":

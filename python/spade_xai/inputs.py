@@ -12,6 +12,12 @@ Inputs = Any
 """A tensor, a tuple of positional arguments, or a dict of keyword arguments."""
 
 
+def check_count(function: str, argument: str, value: object) -> None:
+    """Raise ValueError if value is not an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{function}: {argument} must be an int of at least 1, got {value!r}")
+
+
 def as_inputs(function: str, sample: Any) -> Inputs:
     """The sample as Inputs; lists become tuples and mappings (such as a tokenizer's output) dicts."""
     if isinstance(sample, Mapping):

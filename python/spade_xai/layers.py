@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -179,11 +180,17 @@ def select_layers(
     """The layers that any pattern takes, in their order; all for None. Depthwise convolutions only if asked for.
 
     Raises:
+        TypeError: patterns are not text.
         ValueError: A pattern takes no layer, or none is left.
     """
     usable = [layer for layer in layers if depthwise or not layer.depthwise]
     if patterns is not None:
-        wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+        several = isinstance(patterns, Iterable) and not isinstance(patterns, str)
+        wanted: list[Any] = list(patterns) if several else [patterns]
+        if not all(isinstance(pattern, str) for pattern in wanted):
+            raise TypeError(f"{function}: layers must be a pattern or several, got {patterns!r}")
+        if not wanted:
+            raise ValueError(f"{function}: layers must hold at least one pattern, got {patterns!r}")
         for pattern in wanted:
             check_pattern(pattern, usable, layers, function, "layers")
         usable = [x for x in usable if any(matches(x.name, pattern) for pattern in wanted)]

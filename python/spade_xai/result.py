@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spade_xai.augment import Augmentation, augmented, resolve_augment
-from spade_xai.inputs import Inputs, as_inputs, call, move, rebatch
+from spade_xai.augment import Augmentation, augmented, vary
+from spade_xai.inputs import Inputs, call, check_count, move, rebatch
 from spade_xai.layers import Layer
 from spade_xai.prepare import duplicate
 
@@ -158,6 +158,8 @@ class Trace:
 
         Source: appendix K of the paper's first version.
         """
+        if not isinstance(other, Trace):
+            raise TypeError(f"Trace.agreement: other must be a Trace, got {type(other).__name__}")
         shared = [name for name in self._packed if name in other._packed]
         if not shared:
             raise ValueError("Trace.agreement: other must have pruned a layer that this one did")
@@ -192,17 +194,20 @@ class Trace:
             batch_size: Inputs in one pass.
 
         Raises:
-            ValueError: No sample given to a trace that was read from a file.
+            ValueError: No sample given to a trace that was read from a file; a count below 1; logits that
+                are not finite.
         """
+        function = "Trace.fidelity"
+        check_count(function, "batch_size", batch_size)
+        if augmentations is not None:
+            check_count(function, "augmentations", augmentations)
         source = self._source
         if sample is not None:
-            inputs = as_inputs("Trace.fidelity", sample)
-            resolved = resolve_augment("Trace.fidelity", augment, inputs)
-            source = Source(inputs, resolved, 64, seed)
+            source = Source(*vary(function, sample, augment), 64, seed)
         if source is None:
-            raise ValueError("Trace.fidelity: sample must be given for a trace read from a file")
+            raise ValueError(f"{function}: sample must be given for a trace read from a file")
         count = source.augmentations if augmentations is None else augmentations
-        parts = augmented("Trace.fidelity", source.inputs, source.augment, count, source.seed)
+        parts = augmented(function, source.inputs, source.augment, count, source.seed)
         dense, sparse = duplicate(self.dense), self.model
         with torch.no_grad():
             return Fidelity(
@@ -243,6 +248,8 @@ def _agreement(dense: nn.Module, sparse: nn.Module, batches: Any) -> Agreement:
     count = 0
     for batch in batches:
         a, b = (call(m, move(batch, m)).double().flatten(0, -2) for m in (dense, sparse))
+        if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+            raise ValueError("Trace.fidelity: outputs must be finite, got NaN or Inf logits")
         same += float((a.argmax(-1) == b.argmax(-1)).sum())
         difference += float((a - b).square().sum())
         norm += float(a.square().sum())

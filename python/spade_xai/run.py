@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from spade_ext import DampingWarning
-from spade_xai.augment import Augmentation, ImageAugment, augmented, resolve_augment
+from spade_ext._checks import MOST_DAMP, check_range
+from spade_xai.augment import Augmentation, augmented, vary
 from spade_xai.capture import Hessians, execution_order
 from spade_xai.inputs import (
     Inputs,
-    as_inputs,
+    check_count,
     device_of,
     first_tensor,
     map_tensors,
@@ -59,19 +60,14 @@ class Options:
             )
         for argument in ("augmentations", "batch_size"):
             check_count(name, argument, getattr(self, argument))
-        if not self.damp >= 0:
-            raise ValueError(f"{name}: damp must be at least 0, got {self.damp}")
+        check_range(name, "damp", self.damp, 0.0, MOST_DAMP)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"{name}: seed must be an int, got {type(self.seed).__name__}")
         if self.forward_precision not in PRECISIONS:
             raise ValueError(
                 f"{name}: forward_precision must be one of {', '.join(PRECISIONS)}, "
                 f"got {self.forward_precision!r}"
             )
-
-
-def check_count(function: str, argument: str, value: object) -> None:
-    """Raise ValueError if value is not an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{function}: {argument} must be an int of at least 1, got {value!r}")
 
 
 def working_copy(
@@ -80,19 +76,29 @@ def working_copy(
     """A copy of the modules that may carry hooks and other weights; it shares the model's tensors unless moved."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"{function}: model must be an nn.Module, got {type(model).__name__}")
-    return duplicate(model) if device is None else copy.deepcopy(model).to(device).eval()
+    if device is None:
+        return duplicate(model)
+    return copy.deepcopy(model).to(check_place(function, device)).eval()
+
+
+def check_place(function: str, device: torch.device | str) -> torch.device:
+    """The device, if the CPU or a CUDA device of this machine."""
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        place = None
+    cuda = place is not None and place.type == "cuda"
+    if place is None or not (place.type == "cpu" or (cuda and torch.cuda.is_available())):
+        raise ValueError(
+            f"{function}: device must be cpu or a CUDA device that PyTorch finds, got {device!r}"
+        )
+    return place
 
 
 def read_sample(options: Options, sample: Any, device: torch.device) -> Source:
-    """The sample as inputs on the device, where it is varied too; a lone image [C, H, W] becomes a batch of one."""
-    function, augment = options.function, options.augment
-    if isinstance(sample, Tensor) and sample.ndim == 3 and sample.is_floating_point():
-        if isinstance(augment, ImageAugment) or (
-            isinstance(augment, str) and sample.shape[0] in (1, 3)
-        ):
-            sample = sample[None]
-    inputs = map_tensors(as_inputs(function, sample), lambda t: t.to(device))
-    resolved = resolve_augment(function, augment, inputs)
+    """The sample as inputs on the device, where it is varied too."""
+    inputs, resolved = vary(options.function, sample, options.augment)
+    inputs = map_tensors(inputs, lambda t: t.to(device))
     count = len(first_tensor(inputs)) if resolved is None else options.augmentations
     return Source(inputs, resolved, count, options.seed)
 

@@ -153,7 +153,12 @@ def resolve_sparsity(
             check_pattern(pattern, layers, others, function, "sparsity")
         ratios = patterns(sparsity)(names)
     elif callable(sparsity):
-        ratios = dict(sparsity(names))
+        found = sparsity(names)
+        if not isinstance(found, Mapping):
+            raise TypeError(
+                f"{function}: sparsity must return ratios by name, got {type(found).__name__}"
+            )
+        ratios = dict(found)
     else:
         ratios = dict.fromkeys(names, check_ratio(function, "sparsity", sparsity))
     for name, ratio in ratios.items():

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.augment import Augmentation
+from spade_xai.inputs import check_count
 from spade_xai.plan import parse_memory
 from spade_xai.progress import StageCallback, Stages
 from spade_xai.result import Agreement, Fidelity, LayerReport, Trace
-from spade_xai.run import Options, Run, check_count
+from spade_xai.run import Options, Run
 from spade_xai.schedule import Sparsity, linear
 from spade_xai.trace_file import load_trace
 
@@ -138,6 +139,10 @@ def trace_many(
         forward_precision,
     )  # fmt: skip
     check_count("trace_many", "group", group)
+    if not isinstance(samples, Iterable):
+        raise TypeError(
+            f"trace_many: samples must be a tensor or an iterable, got {type(samples).__name__}"
+        )
     one_by_one = samples.split(1) if isinstance(samples, Tensor) else samples
     return _groups(model, iter(one_by_one), group, options, device, progress)
 

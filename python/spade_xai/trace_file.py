@@ -57,6 +57,8 @@ def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
         ValueError: Not a trace, damaged, or made from another model; the first difference is named.
     """
     function = "load_trace"
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function}: model must be an nn.Module, got {type(model).__name__}")
     tensors, metadata = read_tensors(function, path)
     if metadata.get("format") != _FORMAT:
         raise ValueError(
