@@ -45,12 +45,48 @@ def test_pointing_game_by_hand():
         (torch.full((1, 2, 2), math.nan), torch.eye(2)[None], "maps must be finite"),
         (torch.zeros(1, 2, 2), torch.full((1, 2, 2), 0.5), "masks must be bool or 0 and 1"),
         (torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), r"neither empty nor full, got \[0\] pixels"),
+        (torch.zeros(0, 2, 2), torch.zeros(0, 2, 2), "maps must hold at least one, got shape"),
         (torch.zeros(1, 2, 2), torch.ones(1, 2, 2), r"neither empty nor full, got \[4\] pixels"),
     ],
 )
 def test_masks_and_maps_are_checked(function, maps, masks, message):
     with pytest.raises(ValueError, match=f"{function.__name__}: .*{message}"):
         function(maps, masks)
+
+
+def test_maps_may_be_of_any_dtype_but_must_be_tensors():
+    maps = torch.tensor([[[0.0, 0], [1, 1]]])
+    masks = torch.tensor([[[False, False], [True, False]]])
+    for dtype in (torch.bool, torch.int64, torch.bfloat16):
+        assert metrics.auroc(maps.to(dtype), masks).tolist() == [5 / 6]
+    for function in (metrics.auroc, metrics.pointing_game):
+        with pytest.raises(TypeError, match=r"maps must be a torch\.Tensor, got ndarray"):
+            function(maps.numpy(), masks)
+        with pytest.raises(TypeError, match=r"masks must be a torch\.Tensor, got NoneType"):
+            function(maps, None)
+
+
+@pytest.mark.parametrize("function", [metrics.insertion, metrics.deletion])
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": len}, TypeError, r"model must be an nn\.Module, got builtin_function"),
+        ({"x": torch.full((2, 3, 4, 4), torch.nan)}, ValueError, "x must be finite"),
+        ({"maps": torch.full((2, 4, 4), torch.nan)}, ValueError, "maps must be finite"),
+        ({"maps": None}, TypeError, r"maps must be a torch\.Tensor, got NoneType"),
+        ({"x": torch.ones(0, 3, 4, 4), "maps": torch.ones(0, 4, 4)}, ValueError, "x must hold at least one image"),
+        ({"batch_size": 0}, ValueError, "batch_size must be an int of at least 1, got 0"),
+        ({"blank": torch.zeros(5)}, ValueError, r"blank must broadcast to x \(2, 3, 4, 4\), got shape"),
+        ({"blank": torch.inf}, ValueError, "blank must be finite"),
+        ({"target": 1.5}, ValueError, "target must be an int or 2 ints, got shape .* torch.float32"),
+        ({"target": "cat"}, TypeError, "target must be an int or 2 ints, got 'cat'"),
+    ],
+)  # fmt: skip
+def test_arguments_of_curves_are_checked(function, changes, error, message):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    arguments = {"model": model, "x": torch.ones(2, 3, 4, 4), "maps": torch.ones(2, 4, 4)}
+    with pytest.raises(error, match=f"{function.__name__}: {message}"):
+        function(**{**arguments, **changes})
 
 
 class TwoClasses(nn.Module):
@@ -99,7 +135,7 @@ def test_curves_do_not_depend_on_batching_and_keep_inputs(function):
         ValueError, match=f"{function.__name__}: steps must be an int of at least 1"
     ):
         function(model, x, maps, steps=0)
-    with pytest.raises(ValueError, match=f"{function.__name__}: target must have 3 classes, got 2"):
+    with pytest.raises(ValueError, match=f"{function.__name__}: target must be an int or 3 ints"):
         function(model, x, maps, [0, 1])
     with pytest.raises(
         ValueError, match=rf"{function.__name__}: target must be in \[0, 2\], got 3"

@@ -60,7 +60,8 @@ def test_target_defaults_to_the_prediction(case):
     model, x, _ = case
     predicted = model(x).logits.argmax(1)
     assert torch.equal(attribute(model, x), attribute(model, x, predicted))
-    assert torch.equal(attribute(model, x, [1, 1, 1]), attribute(model, x, 1))
+    for one in ([1, 1, 1], np.int64(1), torch.tensor(1)):
+        assert torch.equal(attribute(model, x, one), attribute(model, x, 1))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -124,6 +125,12 @@ def test_pixel_map():
     assert pixel_map(a, "occlusion").item() == -2
     with pytest.raises(ValueError, match=r"pixel_map: attribution must have shape \[B, C, H, W\]"):
         pixel_map(a[0])
+    with pytest.raises(
+        ValueError, match=r"pixel_map: method must be one of saliency, .*, got 'grad'"
+    ):
+        pixel_map(a, "grad")
+    with pytest.raises(TypeError, match=r"attribution must be a torch\.Tensor, got NoneType"):
+        pixel_map(None)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +151,63 @@ def test_pixel_map():
         ),
         ({"target": 4}, ValueError, r"attribute: target must be in \[0, 3\], got 4"),
         ({"target": [0, 1]}, ValueError, "attribute: target must be an int or 3 ints"),
+        (
+            {"target": 1.5},
+            ValueError,
+            "target must be an int or 3 ints, got shape .* of torch.float32",
+        ),
+        ({"target": "cat"}, TypeError, "attribute: target must be an int or 3 ints, got 'cat'"),
+        ({"x": torch.full((1, 3, 16, 16), torch.nan)}, ValueError, "attribute: x must be finite"),
+        ({"seed": 0.5}, TypeError, "attribute: seed must be an int, got float"),
+        ({"method": "lime", "samples": 0}, ValueError, "samples must be at least 1, got 0"),
+        ({"method": "lime", "alpha": -1.0}, ValueError, "alpha must be in .* got -1"),
+        (
+            {"method": "lime", "features": 3},
+            TypeError,
+            "features must be a tensor of ints, got int",
+        ),
+        (
+            {"method": "lime", "features": torch.zeros(5, 5).long()},
+            ValueError,
+            r"features must broadcast to one input \(3, 16, 16\), got shape \(5, 5\)",
+        ),
+        ({"method": "occlusion", "window": 0}, ValueError, "window must be at least 1, got 0"),
+        ({"method": "occlusion", "window": 17}, ValueError, "window must be at most 16, got 17"),
+        ({"method": "occlusion", "stride": 0}, ValueError, "stride must be at least 1, got 0"),
+        (
+            {"method": "occlusion", "window": 4, "stride": 5},
+            ValueError,
+            r"stride must be at most the window \(4, 4\), got 5",
+        ),
+        ({"method": "integrated_gradients", "steps": 0}, ValueError, "steps must be at least 1"),
+        (
+            {"method": "gradient_shap", "samples": 0},
+            ValueError,
+            "samples must be at least 1, got 0",
+        ),
+        ({"method": "gradient_shap", "noise": -1.0}, ValueError, "noise must be in .* got -1"),
+        (
+            {"method": "deep_lift", "baseline": "a"},
+            TypeError,
+            "baseline must be a number or a tensor",
+        ),
+        ({"method": "deep_lift", "baseline": torch.nan}, ValueError, "baseline must be finite"),
+        (
+            {"method": "guided_grad_cam", "layer": "zz"},
+            ValueError,
+            "layer must name a layer .* 'zz'",
+        ),
+        (
+            {"method": "guided_grad_cam", "layer": "fc"},
+            ValueError,
+            "layer must have outputs .* got layer='fc'",
+        ),
+        (
+            {"method": "guided_grad_cam", "interpolation": "zz"},
+            ValueError,
+            "interpolation be a mode of F.interpolate, got layer=None and interpolation='zz'",
+        ),
+        ({"method": "lrp", "bounds": 3}, TypeError, "lrp: bounds must be two numbers, got 3"),
         ({"steps": 3}, TypeError, "attribute: options of saliency are none, got 'steps'"),
         (
             {"method": "occlusion", "baseline": torch.zeros(7)},

@@ -131,3 +131,9 @@ def test_files_that_are_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             schedule.load(path)
+
+
+def test_schedules_of_no_layers():
+    assert schedule.linear(0.9)([]) == {} and schedule.uniform(0.9)([]) == {}
+    with pytest.raises(ValueError, match="last_block: names must hold a layer, got none"):
+        schedule.last_block(0.9)([])

@@ -113,9 +113,14 @@ def targets(forward: Forward, x: Tensor, inputs: Tensor, target: Any, batch_size
         raise ValueError(f"attribute: model must give logits [B, classes], got shape {shape}")
     if target is None:
         return torch.cat(outputs).argmax(1)
-    if isinstance(target, int):
-        target = [target] * len(inputs)
-    classes = torch.as_tensor(target, device=inputs.device)
+    try:
+        classes = torch.as_tensor(target, device=inputs.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"attribute: target must be an int or {len(inputs)} ints, got {target!r}"
+        ) from None
+    if classes.ndim == 0:
+        classes = classes.expand(len(inputs))
     count = outputs[0].shape[1]
     if classes.shape != (len(inputs),) or classes.is_floating_point():
         raise ValueError(

@@ -94,6 +94,7 @@ def relevance(
         Relevance in the shape and dtype of x; sums to the logit (epsilon) or its magnitude where no layer absorbs any.
 
     Raises:
+        TypeError: bounds are not two numbers.
         ValueError: An argument is out of range, or bounds are given and no layer reads x itself.
         NotImplementedError: The model calls a function that has no rule.
         RuntimeError: The logits do not depend on x through functions that pass relevance on.
@@ -104,6 +105,8 @@ def relevance(
         raise ValueError(f"lrp: alpha must be at least 1, got {alpha}")
     if not epsilon > 0:
         raise ValueError(f"lrp: epsilon must be above 0, got {epsilon}")
+    if bounds is not None and not (isinstance(bounds, (tuple, list)) and len(bounds) == 2):
+        raise TypeError(f"lrp: bounds must be two numbers, got {bounds!r}")
     if bounds is not None and not bounds[0] <= 0 <= bounds[1]:
         raise ValueError(f"lrp: bounds must enclose 0, got {bounds}")
     model = duplicate(model)

@@ -1,5 +1,6 @@
 """The ten attribution methods on one batch: nine through captum, LRP through `spade_xai.lrp`."""
 
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from captum import attr as captum
 from captum._utils.models.linear_model import SkLearnRidge
 from torch import Tensor, nn
 
+from spade_ext._checks import check_finite, check_int, check_range
 from spade_xai.forward import Forward, slices
 from spade_xai.lrp import relevance
 from spade_xai.rescale import Rescaled
@@ -80,10 +82,18 @@ def _guided_grad_cam(job: Job, options: dict[str, Any]) -> Tensor:
     if layer is None:
         layer = _last_feature_map(job)
     else:
-        layer = job.forward.model.get_submodule(layer)
+        modules = dict(job.forward.model.named_modules())
+        if layer not in modules:
+            raise ValueError(f"attribute: layer must name a layer of the model, got {layer!r}")
+        layer = modules[layer]
     result = captum.GuidedGradCam(job.forward, layer).attribute(
         **job.captum(), interpolate_mode=options["interpolation"]
     )
+    if result.shape != job.x.shape:  # captum warns and gives an empty tensor
+        raise ValueError(
+            "attribute: layer must have outputs [B, C, h, w] and interpolation be a mode of F.interpolate, "
+            f"got layer={options['layer']!r} and interpolation={options['interpolation']!r}"
+        )
     return result
 
 
@@ -110,7 +120,9 @@ def _last_feature_map(job: Job) -> nn.Module:
 
 
 def _lime(job: Job, options: dict[str, Any]) -> Tensor:
-    features = _grid(job.x) if options["features"] is None else options["features"].to(job.x.device)
+    features = _segments(job.x, options["features"])
+    check_int("attribute", "samples", options["samples"], 1)
+    check_range("attribute", "alpha", options["alpha"], 0.0, sys.float_info.max)
     method = captum.Lime(job.forward, interpretable_model=SkLearnRidge(alpha=options["alpha"]))
     devices = [job.x.device] if job.x.is_cuda else []
     with torch.random.fork_rng(devices=devices):
@@ -118,10 +130,26 @@ def _lime(job: Job, options: dict[str, Any]) -> Tensor:
         return method.attribute(
             **job.captum(),
             baselines=_baseline(job.x, options["baseline"]),
-            feature_mask=features.expand_as(job.x[:1]),
+            feature_mask=features,
             n_samples=options["samples"],
             perturbations_per_eval=job.batch_size,
         )
+
+
+def _segments(x: Tensor, features: Tensor | None) -> Tensor:
+    """The segment of each entry of one input."""
+    if features is None:
+        return _grid(x).expand_as(x[:1])
+    if not isinstance(features, Tensor) or features.is_floating_point():
+        kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
+        raise TypeError(f"attribute: features must be a tensor of ints, got {kind}")
+    try:
+        return features.to(x.device).expand_as(x[:1])
+    except RuntimeError:
+        raise ValueError(
+            f"attribute: features must broadcast to one input {tuple(x.shape[1:])}, "
+            f"got shape {tuple(features.shape)}"
+        ) from None
 
 
 def _grid(x: Tensor) -> Tensor:
@@ -136,6 +164,11 @@ def _grid(x: Tensor) -> Tensor:
 
 def _occlusion(job: Job, options: dict[str, Any]) -> Tensor:
     shape = tuple(job.x.shape[1:])
+    for name in ("window", "stride"):
+        if options[name] is not None:
+            check_int("attribute", name, options[name], 1, min(shape[-2:]))
+            if job.x.ndim != 4:
+                raise ValueError(f"attribute: {name} needs x [B, C, H, W], got shape {(1, *shape)}")
     default: tuple[int, ...]
     if job.x.ndim == 4:
         default = (shape[0], max(1, shape[1] // 8), max(1, shape[2] // 8))
@@ -145,6 +178,10 @@ def _occlusion(job: Job, options: dict[str, Any]) -> Tensor:
     stride = _sizes(options["stride"], tuple(max(1, w // 2) for w in window[-2:]))
     if job.x.ndim != 4:
         stride = (1, *window[1:])
+    elif stride[0] > window[1] or stride[1] > window[2]:
+        raise ValueError(
+            f"attribute: stride must be at most the window {window[1:]}, got {stride[0]}"
+        )
     return captum.Occlusion(job.forward).attribute(
         **job.captum(),
         sliding_window_shapes=window,
@@ -162,6 +199,7 @@ def _sizes(value: int | None, default: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _integrated_gradients(job: Job, options: dict[str, Any]) -> Tensor:
+    check_int("attribute", "steps", options["steps"], 1)
     return captum.IntegratedGradients(job.forward).attribute(
         **job.captum(),
         baselines=_baseline(job.x, options["baseline"]),
@@ -176,7 +214,8 @@ def _gradient_shap(job: Job, options: dict[str, Any]) -> Tensor:
     The draws are made here, from a generator of their own: captum's GradientShap takes them from the global states of
     torch and NumPy, in an order that depends on the batch.
     """
-    x, samples = job.x, options["samples"]
+    x, samples = job.x, check_int("attribute", "samples", options["samples"], 1)
+    check_range("attribute", "noise", options["noise"], 0.0, sys.float_info.max)
     generator = torch.Generator().manual_seed(job.seed)
     baselines = _baseline(x, options["baseline"], several=True)
     pick = torch.randint(len(baselines), (samples,), generator=generator)
@@ -210,7 +249,11 @@ def _repeat(extra: tuple[Any, ...], count: int) -> tuple[Any, ...]:
 
 def _baseline(x: Tensor, baseline: float | Tensor, several: bool = False) -> Tensor:
     """The baseline of each input, or for several=True a set of baselines [K, ...]."""
+    if isinstance(baseline, bool) or not isinstance(baseline, (int, float, Tensor)):
+        kind = type(baseline).__name__
+        raise TypeError(f"attribute: baseline must be a number or a tensor, got {kind}")
     value = torch.as_tensor(baseline, dtype=x.dtype, device=x.device)
+    check_finite("attribute", "baseline", value)
     try:
         if several:
             value = value if value.ndim == x.ndim else value.expand(1, *x.shape[1:])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spade_ext._progress import Callback, reporting
 from spade_xai.forward import slices
+from spade_xai.inputs import check_count
 from spade_xai.prepare import duplicate, unwrap
 
 
@@ -102,16 +103,28 @@ def _curve_area(
     batch_size: int = 64,
     progress: bool | Callback | None = None,
 ) -> Tensor:
+    _check_tensors(function, x=x, maps=maps)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function}: model must be an nn.Module, got {type(model).__name__}")
     if x.ndim != 4 or maps.shape != (len(x), *x.shape[2:]):
         raise ValueError(
             f"{function}: maps must be [B, H, W] of x [B, C, H, W], got {tuple(maps.shape)} for {tuple(x.shape)}"
         )
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"{function}: steps must be an int of at least 1, got {steps!r}")
+    if not x.numel():
+        raise ValueError(f"{function}: x must hold at least one image, got shape {tuple(x.shape)}")
+    check_count(function, "steps", steps)
+    check_count(function, "batch_size", batch_size)
     pixels = maps[0].numel()
     steps = min(steps, pixels)
     model = duplicate(model)
-    empty = torch.as_tensor(blank, dtype=x.dtype, device=x.device).expand_as(x)
+    empty = torch.as_tensor(blank, dtype=x.dtype, device=x.device)
+    _check_tensors(function, blank=empty)
+    try:
+        empty = empty.expand_as(x)
+    except RuntimeError:
+        raise ValueError(
+            f"{function}: blank must broadcast to x {tuple(x.shape)}, got shape {tuple(empty.shape)}"
+        ) from None
     # rank[b, p]: how many pixels are more salient than p
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1).view_as(maps)
@@ -139,11 +152,31 @@ def _curve_area(
     return torch.stack(areas)
 
 
+def _check_tensors(function: str, **tensors: object) -> None:
+    """Raise TypeError or ValueError for what is no tensor or not finite."""
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{function}: {name} must be a torch.Tensor, got {type(value).__name__}"
+            )
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{function}: {name} must be finite, got NaN or Inf")
+
+
 def _label(function: str, target: Any, index: int, count: int, classes: int) -> int:
     """The class of one of count images."""
-    if not isinstance(target, int) and len(target) != count:
-        raise ValueError(f"{function}: target must have {count} classes, got {len(target)}")
-    label = target if isinstance(target, int) else int(target[index])
+    try:
+        classes_of = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"{function}: target must be an int or {count} ints, got {target!r}"
+        ) from None
+    if classes_of.shape not in ((), (count,)) or classes_of.is_floating_point():
+        raise ValueError(
+            f"{function}: target must be an int or {count} ints, got shape {tuple(classes_of.shape)} "
+            f"of {classes_of.dtype}"
+        )
+    label = int(classes_of.expand(count)[index])
     if not 0 <= label < classes:
         raise ValueError(f"{function}: target must be in [0, {classes - 1}], got {label}")
     return label
@@ -187,13 +220,16 @@ def paired(a: Tensor | Sequence[float], b: Tensor | Sequence[float]) -> Estimate
 
 def _flat(function: str, maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Maps and masks as [B, pixels]."""
+    _check_tensors(function, maps=maps)
+    if not isinstance(masks, Tensor):
+        raise TypeError(f"{function}: masks must be a torch.Tensor, got {type(masks).__name__}")
     if maps.ndim < 2 or maps.shape != masks.shape:
         raise ValueError(
             f"{function}: maps and masks must have the same shape [B, ...], "
             f"got {tuple(maps.shape)} and {tuple(masks.shape)}"
         )
-    if not torch.isfinite(maps).all():
-        raise ValueError(f"{function}: maps must be finite, got NaN or Inf")
+    if len(maps) == 0:
+        raise ValueError(f"{function}: maps must hold at least one, got shape {tuple(maps.shape)}")
     inside = masks.flatten(1).to(maps.device)
     if not ((inside == 0) | (inside == 1)).all():
         raise ValueError(f"{function}: masks must be bool or 0 and 1, got other values")
@@ -202,4 +238,6 @@ def _flat(function: str, maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"{function}: masks must be neither empty nor full, got {counts.tolist()} pixels"
         )
-    return maps.detach().flatten(1), inside.bool()
+    return (maps.to(torch.uint8) if maps.dtype == torch.bool else maps).detach().flatten(
+        1
+    ), inside.bool()

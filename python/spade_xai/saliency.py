@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spade_ext._checks import check_finite
 from spade_ext._progress import Callback, reporting
 from spade_xai.forward import inputs_and_forward, slices, targets
+from spade_xai.inputs import check_count
 from spade_xai.methods import RUN, Job
 
 # Options of each method with their defaults; None means a default that depends on the input.
@@ -82,7 +84,7 @@ def attribute(
 
     Source: Table 1 of the paper's appendix A; all through captum except LRP.
     """
-    allowed = _check(model, x, method, batch_size, options)
+    allowed = _check(model, x, method, batch_size, seed, options)
     wanted = _PREPARATION.get(method)
     inputs, forward = inputs_and_forward(model, x, kwargs, embedding, wanted)
     classes = targets(forward, x, inputs, target, batch_size)
@@ -94,7 +96,9 @@ def attribute(
     out = []
     with reporting(progress, method) as report, _quiet():
         for part in slices(len(x), size):
-            job = Job(forward, inputs[part], classes[part], forward.extra(part), batch_size, seed)
+            job = Job(
+                forward, inputs[part], classes[part], forward.extra(part), batch_size, seed % 2**63
+            )
             out.append(run(job, settings).detach().to(inputs.dtype))
             if report is not None:
                 report(min(part.stop, len(x)), len(x))
@@ -118,6 +122,12 @@ def pixel_map(attribution: Tensor, method: str | None = None) -> Tensor:
         attribution: What `attribute` returned for images. Not modified.
         method: Its method; None takes magnitudes.
     """
+    if not isinstance(attribution, Tensor):
+        raise TypeError(
+            f"pixel_map: attribution must be a torch.Tensor, got {type(attribution).__name__}"
+        )
+    if method is not None and method not in METHODS:
+        raise ValueError(f"pixel_map: method must be one of {', '.join(METHODS)}, got {method!r}")
     if attribution.ndim != 4:
         raise ValueError(
             f"pixel_map: attribution must have shape [B, C, H, W], got {tuple(attribution.shape)}"
@@ -126,7 +136,7 @@ def pixel_map(attribution: Tensor, method: str | None = None) -> Tensor:
 
 
 def _check(
-    model: object, x: object, method: str, batch_size: int, options: dict[str, Any]
+    model: object, x: object, method: str, batch_size: int, seed: object, options: dict[str, Any]
 ) -> dict[str, Any]:
     if method not in OPTIONS:
         raise ValueError(f"attribute: method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -136,8 +146,11 @@ def _check(
         raise TypeError(f"attribute: x must be a torch.Tensor, got {type(x).__name__}")
     if x.ndim < 2 or len(x) == 0:
         raise ValueError(f"attribute: x must be a batch [B >= 1, ...], got shape {tuple(x.shape)}")
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"attribute: batch_size must be an int of at least 1, got {batch_size!r}")
+    if x.is_floating_point():
+        check_finite("attribute", "x", x)
+    check_count("attribute", "batch_size", batch_size)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"attribute: seed must be an int, got {type(seed).__name__}")
     for name in options:
         if name not in OPTIONS[method]:
             known = ", ".join(OPTIONS[method]) or "none"

@@ -43,8 +43,8 @@ def linear(last: float = 0.99, *, grid: Sequence[float] | None = GRID) -> Schedu
         check_ratio("schedule.linear", "grid", ratio)
 
     def assign(names: Sequence[str]) -> dict[str, float]:
-        steps = max(1, len(names) - 1)
-        exact = [last * i / steps for i in range(len(names))] if len(names) > 1 else [last]
+        steps = len(names) - 1
+        exact = [last * i / steps if steps else last for i in range(len(names))]
         if grid:
             # distances to 9 digits: two grid values equally near (.85 and .8, .9) give the lower one
             exact = [min(grid, key=lambda g: (round(abs(g - r), 9), g)) for r in exact]
@@ -66,6 +66,8 @@ def last_block(ratio: float = 0.99, *, pattern: str | None = None) -> Schedule:
     check_ratio("schedule.last_block", "ratio", ratio)
 
     def assign(names: Sequence[str]) -> dict[str, float]:
+        if not names:
+            raise ValueError("schedule.last_block: names must hold a layer, got none")
         block = pattern or find_last_block(names)
         chosen = [name for name in names if matches(name, block)]
         if not chosen:
