@@ -1,12 +1,14 @@
 """Exact OBC at the columns of real layers, step by step in torch, and weights from a trace."""
 
+from ctypes import CDLL, c_int, c_int64, c_void_p
+
 import pytest
 import torch
 
 from benchmarks import costs
 from benchmarks.layers import layer_table
 from benchmarks.problems import pruning_problem
-from spade_ext import _C, damped_inverse, obc_trace, reference
+from spade_ext import damped_inverse, library_path, obc_trace, reference
 
 LAYERS = [
     "mobilenet_v2:features.12.conv.2",  # D = 576
@@ -36,10 +38,13 @@ def eliminate(weight, h, hinv):
     order = torch.empty(rows, columns, dtype=torch.int32)
     loss = torch.empty(rows, columns)
     info = torch.empty(rows, dtype=torch.int32)
-    _C.obc_trace_f32(
-        weight.data_ptr(), hinv.data_ptr(), rows, columns, columns, order.data_ptr(),
-        loss.data_ptr(), info.data_ptr(), torch.get_num_threads(), None,
+    native = CDLL(library_path())
+    status = native.spade_obc_trace_f32(
+        *map(c_void_p, (weight.data_ptr(), hinv.data_ptr())), c_int64(rows), c_int64(columns),
+        c_int64(columns), *map(c_void_p, (order.data_ptr(), loss.data_ptr(), info.data_ptr())),
+        c_int(torch.get_num_threads()), None,
     )  # fmt: skip
+    assert status == 0
     return order, loss
 
 

@@ -40,31 +40,32 @@ def check_shape(
     function: str, name: str, value: torch.Tensor, shape: Sequence[int]
 ) -> torch.Tensor:
     """Return value if it has the shape."""
-    if tuple(value.shape) != tuple(shape):
+    if value.shape != tuple(shape):
         raise ValueError(
             f"{function}: {name} must have shape {tuple(shape)}, got {tuple(value.shape)}"
         )
     return value
 
 
-def check_same_device(function: str, **tensors: torch.Tensor) -> torch.device:
-    """Return the one device of all tensors."""
-    (first, device), *rest = ((name, t.device) for name, t in tensors.items())
-    for name, other in rest:
-        if other != device:
-            raise ValueError(
-                f"{function}: {name} must be on the device of {first}, {device}, got {other}"
-            )
-    return device
+def check_same_device(
+    function: str, name: str, value: torch.Tensor, like_name: str, like: torch.Tensor
+) -> torch.Tensor:
+    """Return value if it is on the device of like."""
+    if value.device != like.device:
+        raise ValueError(
+            f"{function}: {name} must be on the device of {like_name}, {like.device}, "
+            f"got {value.device}"
+        )
+    return value
 
 
 def check_finite(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
     """Return value if it holds neither NaN nor Inf."""
-    native = value.dtype in (torch.float32, torch.float64)
-    dense = native and value.device.type == "cpu" and value.is_contiguous()
-    if dense:
-        all_finite = _C.all_finite_f64 if value.dtype == torch.float64 else _C.all_finite_f32
-        finite = all_finite(value.data_ptr(), value.numel())
+    dtype = value.dtype
+    if value.is_cpu and dtype == torch.float32 and value.is_contiguous():
+        finite = _C.all_finite_f32(value.data_ptr(), value.numel())
+    elif value.is_cpu and dtype == torch.float64 and value.is_contiguous():
+        finite = _C.all_finite_f64(value.data_ptr(), value.numel())
     else:
         # A finite sum means finite entries, and is ten times faster to get than a test of each.
         finite = bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
@@ -127,16 +128,18 @@ def check_square(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
 
 def check_device(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
     """Return value if it is on a device that ops run on: the CPU, or CUDA if its backend is available."""
-    kind = value.device.type
-    if kind == "cpu" or (kind == "cuda" and _C.cuda_is_available()):
+    if value.is_cpu or (value.is_cuda and _C.cuda_is_available()):
         return value
-    why = f" (no CUDA: {_C.cuda_unavailable_reason()})" if kind == "cuda" else ""
+    why = f" (no CUDA: {_C.cuda_unavailable_reason()})" if value.is_cuda else ""
     raise ValueError(f"{function}: {name} must be on device cpu or cuda, got {value.device}{why}")
 
 
 def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
     """The dtype an op computes in: float64 if any argument is, otherwise float32."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    for tensor in tensors:
+        if tensor.dtype == torch.float64:
+            return torch.float64
+    return torch.float32
 
 
 def suffix(value: torch.Tensor) -> str:

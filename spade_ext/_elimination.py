@@ -1,6 +1,7 @@
-"""The elimination of exact OBC: its checked inputs, the damped inverse, and the native call."""
+"""The elimination of a layer by exact OBC: damped inverse, order and losses, on the layer's device."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -8,7 +9,6 @@ from spade_ext import _C, _cuda
 from spade_ext._checks import (
     check_device,
     check_finite,
-    check_range,
     check_same_device,
     check_shape,
     check_tensor,
@@ -18,108 +18,147 @@ from spade_ext._checks import (
 )
 from spade_ext._progress import Callback, reporting
 from spade_ext.errors import SingularHessianError
-from spade_ext.inverse import damped_inverse, invert, invert_cuda, warn_damping
+from spade_ext.inverse import invert_cuda
 
-FLOAT64_BELOW_DAMP = (
-    1e-3  # less damping leaves rank-deficient Hessians too ill-conditioned for float32
-)
+# dtypes to try, and the damping each needs: less leaves rank-deficient Hessians too ill-conditioned for float32
+_ATTEMPTS = ((torch.float32, 1e-3), (torch.float64, 0.0))
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Checked, contiguous inputs of an elimination."""
+class Pattern(NamedTuple):
+    """What goes together: n of each m columns if m > 0, otherwise `block` consecutive ones."""
 
-    weight: torch.Tensor  # [R, D], dead columns 0
-    hessian: torch.Tensor  # [D, D], damped
-    hinv: torch.Tensor  # [D, D]
+    n: int = 0
+    m: int = 0
+    block: int = 1
+
+    def steps(self, cols: int) -> int:
+        """Steps of a full elimination."""
+        return cols // self.m * self.n if self.m else cols // self.block
+
+
+class Elimination(NamedTuple):
+    """What an elimination leaves; shapes and meanings of spade_ext.OBCTrace."""
+
+    order: torch.Tensor
+    loss: torch.Tensor
     damp: float
+    weight: torch.Tensor
+    hessian: torch.Tensor
+    hinv: torch.Tensor
 
 
-def prepare(
-    function: str, weight: torch.Tensor, hessian: torch.Tensor, damp: float, threads: int
-) -> Problem:
-    """Check weight and hessian, and damp and invert the Hessian: in float64 if the damping is small."""
+def check_layer(function: str, weight: torch.Tensor, hessian: torch.Tensor) -> int:
+    """D of weight [R, D] and hessian [D, D] on one device."""
     check_tensor(function, "weight", weight, ndim=2)
     check_tensor(function, "hessian", hessian, ndim=2)
-    check_shape(function, "hessian", hessian, (weight.shape[1], weight.shape[1]))
+    cols = weight.shape[1]
+    check_shape(function, "hessian", hessian, (cols, cols))
     check_device(function, "weight", weight)
-    check_same_device(function, weight=weight, hessian=hessian)
-    damp = check_range(function, "damp", damp, 0.0)
-    check_finite(function, "weight", weight)
-    check_finite(function, "hessian", hessian)
-    dtype = compute_dtype(weight, hessian)
-    for wide in (dtype, torch.float64):
-        h = dense(hessian, wide)
-        if h.is_cuda:
-            hinv, damped, used, dead = invert_cuda(function, h, damp)
-        else:
-            hinv, damped = torch.empty_like(h), torch.empty_like(h)
-            used, dead = invert(function, h, damp, hinv, damped, threads)
-        if used >= FLOAT64_BELOW_DAMP or wide == torch.float64:
-            break
-    warn_damping(function, damp, used)
-    w = dense(weight, h.dtype)
-    w = w.masked_fill(h.diagonal() == 0, 0) if dead else w.clone()
-    return Problem(w, damped, hinv, used)
+    check_same_device(function, "hessian", hessian, "weight", weight)
+    return cols
+
+
+def attempts(weight: torch.Tensor, hessian: torch.Tensor) -> Sequence[tuple[torch.dtype, float]]:
+    """The dtypes to try in turn, with the least damping that each may be used at."""
+    return _ATTEMPTS[1:] if compute_dtype(weight, hessian) == torch.float64 else _ATTEMPTS
+
+
+def run_native(
+    function: str,
+    call: str,
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    dtype: torch.dtype,
+    *arguments: object,
+    progress: bool | Callback | None,
+) -> tuple[float, int, int]:
+    """Run a native call on a checked layer: the damping used, the row that failed or -1, and its step."""
+    w, h = dense(weight, dtype), dense(hessian, dtype)
+    rows, cols = w.shape
+    try:
+        with reporting(progress, function) as report:
+            result: tuple[float, int, int] = getattr(_C, f"{call}_{suffix(w)}")(
+                w.data_ptr(), h.data_ptr(), rows, cols, *arguments, report
+            )
+    except ArithmeticError as error:
+        raise SingularHessianError(f"{function}: {error}") from None
+    except ValueError:  # these say more than the native texts
+        check_finite(function, "weight", weight)
+        check_finite(function, "hessian", hessian)
+        raise
+    return result
+
+
+def indefinite(function: str, row: int, step: int, damp: float) -> SingularHessianError:
+    """What to raise for a row that was given up: at a step, or (0) in the solve of its kept columns."""
+    if step:
+        what = f"the Hessian of row {row} loses definiteness at step {step}"
+    else:
+        what = f"the Hessian of the kept columns of row {row} is not positive definite"
+    return SingularHessianError(f"{function}: {what} (damp={damp:g}); use more damping", row)
+
+
+def first_failure(info: torch.Tensor) -> int:
+    """The first row whose info is not 0, or -1."""
+    failed = info.nonzero()
+    return int(failed[0, 0]) if len(failed) else -1
 
 
 def eliminate(
     function: str,
-    problem: Problem,
-    kind: str,
-    pattern: tuple[int, ...],
-    steps: int,
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    pattern: Pattern,
+    damp: float,
     threads: int,
     progress: bool | Callback | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run a native elimination; in float64 if it lost definiteness in float32."""
-    weight, hinv = problem.weight, problem.hinv
-    for dtype in dict.fromkeys((weight.dtype, torch.float64)):
-        w, a = weight.to(dtype), hinv.to(dtype)
-        if dtype != weight.dtype:
-            a, _ = damped_inverse(problem.hessian.double(), 0.0, threads=threads)
-        order, loss, info, row = _run(function, w, a, kind, pattern, steps, threads, progress)
-        if row < 0:
-            return order, loss if loss.dtype == weight.dtype else loss.to(weight.dtype)
-    raise SingularHessianError(
-        f"{function}: the Hessian of row {row} loses definiteness at step {int(info[row])} "
-        f"(damp={problem.damp:g}); use more damping",
-        row,
-    )
-
-
-def _run(
-    function: str,
-    w: torch.Tensor,
-    a: torch.Tensor,
-    kind: str,
-    pattern: tuple[int, ...],
-    steps: int,
-    threads: int,
-    progress: bool | Callback | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """Order, losses and info of an elimination, and the first row that failed or -1."""
-    if w.is_cuda and kind == "" and w.dtype == torch.float32:
-        order, loss, info = _cuda.obc_trace(w, a, steps)
-        return order, loss, info, first_failed(info)
-    if w.is_cuda:  # float64, n:m and blocks have no CUDA kernels
-        order, loss, info, row = _run(
-            function, w.cpu(), a.cpu(), kind, pattern, steps, threads, progress
-        )
-        return order.to(w.device), loss.to(w.device), info, row
-    rows, cols = w.shape
-    order = torch.empty(rows, steps, dtype=torch.int32)
-    loss = torch.empty(rows, steps, dtype=w.dtype)
-    info = torch.empty(rows, dtype=torch.int32)
-    with reporting(progress, function) as report:
-        row = getattr(_C, f"obc_trace{kind}_{suffix(w)}")(
-            w.data_ptr(), a.data_ptr(), rows, cols, *pattern,
-            order.data_ptr(), loss.data_ptr(), info.data_ptr(), threads, report,
+) -> Elimination:
+    """Eliminate all steps of a checked layer; in float64 if the damping is small or float32 loses definiteness."""
+    if weight.is_cuda:
+        return _eliminate_cuda(function, weight, hessian, pattern, damp, threads, progress)
+    rows, cols = weight.shape
+    steps = pattern.steps(cols)
+    for dtype, least_damp in attempts(weight, hessian):
+        w = torch.empty(rows, cols, dtype=dtype)
+        damped = torch.empty(cols, cols, dtype=dtype)
+        hinv = torch.empty(cols, cols, dtype=dtype)
+        loss = torch.empty(rows, steps, dtype=dtype)
+        order = torch.empty(rows, steps, dtype=torch.int32)
+        used, row, step = run_native(
+            function, "obc_eliminate", weight, hessian, dtype, *pattern, damp, least_damp,
+            order.data_ptr(), loss.data_ptr(), w.data_ptr(), damped.data_ptr(), hinv.data_ptr(),
+            threads, progress=progress,
         )  # fmt: skip
-    return order, loss, info, row
+        if row < 0 and used >= least_damp:
+            return Elimination(order, loss, used, w, damped, hinv)
+    raise indefinite(function, row, step, used)
 
 
-def first_failed(info: torch.Tensor) -> int:
-    """The first row whose info is not 0, or -1."""
-    failed = info.nonzero()
-    return int(failed[0, 0]) if len(failed) else -1
+def _eliminate_cuda(
+    function: str,
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    pattern: Pattern,
+    damp: float,
+    threads: int,
+    progress: bool | Callback | None,
+) -> Elimination:
+    check_finite(function, "weight", weight)
+    dtype, least_damp = attempts(weight, hessian)[0]
+    if pattern == Pattern() and dtype == torch.float32:
+        h = dense(hessian, dtype)
+        hinv, damped, used, dead = invert_cuda(function, h, damp)
+        if used >= least_damp:
+            w = dense(weight, dtype)
+            w = w.masked_fill(h.diagonal() == 0, 0) if dead else w.clone()
+            order, loss, info = _cuda.obc_trace(w, hinv, w.shape[1])
+            if first_failure(info) < 0:
+                return Elimination(order, loss, used, w, damped, hinv)
+        weight, hessian = weight.double(), hessian.double()
+    # float64, n:m and blocks have no CUDA kernels
+    host = eliminate(function, weight.cpu(), hessian.cpu(), pattern, damp, threads, progress)
+    device = weight.device
+    return Elimination(
+        host.order.to(device), host.loss.to(device), host.damp, host.weight.to(device),
+        host.hessian.to(device), host.hinv.to(device),
+    )  # fmt: skip

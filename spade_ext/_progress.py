@@ -7,6 +7,8 @@ from tqdm.auto import tqdm
 
 Callback = Callable[[int, int], object]
 
+_SILENT = nullcontext(None)  # of every call without progress; nullcontext holds no state
+
 
 @contextmanager
 def _bar(description: str) -> Iterator[Callback]:
@@ -25,4 +27,4 @@ def reporting(
     """Context that gives what the native call reports to."""
     if progress is True:
         return _bar(description)
-    return nullcontext(progress or None)
+    return nullcontext(progress) if progress else _SILENT

@@ -1,26 +1,23 @@
 """OBCTrace: the result of an elimination, and weights for any sparsity from it."""
 
 import json
-import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from spade_ext import _C, _cuda
 from spade_ext._checks import (
     check_int,
     check_range,
+    check_same_device,
     check_shape,
     check_tensor,
     dense,
     resolve_threads,
-    suffix,
 )
-from spade_ext._elimination import first_failed
 from spade_ext._files import read_tensors, write_tensors
-from spade_ext._progress import Callback, reporting
-from spade_ext.errors import SingularHessianError
+from spade_ext._progress import Callback
+from spade_ext._selection import count_steps, solve_weights
 
 _TENSORS = ("order", "loss", "weight", "hessian", "hinv")
 
@@ -57,17 +54,7 @@ class OBCTrace:
             [R] int64.
         """
         sparsity = check_range("OBCTrace.counts", "sparsity", sparsity, 0.0, 1.0)
-        rows, steps = self.loss.shape
-        if self.loss.is_cuda:
-            total = math.ceil((sparsity - 1e-9) * rows * steps)
-            chosen = self.loss.flatten().argsort(stable=True)[: max(0, total)]
-            return torch.bincount(chosen // max(1, steps), minlength=rows)
-        loss = dense(self.loss, self.loss.dtype)
-        counts = torch.empty(rows, dtype=torch.int64)
-        getattr(_C, f"obc_counts_{suffix(loss)}")(
-            loss.data_ptr(), rows, steps, sparsity, counts.data_ptr()
-        )
-        return counts
+        return count_steps(self.loss, sparsity)
 
     def prune(self, sparsity: float, *, threads: int | None = None) -> torch.Tensor:
         """Weights [R, D] of the layer at this sparsity, in [0, 1], chosen by least loss over all rows."""
@@ -99,42 +86,14 @@ class OBCTrace:
         """
         function = "OBCTrace.prune_rows"
         check_tensor(function, "counts", counts, ndim=1, dtypes=(torch.int32, torch.int64))
-        rows, cols = self.weight.shape
-        check_shape(function, "counts", counts, (rows,))
+        check_shape(function, "counts", counts, (len(self.weight),))
+        if not counts.is_cpu:
+            check_same_device(function, "counts", counts, "the trace", self.weight)
         threads = resolve_threads(function, threads)
-        counts, order = dense(counts, torch.int64), self.order
-        if self.block > 1:
-            counts = counts * self.block
-            within = torch.arange(self.block, dtype=torch.int32, device=order.device)
-            order = (order[:, :, None] * self.block + within).flatten(1).contiguous()
-        if self.weight.is_cuda and self.weight.dtype == torch.float32:
-            out, info = _cuda.obc_weights(
-                self.weight, self.hessian, self.hinv, order, counts.to(self.weight.device)
-            )
-            row = first_failed(info)
-        elif self.weight.is_cuda:
-            host = self._on("cpu").prune_rows(counts.cpu(), threads=threads, progress=progress)
-            return host.to(self.weight.device)
-        else:
-            out = torch.empty_like(self.weight)
-            info = torch.empty(rows, dtype=torch.int32)
-            with reporting(progress, "obc_weights") as report:
-                row = getattr(_C, f"obc_weights_{suffix(self.weight)}")(
-                    self.weight.data_ptr(), self.hessian.data_ptr(), self.hinv.data_ptr(),
-                    rows, cols, order.shape[1], order.data_ptr(), counts.data_ptr(),
-                    out.data_ptr(), info.data_ptr(), threads, report,
-                )  # fmt: skip
-        if row >= 0:
-            raise SingularHessianError(
-                f"{function}: the Hessian of the kept columns of row {row} is not positive definite "
-                f"(damp={self.damp:g})",
-                row,
-            )
-        return out
-
-    def _on(self, device: torch.device | str) -> "OBCTrace":
-        """The same trace on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+        return solve_weights(
+            function, self.weight, self.hessian, self.hinv, self.order, dense(counts, torch.int64),
+            self.block, self.damp, threads, progress,
+        )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace as safetensors: to a temporary file beside path, then renamed.

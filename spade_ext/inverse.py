@@ -51,39 +51,29 @@ def damped_inverse(
     check_device(function, "hessian", hessian)
     damp = check_range(function, "damp", damp, 0.0)
     threads = resolve_threads(function, threads)
-    check_finite(function, "hessian", hessian)
     h = dense(hessian, compute_dtype(hessian))
     if h.is_cuda:
         out, _, used, _ = invert_cuda(function, h, damp)
     else:
-        out = torch.empty_like(h)
-        used, _ = invert(function, h, damp, out, None, threads)
+        out = torch.empty(h.shape, dtype=h.dtype)
+        try:
+            used = getattr(_C, f"damped_inverse_{suffix(h)}")(
+                h.data_ptr(), len(h), damp, out.data_ptr(), threads
+            )
+        except ArithmeticError as error:
+            raise SingularHessianError(f"{function}: {error}") from None
+        except ValueError:
+            check_finite(function, "hessian", hessian)  # says more than the native text
+            raise
     warn_damping(function, damp, used)
     return out, used
-
-
-def invert(
-    function: str,
-    h: torch.Tensor,
-    damp: float,
-    out: torch.Tensor,
-    damped: torch.Tensor | None,
-    threads: int,
-) -> tuple[float, int]:
-    """Run the native inverse on checked tensors: the damping used and the number of dead columns."""
-    call = getattr(_C, f"damped_inverse_{suffix(h)}")
-    address = 0 if damped is None else damped.data_ptr()
-    try:
-        used, dead = call(h.data_ptr(), h.shape[0], damp, out.data_ptr(), address, threads)
-    except ArithmeticError as error:
-        raise SingularHessianError(f"{function}: {error}") from None
-    return used, dead
 
 
 def invert_cuda(
     function: str, h: torch.Tensor, damp: float
 ) -> tuple[torch.Tensor, torch.Tensor, float, int]:
-    """Inverse of a checked CUDA tensor, the damped h, the damping used and the number of dead columns."""
+    """Inverse of a CUDA tensor, the damped h, the damping used and the number of dead columns."""
+    check_finite(function, "hessian", h)
     result = _cuda.invert(h, damp)
     if result is None:
         raise SingularHessianError(

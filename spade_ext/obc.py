@@ -2,12 +2,23 @@
 
 import torch
 
-from spade_ext._checks import check_int, check_nm, check_range, check_tensor, resolve_threads
-from spade_ext._elimination import eliminate, prepare
+from spade_ext._checks import check_int, check_nm, check_range, resolve_threads
+from spade_ext._elimination import Pattern, attempts, check_layer, eliminate, indefinite, run_native
 from spade_ext._progress import Callback
+from spade_ext._selection import count_steps, solve_weights
 from spade_ext._trace import OBCTrace
+from spade_ext.inverse import warn_damping
 
 __all__ = ["OBCTrace", "obc_prune", "obc_trace"]
+
+
+def _check_block(function: str, block: int | None, cols: int) -> int:
+    """Columns that go together."""
+    if block is None:
+        return 1
+    if cols % check_int(function, "block", block, 1):
+        raise ValueError(f"{function}: block must divide the {cols} columns, got {block}")
+    return block
 
 
 def obc_trace(
@@ -46,16 +57,13 @@ def obc_trace(
     Reference: reference.obc_trace.
     """
     function = "obc_trace"
-    check_tensor(function, "weight", weight, ndim=2)
-    cols = weight.shape[1]
-    if block is not None and cols % check_int(function, "block", block, 1):
-        raise ValueError(f"{function}: block must divide the {cols} columns, got {block}")
+    cols = check_layer(function, weight, hessian)
+    pattern = Pattern(block=_check_block(function, block, cols))
+    damp = check_range(function, "damp", damp, 0.0)
     threads = resolve_threads(function, threads)
-    problem = prepare(function, weight, hessian, damp, threads)
-    size = block or 1
-    kind, pattern = ("", (cols,)) if size == 1 else ("_block", (size,))
-    order, loss = eliminate(function, problem, kind, pattern, cols // size, threads, progress)
-    return OBCTrace(order, loss, problem.damp, problem.weight, problem.hessian, problem.hinv, size)
+    made = eliminate(function, weight, hessian, pattern, damp, threads, progress)
+    warn_damping(function, damp, made.damp)
+    return OBCTrace(*made, pattern.block)
 
 
 def obc_prune(
@@ -99,21 +107,59 @@ def obc_prune(
             weight, hessian, sparsity, n, m, block, damp, threads or 0
         )
         return result
-    check_tensor(function, "weight", weight, ndim=2)
+    cols = check_layer(function, weight, hessian)
     sparsity = check_range(function, "sparsity", sparsity, 0.0, 1.0)
-    cols = weight.shape[1]
-    pattern = check_nm(function, n, m, cols)
-    if pattern is None:
-        trace = obc_trace(
-            weight, hessian, block=block, damp=damp, threads=threads, progress=progress
-        )
-        return trace.prune(sparsity, threads=threads).to(weight.dtype)
-    if block is not None:
+    n_of_m = check_nm(function, n, m, cols)
+    if n_of_m and block is not None:
         raise ValueError(f"{function}: block does not go with n:m, got block={block}, {n}:{m}")
+    pattern = Pattern(*(n_of_m or (0, 0)), _check_block(function, block, cols))
+    damp = check_range(function, "damp", damp, 0.0)
     threads = resolve_threads(function, threads)
-    problem = prepare(function, weight, hessian, damp, threads)
-    steps = cols // pattern[1] * pattern[0]
-    order, loss = eliminate(function, problem, "_nm", pattern, steps, threads, progress)
-    trace = OBCTrace(order, loss, problem.damp, problem.weight, problem.hessian, problem.hinv)
-    counts = torch.full((weight.shape[0],), steps)
-    return trace.prune_rows(counts, threads=threads).to(weight.dtype)
+    task = function, weight, hessian, pattern, damp
+    out, used = (
+        _prune_cuda(*task, sparsity, threads, progress)
+        if weight.is_cuda
+        else _prune_cpu(*task, sparsity, threads, progress)
+    )
+    warn_damping(function, damp, used)
+    return out if out.dtype == weight.dtype else out.to(weight.dtype)
+
+
+def _prune_cpu(
+    function: str,
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    pattern: Pattern,
+    damp: float,
+    sparsity: float,
+    threads: int,
+    progress: bool | Callback | None,
+) -> tuple[torch.Tensor, float]:
+    """Pruned weights and the damping used, by one native call."""
+    for dtype, least_damp in attempts(weight, hessian):
+        out = torch.empty(weight.shape, dtype=dtype)
+        used, row, step = run_native(
+            function, "obc_prune", weight, hessian, dtype, *pattern, damp, least_damp, sparsity,
+            out.data_ptr(), threads, progress=progress,
+        )  # fmt: skip
+        if row < 0 and used >= least_damp:
+            return out, used
+    raise indefinite(function, row, step, used)
+
+
+def _prune_cuda(
+    function: str,
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    pattern: Pattern,
+    damp: float,
+    sparsity: float,
+    threads: int,
+    progress: bool | Callback | None,
+) -> tuple[torch.Tensor, float]:
+    order, loss, used, w, damped, hinv = eliminate(
+        function, weight, hessian, pattern, damp, threads, progress
+    )
+    counts = torch.full((len(w),), loss.shape[1]) if pattern.m else count_steps(loss, sparsity)
+    out = solve_weights(function, w, damped, hinv, order, counts, pattern.block, used, threads)
+    return out, used

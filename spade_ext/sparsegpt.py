@@ -102,7 +102,7 @@ def _prune(
     if weight.ndim == 3:
         check_shape(function, "weight", weight, (samples, rows, cols))
     check_device(function, "weight", weight)
-    check_same_device(function, weight=weight, hessian=hessian)
+    check_same_device(function, "hessian", hessian, "weight", weight)
     check_range(function, "sparsity", sparsity, 0.0, 1.0)
     check_int(function, "block_size", block_size, 1)
     check_int(function, "extra", extra, 0)

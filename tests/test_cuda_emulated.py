@@ -10,6 +10,7 @@ from test_devices import relative, same_order
 
 import spade_ext
 from spade_ext import _cuda, reference
+from spade_ext._elimination import Pattern, _eliminate_cuda, eliminate
 from spade_ext.geometry import Conv2dGeometry
 
 pytestmark = pytest.mark.skipif(
@@ -72,6 +73,19 @@ def test_obc_trace_and_weights(update, cols):
     weights, info = _cuda.obc_weights(weight, damped, inverse, trace.order, counts)
     assert not info.any()
     assert relative(weights, trace.prune_rows(counts).double()) < 1e-4
+
+
+@pytest.mark.parametrize("pattern", [Pattern(), Pattern(2, 4), Pattern(block=4)])
+def test_eliminate(pattern):
+    weight, h = layer(3, 24, dtype=torch.float32)
+    h[3] = h[:, 3] = 0
+    arguments = "obc_trace", weight, h, pattern, 0.01, 1, None
+    got, expected = _eliminate_cuda(*arguments), eliminate(*arguments)
+    assert torch.equal(got.order, expected.order) and got.damp == expected.damp
+    for name in ("loss", "weight", "hessian", "hinv"):
+        assert relative(getattr(got, name), getattr(expected, name).double()) < 1e-4
+    low = _eliminate_cuda("obc_trace", weight, h, pattern, 1e-5, 1, None)
+    assert low.loss.dtype == torch.float64
 
 
 @pytest.mark.parametrize(

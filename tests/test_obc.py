@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import layer
 
-from spade_ext import OBCTrace, SingularHessianError, obc_prune, obc_trace, reference
+from spade_ext import (
+    _C,
+    DampingWarning,
+    OBCTrace,
+    SingularHessianError,
+    obc_prune,
+    obc_trace,
+    reference,
+)
 
 SIZES = [1, 2, 15, 16, 17, 31, 33, 129, 300]
 
@@ -121,7 +129,11 @@ def test_selection_is_over_the_whole_layer():
 
 
 @given(
-    st.integers(1, 9), st.integers(1, 40), st.sampled_from([3, 1000]), st.floats(0, 1), st.data()
+    st.integers(1, 9),
+    st.one_of(st.integers(1, 40), st.just(3000)),
+    st.sampled_from([3, 1000]),
+    st.floats(0, 1),
+    st.data(),
 )
 def test_counts_are_those_of_a_stable_sort(rows, steps, values, sparsity, data):
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
@@ -158,6 +170,32 @@ def test_low_damping_of_rank_deficient_inputs_runs_in_float64():
     expected, _ = reference.obc_trace(weight.double(), h.double(), damp=1e-5)
     assert trace.loss.dtype == torch.float64
     assert torch.equal(trace.order.long(), expected)
+
+
+def test_a_layer_that_float32_cannot_do_is_done_in_float64(monkeypatch):
+    weight, h = layer(3, 20, dtype=torch.float32)
+    for call in ("obc_eliminate_f32", "obc_prune_f32"):
+        monkeypatch.setattr(_C, call, lambda *arguments: (0.01, 1, 5))
+    trace = obc_trace(weight, h)
+    expected = obc_trace(weight.double(), h.double())
+    assert trace.loss.dtype == torch.float64 and torch.equal(trace.order, expected.order)
+    assert torch.equal(obc_prune(weight, h, 0.5), expected.prune(0.5).float())
+    for call in ("obc_eliminate_f64", "obc_prune_f64"):
+        monkeypatch.setattr(_C, call, lambda *arguments: (0.01, 1, 5))
+    for op in (obc_trace, obc_prune):
+        with pytest.raises(
+            SingularHessianError, match="row 1 loses definiteness at step 5"
+        ) as info:
+            op(weight, h)
+        assert info.value.index == 1
+
+
+@pytest.mark.parametrize("op", [obc_trace, obc_prune])
+def test_more_damping_is_warned_of_where_the_op_is_called(op):
+    indefinite = torch.ones(4, 4) - 0.05 * torch.eye(4)
+    with pytest.warns(DampingWarning, match=f"^{op.__name__}: .* at damp=0, used") as warned:
+        op(torch.ones(2, 4), indefinite, damp=0.0)
+    assert warned[0].filename == __file__
 
 
 def test_threads_repeats_and_strides_do_not_change_a_bit():
@@ -214,7 +252,11 @@ W, H = torch.ones(2, 4), torch.eye(4)
         (lambda: obc_trace(W, H, threads=0), ValueError, "threads must be at least 1"),
         (lambda: obc_trace(W, H, block=3), ValueError, "block must divide the 4 columns, got 3"),
         (lambda: obc_trace(W * torch.inf, H), ValueError, "weight must be finite"),
-        (lambda: obc_trace(W, H * torch.nan), ValueError, "hessian must be finite"),
+        (lambda: obc_trace(W, H * torch.nan), ValueError, "obc_trace: hessian must be finite"),
+        (lambda: obc_prune(W * torch.nan, H), ValueError, "obc_prune: weight must be finite"),
+        (lambda: obc_prune(W * torch.nan, 0 * H, n=0, m=2), ValueError, "weight must be finite"),
+        (lambda: obc_prune(W, H * torch.inf), ValueError, "obc_prune: hessian must be finite"),
+        (lambda: obc_prune(W, -10 * H), SingularHessianError, "obc_prune: .* even with damp = 1"),
         (
             lambda: obc_trace(W.to("meta"), H),
             ValueError,
@@ -231,6 +273,11 @@ W, H = torch.ones(2, 4), torch.eye(4)
             "counts must have shape",
         ),
         (lambda: obc_trace(W, H).prune_rows(torch.tensor([1, 9])), ValueError, "counts must be in"),
+        (
+            lambda: obc_trace(W, H).prune_rows(torch.tensor([1, 2], device="meta")),
+            ValueError,
+            "prune_rows: counts must be on the device of the trace, cpu, got meta",
+        ),
     ],
 )
 def test_errors(call, error, text):

@@ -53,6 +53,12 @@ class Progress {
   const std::thread::id caller_ = std::this_thread::get_id();
 };
 
+// Threads for so many multiply-adds: waking others costs about as long as a million of them, and a
+// pool that waits for more spins on a core for a while.
+inline int worth_waking(double multiply_adds, int threads) {
+  return multiply_adds < 1e6 ? 1 : threads;
+}
+
 // Run body() on `threads` threads, the calling one among them; return when all are done.
 template <class Body>
 void on_threads(int threads, Body&& body) {

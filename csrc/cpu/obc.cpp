@@ -10,8 +10,6 @@
 namespace spade {
 namespace {
 
-constexpr double kParallelFlop = 1e6;  // work worth waking other threads
-
 // Row I of the tiles of a matrix, zeros beyond it; tiles hold 4 x 4 blocks.
 template <class T>
 void pack_row(const T* a, int64_t D, int64_t I, T* to) {
@@ -53,6 +51,8 @@ void obc_trace(const char* function, const T* w, const T* hinv, int64_t R, ObcTa
   check_finite(function, "w", w, R * D);
   check_finite(function, "hinv", hinv, D * D);
 
+  const double d = static_cast<double>(D), work = static_cast<double>(R) * d * d * d / 6;
+  threads = worth_waking(work, threads);
   Buffer<T> packed(packed_size(D));
   parallel_for(
       threads, tiles(D), [] { return 0; },
@@ -60,10 +60,8 @@ void obc_trace(const char* function, const T* w, const T* hinv, int64_t R, ObcTa
   task.hinv = packed.get();
 
   Progress done(progress, R);
-  const double flop =
-      static_cast<double>(R) * static_cast<double>(D) * static_cast<double>(D * D) / 3;
   parallel_for(
-      flop < kParallelFlop ? 1 : threads, R, [&] { return ObcScratch<T>(task); },
+      threads, R, [&] { return ObcScratch<T>(task); },
       [&](ObcScratch<T>& scratch, int64_t r) {
         if (done.cancelled()) return;
         info[r] = SPADE_DISPATCH(

@@ -114,8 +114,9 @@ void obc_trace_block(const T* w, const T* hinv, int64_t R, int64_t D, int64_t bl
 
   blas::use_one_thread();
   Progress done(progress, R);
+  const double d = static_cast<double>(D), work = static_cast<double>(R) * d * d * d;
   parallel_for(
-      threads, R, [&] { return BlockRow(D, block); },
+      worth_waking(work, threads), R, [&] { return BlockRow(D, block); },
       [&](BlockRow& row, int64_t r) {
         if (done.cancelled()) return;
         info[r] = row.run(w + r * D, hinv, order + r * (D / block), loss + r * (D / block));

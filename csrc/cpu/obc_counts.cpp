@@ -2,7 +2,7 @@
 //
 // Losses map to integers of the same order. A histogram of their leading bits finds those that
 // share them with the last loss to go; the exact one is selected among these. Three passes over R x
-// steps losses instead of a sort.
+// steps losses instead of a sort. Few losses need no histogram.
 
 #include <algorithm>
 #include <cmath>
@@ -42,20 +42,33 @@ struct Last {
   int64_t ties;  // how many equal to it go
 };
 
-// Of the total-th least of n losses, 1 <= total <= n.
+// The losses among which the total-th least of n is: those that share its leading bits, or all of
+// few. total becomes its rank among them.
 template <class T>
-Last<T> find_last(const T* loss, int64_t n, int64_t total) {
+std::vector<Key<T>> candidates(const T* loss, int64_t n, int64_t& total) {
+  std::vector<Key<T>> keys;
+  if (n <= int64_t{1} << kLeadingBits) {
+    keys.resize(static_cast<size_t>(n));
+    std::transform(loss, loss + n, keys.begin(), key<T>);
+    return keys;
+  }
   std::vector<int64_t> histogram(size_t{1} << kLeadingBits);
   for (int64_t i = 0; i < n; ++i) ++histogram[leading<T>(key(loss[i]))];
   size_t bucket = 0;
   for (; histogram[bucket] < total; ++bucket) total -= histogram[bucket];
-  std::vector<Key<T>> rest;
-  rest.reserve(static_cast<size_t>(histogram[bucket]));
+  keys.reserve(static_cast<size_t>(histogram[bucket]));
   for (int64_t i = 0; i < n; ++i)
-    if (const Key<T> k = key(loss[i]); leading<T>(k) == bucket) rest.push_back(k);
-  const auto last = rest.begin() + (total - 1);
-  std::nth_element(rest.begin(), last, rest.end());
-  return {*last, std::count(rest.begin(), last, *last) + 1};
+    if (const Key<T> k = key(loss[i]); leading<T>(k) == bucket) keys.push_back(k);
+  return keys;
+}
+
+// Of the total-th least of n losses, 1 <= total <= n.
+template <class T>
+Last<T> find_last(const T* loss, int64_t n, int64_t total) {
+  std::vector<Key<T>> keys = candidates(loss, n, total);
+  const auto last = keys.begin() + (total - 1);
+  std::nth_element(keys.begin(), last, keys.end());
+  return {*last, std::count(keys.begin(), last, *last) + 1};
 }
 
 template <class T>

@@ -108,6 +108,8 @@ void obc_weights(const T* w, const T* h, const T* hinv, int64_t R, int64_t D, in
   check_finite(function, "hinv", hinv, D * D);
 
   blas::use_one_thread();
+  const double d = static_cast<double>(D);  // at worst a solve of half the columns for every row
+  threads = worth_waking(static_cast<double>(R) * d * d * (1 + d / 48), threads);
   Buffer<T> products(R * D);
   constexpr int64_t kRows = 32;
   parallel_for(

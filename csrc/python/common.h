@@ -16,6 +16,19 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+// Whether no entry is NaN or Inf: x * 0 is then 0 for all of them, and sums of that vectorise.
+template <class T>
+bool all_finite(const T* x, int64_t count) {
+  T sum[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16)
+    for (int k = 0; k < 16; ++k) sum[k] += x[i + k] * T(0);
+  for (; i < count; ++i) sum[0] += x[i] * T(0);
+  T total = 0;
+  for (const T s : sum) total += s;
+  return total == T(0);
+}
+
 // Calls `callback(done, total)` (None: nothing) and lets signals be handled while a native call
 // runs. A Python exception raised meanwhile cancels the call and is rethrown by run().
 class ProgressBridge {

@@ -40,19 +40,10 @@ void check(spade_status_t status) {
 
 namespace {
 
-// Whether no entry is NaN or Inf: x * 0 is then 0 for all of them, and sums of that vectorise.
 template <class T>
-bool all_finite(uintptr_t x, int64_t count) {
+bool is_finite(uintptr_t x, int64_t count) {
   spade::python::py::gil_scoped_release released;
-  const T* values = spade::python::pointer<T>(x);
-  T sum[16] = {};
-  int64_t i = 0;
-  for (; i + 16 <= count; i += 16)
-    for (int k = 0; k < 16; ++k) sum[k] += values[i + k] * T(0);
-  for (; i < count; ++i) sum[0] += values[i] * T(0);
-  T total = 0;
-  for (const T s : sum) total += s;
-  return total == T(0);
+  return spade::python::all_finite(spade::python::pointer<T>(x), count);
 }
 
 }  // namespace
@@ -67,8 +58,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("advise_huge_pages", [](uintptr_t address, size_t bytes) {
     spade::advise_huge_pages(pointer<void>(address), bytes);
   });
-  module.def("all_finite_f32", &all_finite<float>);
-  module.def("all_finite_f64", &all_finite<double>);
+  module.def("all_finite_f32", &is_finite<float>);
+  module.def("all_finite_f64", &is_finite<double>);
   bind_cuda(module);
   bind_hessian(module);
   bind_inverse(module);
