@@ -54,6 +54,10 @@ def test_linear(samples, cols):
         (3, 1, 1, 1, 1, (2, 230, 5, 5)),
         (3, 1, 1, 1, 12, (2, 12, 8, 8)),
         (1, 1, 0, 1, 2, (2, 66, 4, 4)),
+        (1, 2, 1, 1, 1, (2, 210, 5, 6)),
+        (3, 2, 1, 1, 1, (3, 31, 9, 11)),
+        ((3, 5), (2, 1), (1, 2), (2, 1), 35, (3, 35, 9, 7)),
+        (3, 1, 1, 1, 20, (1, 20, 2, 140)),
     ],
 )
 def test_convolution(form, kernel, stride, padding, dilation, groups, shape):
@@ -160,8 +164,12 @@ def test_threads_do_not_change_a_bit(form):
     x = torch.randn(3, 70, 12, 12)
     one, two, four = (hessian(x, kernel_size=3, padding=1, form=form, threads=t) for t in (1, 2, 4))
     assert torch.equal(one, two) and torch.equal(one, four)
-    rows = torch.randn(5000, 40)
-    assert torch.equal(hessian(rows, threads=1), hessian(rows, threads=3))
+    depthwise = {"kernel_size": 3, "groups": 70, "form": form}
+    assert torch.equal(hessian(x, threads=1, **depthwise), hessian(x, threads=3, **depthwise))
+    for cols in (40, 64, 250):
+        rows = torch.randn(5000, cols)
+        one, two, four = (hessian(rows, threads=t) for t in (1, 2, 4))
+        assert torch.equal(one, two) and torch.equal(one, four)
 
 
 @pytest.mark.parametrize(

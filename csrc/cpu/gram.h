@@ -15,10 +15,10 @@
 namespace spade {
 
 constexpr int64_t kGramRows = 64;     // rows multiplied at a time: two tiles of them stay in L1
-constexpr int64_t kGramColumns = 32;  // widest packed tile
+constexpr int64_t kGramColumns = 48;  // widest packed tile
 constexpr int64_t kGramWidth =
-    128;  // widest output tile: kGramRows of its columns and its sums stay in L2
-constexpr int64_t kPromote = 1024;  // rows summed in T before they go to double
+    192;  // widest output tile: kGramRows of its columns and its sums stay in L2
+constexpr int64_t kPromote = 4096;  // rows summed in T before they go to double
 
 // `length` rows from row `a` of the left operand and row `b` of the right one.
 struct Segment {
@@ -37,13 +37,19 @@ struct TiledRows {
   }
 };
 
+// Width of equal packed tiles, at most kGramColumns, that cover n columns: whole vectors.
+inline int64_t packed_width(int64_t n) {
+  const int64_t count = std::max<int64_t>(1, (n + kGramColumns - 1) / kGramColumns);
+  return std::max<int64_t>(16, ((n + count - 1) / count + 15) / 16 * 16);
+}
+
 // Rows packed as [tiles, rows, width]: a walk down the rows of a tile is contiguous.
 template <class T>
 struct PackedRows {
   PackedRows(int64_t row_count, int64_t column_count)
       : rows(row_count),
         columns(column_count),
-        width(column_count <= 16 ? 16 : kGramColumns),
+        width(packed_width(column_count)),
         tiles((column_count + width - 1) / width),
         data(tiles * rows * width) {}
 
@@ -85,12 +91,14 @@ inline std::vector<std::pair<int64_t, int64_t>> lower_tiles(int64_t n) {
   return pairs;
 }
 
-// Copy the lower tile (I, J) of h to the upper triangle.
+// Copy the lower tile (I, J) of h to the upper triangle, by 8 x 8 entries: whole cache lines.
 inline void mirror_tile(double* h, int64_t n, int64_t I, int64_t J) {
   const int64_t width = gram_width(n), rows = std::min(n, (I + 1) * width),
                 columns = std::min(n, (J + 1) * width);
-  for (int64_t j = J * width; j < columns; ++j)
-    for (int64_t i = std::max(I * width, j + 1); i < rows; ++i) h[j * n + i] = h[i * n + j];
+  for (int64_t i0 = I * width; i0 < rows; i0 += 8)
+    for (int64_t j0 = J * width; j0 < std::min(columns, i0 + 8); j0 += 8)
+      for (int64_t i = i0; i < std::min(rows, i0 + 8); ++i)
+        for (int64_t j = j0; j < std::min({columns, j0 + 8, i}); ++j) h[j * n + i] = h[i * n + j];
 }
 
 // partial: kGramWidth x kGramWidth, contents lost.

@@ -78,8 +78,8 @@ void checked_conv2d(const char* function, const T* x, const spade_conv2d_t* conv
   if (empty) return clear(h, entries, threads);
   check_pointer(function, "x", x, 1);
   std::optional<TapPlan> plan;
-  if (form == SPADE_HESSIAN_TAP_OFFSETS || (form == SPADE_HESSIAN_AUTO && sizes.taps > 1))
-    plan.emplace(*conv);
+  const bool choose = form == SPADE_HESSIAN_AUTO && sizes.taps > 1 && sizes.channels > 1;
+  if (form == SPADE_HESSIAN_TAP_OFFSETS || choose) plan.emplace(*conv);
   if (plan && (form == SPADE_HESSIAN_TAP_OFFSETS || taps_cost(*conv, *plan) < direct_cost(*conv)))
     return hessian_taps(x, *conv, *plan, h, add, threads, progress);
   if constexpr (std::is_same_v<S, double>)

@@ -21,6 +21,11 @@ template <class T>
 void hessian_direct(const T* x, const spade_conv2d_t& conv, double* h, int threads,
                     const spade_progress_t* progress);
 
+// The direct form of one channel a group.
+template <class T>
+void hessian_depthwise(const T* x, const spade_conv2d_t& conv, double* h, int threads,
+                       const spade_progress_t* progress);
+
 // H += X^T X of N rows of x, D columns each, ldx apart.
 template <class T>
 void hessian_linear(const T* x, int64_t N, int64_t D, int64_t ldx, double* h, int threads,

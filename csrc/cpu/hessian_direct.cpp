@@ -1,189 +1,225 @@
-// The direct Hessian: rows of X (given, or unfolded a cache-sized piece at a time) times
-// themselves.
+// The direct Hessian: rows of X, given or copied from the image a cache-sized piece at a time,
+// times themselves.
 //
-// Pieces are packed by all threads, then multiplied by lower tiles; one thread owns a tile and a
-// slot. Few tiles are made enough for all threads by slots: interleaved blocks of rows with sums of
-// their own, added in order at the end. Work N D (D + 1) flop; bound by FMA, and for D below about
-// 64 by packing.
+// Narrow (D up to one output tile): rows are cut into slots with sums of their own, and a thread
+// copies and multiplies a slot's rows piece by piece in its own cache. Wide: a piece of rows is
+// packed by all threads, then multiplied by lower tiles, one thread a tile; few tiles are made
+// enough by slots. Slots are added in order at the end. Work N D (D + 1) flop; bound by FMA, and
+// for D below about 64 by reading X.
 
 #include "core/isa.h"
 #include "cpu/gram.h"
 #include "cpu/hessian.h"
+#include "cpu/patches.h"
 
 namespace spade {
 namespace {
 
-constexpr int64_t kPacked = 1 << 20;    // entries of a packed piece: they stay in the shared cache
-constexpr int64_t kJobs = 16;           // jobs that keep the threads busy
-constexpr int64_t kPackRows = 64;       // rows a packing task
-constexpr int64_t kNarrow = 256;        // row stride up to which rows are multiplied where they lie
-constexpr int64_t kInPlaceRows = 4096;  // rows of a slot then
-constexpr double kUnfoldCost = 24;      // multiply-adds that unfolding one entry costs
+constexpr int64_t kJobs = 16;                // jobs that keep the threads busy
+constexpr int64_t kSlotRows = 256;           // least rows that are worth a slot
+constexpr int64_t kNarrowEntries = 1 << 17;  // of a narrow piece: it stays in a thread's L2
+constexpr int64_t kWideRows = 2048;          // of a wide piece: D^2 sums go to double once a piece
+constexpr int64_t kPackRows = 64;            // of a packing task
+constexpr int64_t kPackLine = 8;             // rows copied at a time then
+constexpr double kCopyCost = 3;              // multiply-adds that copying one entry costs
+constexpr double kRowCost = 300;             // and finding a row
 
-// H of `groups` blocks of D columns each; groups other than one have D small.
+// A row stride for D columns that does not map rows to few sets of the cache.
+int64_t row_stride(int64_t D) { return ((D + 15) / 16 | 1) * 16; }
+
+template <class T>
+Buffer<T> zeros(int64_t count) {
+  Buffer<T> buffer(count);
+  std::fill_n(buffer.get(), count, T(0));
+  return buffer;
+}
+
+// H of `groups` blocks of D columns each.
 template <class T>
 class DirectHessian {
  public:
-  DirectHessian(int64_t N, int64_t groups, int64_t D, double* h, int threads,
+  DirectHessian(const T* x, const spade_conv2d_t& conv, double* h, int threads,
                 const spade_progress_t* progress)
-      : N_(N),
-        groups_(groups),
-        D_(D),
+      : rows_(x, conv),
+        sizes_(conv),
+        N_(sizes_.positions),
+        D_(sizes_.D),
+        groups_(conv.groups),
         h_(h),
         threads_(threads),
-        pairs_(lower_tiles(D)),
-        jobs_(groups * static_cast<int64_t>(pairs_.size())),
-        slots_(std::max<int64_t>(1, std::min(kJobs / jobs_, N / kPromote))),
-        slot_rows_(std::min(
-            std::max<int64_t>(256, kPacked / (groups * D * slots_) / kGramRows * kGramRows),
-            kPromote)),
-        sums_((slots_ - 1) * groups * D * D),
-        done_(progress, N) {
-    std::fill_n(sums_.get(), (slots_ - 1) * groups * D * D, 0.0);
-  }
+        tiles_(lower_tiles(D_)),
+        jobs_(groups_ * static_cast<int64_t>(tiles_.size())),
+        slots_(std::max<int64_t>(1, std::min(kJobs / jobs_, N_ / std::max(kSlotRows, 2 * D_)))),
+        sums_((slots_ - !rows_.taps_first()) * groups_ * D_ * D_),
+        done_(progress, groups_ * N_) {}
 
-  // pack(first, count, group, packed, row) writes rows [first, first + count) of a group's X to
-  // packed rows from `row`.
-  template <class Pack>
-  void add(Pack&& pack) {
-    const int64_t piece = slots_ * slot_rows_;
-    std::vector<PackedRows<T>> packed;
-    std::vector<TiledRows<T>> views;
-    for (int64_t g = 0; g < groups_; ++g) {
-      packed.emplace_back(std::min(piece, N_), D_);
-      packed.back().clear_rest(0, packed.back().rows);
-    }
-    for (const PackedRows<T>& rows : packed) views.push_back(rows.view());
-    for (int64_t first = 0; first < N_ && !done_.cancelled(); first += piece) {
-      const int64_t rows = std::min(piece, N_ - first);
-      const int64_t tasks = (rows + kPackRows - 1) / kPackRows;
-      parallel_for(
-          threads_, tasks * groups_, [] { return 0; },
-          [&](int, int64_t task) {
-            const int64_t row = task % tasks * kPackRows, g = task / tasks;
-            pack(first + row, std::min(kPackRows, rows - row), g, packed[g], row);
-          });
-      multiply(views, rows, slot_rows_);
-      done_.add(rows);
-    }
-    finish();
-  }
-
-  // As add() for the rows of x where they lie; D is a multiple of kGramColumns.
-  void add_in_place(const T* x, int64_t ldx) {
-    const int64_t piece = slots_ * kInPlaceRows;
-    for (int64_t first = 0; first < N_ && !done_.cancelled(); first += piece) {
-      const int64_t rows = std::min(piece, N_ - first);
-      multiply({{x + first * ldx, kGramColumns, ldx, kGramColumns}}, rows, kInPlaceRows);
-      done_.add(rows);
-    }
-    finish();
-  }
-
- private:
-  // Add up the slots and fill the upper triangle.
-  void finish() {
-    for (int64_t s = 1; s < slots_; ++s)
-      for (int64_t i = 0; i < groups_ * D_ * D_; ++i) h_[i] += slot(s)[i];
-    for (int64_t g = 0; g < groups_; ++g)
-      for (const auto& [I, J] : pairs_) mirror_tile(h_ + g * D_ * D_, D_, I, J);
+  void add() {
+    parallel_for(
+        threads_, slots_ * groups_, [] { return 0; },
+        [&](int, int64_t i) {
+          double* sum = slot(i / groups_, i % groups_);
+          if (i / groups_ || rows_.taps_first()) std::fill_n(sum, D_ * D_, 0.0);
+        });
+    if (tiles_.size() == 1)
+      add_narrow();
+    else
+      for (int64_t g = 0; g < groups_; ++g) add_wide(g);
+    if (!done_.cancelled()) finish();
     done_.finish();
   }
 
-  double* slot(int64_t s) const { return s ? sums_.get() + (s - 1) * groups_ * D_ * D_ : h_; }
+ private:
+  // Sums of a slot and group: H itself, or to be added to it.
+  double* slot(int64_t s, int64_t g) const {
+    const int64_t own = rows_.taps_first() ? s : s - 1;
+    return (own < 0 ? h_ : sums_.get() + own * groups_ * D_ * D_) + g * D_ * D_;
+  }
 
-  // Add the products of `rows` rows, slot_rows to a slot.
-  void multiply(const std::vector<TiledRows<T>>& views, int64_t rows, int64_t slot_rows) {
-    const int64_t width = gram_width(D_), count = static_cast<int64_t>(pairs_.size());
+  void multiply(const TiledRows<T>& view, int64_t first, int64_t rows, int64_t tile, double* sum,
+                T* partial) const {
+    const auto [I, J] = tiles_[tile];
+    const int64_t width = gram_width(D_), i = I * width, j = J * width;
+    const GramTask<T> task{
+        view, i, j, std::min(width, D_ - i), std::min(width, D_ - j), I == J, sum + i * D_ + j, D_};
+    const std::vector<Segment> segment{{first, first, rows}};
+    SPADE_DISPATCH(gram(task, segment, partial));
+  }
+
+  void add_narrow() {
+    const int64_t ldx = rows_.in_place_stride(), ld = row_stride(D_);
+    const int64_t width = packed_width(D_);
+    const bool in_place = ldx && D_ % 16 == 0;
+    const int64_t piece = in_place ? kPromote : kNarrowEntries / ld;
+    struct State {
+      Buffer<T> partial, rows;
+    };
     parallel_for(
-        threads_, slots_ * jobs_, [] { return Buffer<T>(kGramWidth * kGramWidth); },
-        [&](Buffer<T>& partial, int64_t job) {
-          const int64_t s = job / jobs_, g = job % jobs_ / count, first = s * slot_rows;
-          if (first >= rows) return;
-          const auto [I, J] = pairs_[job % count];
-          const GramTask<T> task{views[g],
-                                 I * width,
-                                 J * width,
-                                 std::min(width, D_ - I * width),
-                                 std::min(width, D_ - J * width),
-                                 I == J,
-                                 slot(s) + (g * D_ + I * width) * D_ + J * width,
-                                 D_};
-          const std::vector<Segment> segment{{first, first, std::min(slot_rows, rows - first)}};
-          SPADE_DISPATCH(gram(task, segment, partial.get()));
+        threads_, slots_ * groups_,
+        [&] {
+          return State{Buffer<T>(kGramWidth * kGramWidth),
+                       zeros<T>(in_place ? 0 : std::min(piece, N_) * ld + kOverrun)};
+        },
+        [&](State& state, int64_t i) {
+          const int64_t s = i / groups_, g = i % groups_, end = (s + 1) * N_ / slots_;
+          for (int64_t first = s * N_ / slots_; first < end && !done_.cancelled(); first += piece) {
+            const int64_t count = std::min(piece, end - first);
+            TiledRows<T> view{state.rows.get(), width, ld, width};
+            if (in_place)
+              view = {rows_.rows() + first * ldx, width, ldx, width};
+            else
+              rows_.fill(g, first, count, state.rows.get(), ld);
+            multiply(view, 0, count, 0, slot(s, g), state.partial.get());
+            done_.add(count);
+          }
         });
   }
 
-  const int64_t N_, groups_, D_;
-  double* const h_;
-  const int threads_;
-  const std::vector<std::pair<int64_t, int64_t>> pairs_;
-  const int64_t jobs_, slots_, slot_rows_;
-  Buffer<double> sums_;  // [slots - 1, groups, D, D]
-  Progress done_;
-};
-
-// Unfold positions [first, first + count) of one group to rows of `to`, from row `row`.
-template <class T>
-void unfold(const T* x, const spade_conv2d_t& c, const ConvSizes& sizes, int64_t first,
-            int64_t count, const PackedRows<T>& to, int64_t row) {
-  const int64_t pixels = sizes.out_h * sizes.out_w;
-  for (int64_t column = 0; column < sizes.D; ++column) {
-    const int64_t a = column % sizes.taps / c.kernel_w * c.dilation_h - c.pad_top;
-    const int64_t b = column % c.kernel_w * c.dilation_w - c.pad_left;
-    const T* channel = x + column / sizes.taps * c.stride_channel;
-    T* out = to.at(row, column);
-    for (int64_t i = 0; i < count;) {
-      const int64_t position = first + i, o = position % pixels;
-      const int64_t run =
-          std::min(count - i, sizes.out_w - o % sizes.out_w);  // to the output row's end
-      const int64_t y = o / sizes.out_w * c.stride_h + a;
-      const T* line = channel + position / pixels * c.stride_batch + y * c.stride_row;
-      const bool outside = y < 0 || y >= c.height;
-      int64_t z = o % sizes.out_w * c.stride_w + b;
-      for (int64_t k = 0; k < run; ++k, z += c.stride_w)
-        out[(i + k) * to.width] = outside || z < 0 || z >= c.width ? T(0) : line[z * c.stride_col];
-      i += run;
+  void add_wide(int64_t g) {
+    const int64_t pieces = (N_ + slots_ * kWideRows - 1) / (slots_ * kWideRows);
+    const int64_t slot_rows = (N_ + slots_ * pieces - 1) / (slots_ * pieces);
+    const int64_t piece = slots_ * slot_rows, count = static_cast<int64_t>(tiles_.size());
+    PackedRows<T> packed(std::min(piece, N_), D_);
+    packed.clear_rest(0, packed.rows);
+    for (int64_t first = 0; first < N_ && !done_.cancelled(); first += piece) {
+      const int64_t rows = std::min(piece, N_ - first);
+      pack(g, first, rows, packed);
+      parallel_for(
+          threads_, slots_ * count, [] { return Buffer<T>(kGramWidth * kGramWidth); },
+          [&](Buffer<T>& partial, int64_t job) {
+            const int64_t s = job / count, start = s * slot_rows;
+            if (start < rows)
+              multiply(packed.view(), start, std::min(slot_rows, rows - start), job % count,
+                       slot(s, g), partial.get());
+          });
+      done_.add(rows);
     }
   }
-}
+
+  // Rows [first, first + rows) to packed tiles.
+  void pack(int64_t g, int64_t first, int64_t rows, const PackedRows<T>& packed) const {
+    const int64_t ldx = rows_.in_place_stride(), ld = row_stride(D_);
+    parallel_for(
+        threads_, (rows + kPackRows - 1) / kPackRows,
+        [&] { return Buffer<T>(ldx ? 0 : kPackLine * ld + kOverrun); },
+        [&](Buffer<T>& line, int64_t task) {
+          const int64_t end = std::min(rows, (task + 1) * kPackRows);
+          for (int64_t row = task * kPackRows; row < end; row += kPackLine) {
+            const int64_t count = std::min(kPackLine, end - row);
+            if (!ldx) rows_.fill(g, first + row, count, line.get(), ld);
+            const T* from = ldx ? rows_.rows() + (first + row) * ldx : line.get();
+            for (int64_t j = 0; j < D_; j += kGramColumns)
+              for (int64_t i = 0; i < count; ++i) {
+                const T* columns = from + i * (ldx ? ldx : ld) + j;
+                if (j + kGramColumns <= D_)  // a constant size is a few vector moves
+                  std::copy_n(columns, kGramColumns, packed.at(row + i, j));
+                else
+                  std::copy_n(columns, D_ - j, packed.at(row + i, j));
+              }
+          }
+        });
+  }
+
+  // Add up the slots, fill the upper triangle, and bring columns to the order of H.
+  void finish() const {
+    const int64_t count = static_cast<int64_t>(tiles_.size()), width = gram_width(D_);
+    const auto none = [] { return 0; };
+    parallel_for(threads_, jobs_, none, [&](int, int64_t job) {
+      const int64_t g = job / count;
+      const auto [I, J] = tiles_[job % count];
+      double* sum = slot(0, g);
+      const int64_t j = J * width, n = std::min(width, D_ - j);
+      for (int64_t s = 1; s < slots_; ++s)
+        for (int64_t i = I * width; i < std::min(D_, (I + 1) * width); ++i) {
+          const double* from = slot(s, g) + i * D_ + j;
+          for (int64_t k = 0; k < n; ++k) sum[i * D_ + j + k] += from[k];
+        }
+      mirror_tile(sum, D_, I, J);
+    });
+    if (!rows_.taps_first()) return;
+    const int64_t C = sizes_.channels, taps = sizes_.taps;
+    parallel_for(threads_, groups_ * D_, none, [&](int, int64_t row) {
+      const int64_t g = row / D_, c = row % D_ / taps, t = row % taps;
+      const double* from = slot(0, g) + (t * C + c) * D_;
+      double* to = h_ + row * D_;
+      for (int64_t u = 0; u < taps; ++u)
+        for (int64_t d = 0; d < C; ++d) to[d * taps + u] += from[u * C + d];
+    });
+  }
+
+  const PatchRows<T> rows_;
+  const ConvSizes sizes_;
+  const int64_t N_, D_, groups_;
+  double* const h_;
+  const int threads_;
+  const std::vector<std::pair<int64_t, int64_t>> tiles_;
+  const int64_t jobs_, slots_;
+  Buffer<double> sums_;  // [slots beside H, groups, D, D]
+  Progress done_;
+};
 
 }  // namespace
 
 template <class T>
 void hessian_linear(const T* x, int64_t N, int64_t D, int64_t ldx, double* h, int threads,
                     const spade_progress_t* progress) {
-  DirectHessian<T> hessian(N, 1, D, h, threads, progress);
-  if (D % kGramColumns == 0 && ldx <= kNarrow) return hessian.add_in_place(x, ldx);
-  hessian.add([&](int64_t first, int64_t count, int64_t, const PackedRows<T>& to, int64_t row) {
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t j = 0; j < D; j += to.width)
-        std::copy_n(x + (first + i) * ldx + j, std::min(to.width, D - j), to.at(row + i, j));
-  });
+  const spade_conv2d_t one_line{1, D, 1, N, N * ldx, 1, N * ldx, ldx, 1, 1,
+                                1, 1, 0, 0, 0,       0, 1,       1,   1};
+  hessian_direct(x, one_line, h, threads, progress);
 }
 
 double direct_cost(const spade_conv2d_t& conv) {
   const ConvSizes sizes(conv);
   const double rows = static_cast<double>(sizes.positions), D = static_cast<double>(sizes.D);
-  return static_cast<double>(conv.groups) * rows * D *
-         (D / 2 + static_cast<double>(gram_width(sizes.D)) / 4 + kUnfoldCost);
+  return static_cast<double>(conv.groups) * rows *
+         (D * (D / 2 + kGramColumns / 4. + kCopyCost) + kRowCost);
 }
 
 template <class T>
 void hessian_direct(const T* x, const spade_conv2d_t& conv, double* h, int threads,
                     const spade_progress_t* progress) {
-  const ConvSizes sizes(conv);
-  const bool rows_in_place = sizes.taps == 1 && conv.groups == 1 && conv.stride_channel == 1 &&
-                             conv.stride_h == 1 && conv.stride_w == 1 &&
-                             conv.stride_row == conv.width * conv.stride_col &&
-                             conv.stride_batch == conv.height * conv.stride_row &&
-                             sizes.out_h == conv.height && sizes.out_w == conv.width;
-  if (rows_in_place)
-    return hessian_linear(x, sizes.positions, sizes.D, conv.stride_col, h, threads, progress);
-  DirectHessian<T> hessian(sizes.positions, conv.groups, sizes.D, h, threads, progress);
-  hessian.add([&](int64_t first, int64_t count, int64_t g, const PackedRows<T>& to, int64_t row) {
-    unfold(x + g * sizes.channels * conv.stride_channel, conv, sizes, first, count, to, row);
-  });
+  if (conv.groups > 1 && conv.groups == conv.channels)
+    return hessian_depthwise(x, conv, h, threads, progress);
+  DirectHessian<T>(x, conv, h, threads, progress).add();
 }
 
 template void hessian_linear(const float*, int64_t, int64_t, int64_t, double*, int,

@@ -1,0 +1,152 @@
+#include "cpu/patches.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace spade {
+namespace {
+
+// A 1 x 1 convolution reads images as lines of pixels, and one line if images follow each other.
+spade_conv2d_t flattened(spade_conv2d_t c) {
+  const ConvSizes sizes(c);
+  const bool every_pixel = sizes.taps == 1 && c.stride_h == 1 && c.stride_w == 1 &&
+                           sizes.out_h == c.height && sizes.out_w == c.width &&
+                           c.pad_top + c.pad_left == 0;
+  if (!every_pixel || c.stride_row != c.width * c.stride_col) return c;
+  c.width *= c.height;
+  c.height = 1;
+  c.stride_row = c.width * c.stride_col;
+  if (c.stride_batch == c.stride_row) {
+    c.width *= c.batch;
+    c.batch = 1;
+  }
+  return c;
+}
+
+// Four entries at a time: constant sizes are vector moves.
+template <class T>
+inline void copy_run(const T* from, int64_t length, T* to) {
+  for (int64_t i = 0; i < length; i += kOverrun)
+    std::memcpy(to + i, from + i, kOverrun * sizeof(T));
+}
+
+template <class T>
+struct Four {
+  typedef T type __attribute__((vector_size(4 * sizeof(T))));
+};
+
+// to[p ld + c] = from[c stride + p], p and c below 4.
+template <class T>
+inline void transpose_four(const T* from, int64_t stride, T* to, int64_t ld) {
+  using V = typename Four<T>::type;
+  V a[4];
+  for (int c = 0; c < 4; ++c) std::memcpy(&a[c], from + c * stride, sizeof(V));
+  const V ab = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5),
+          cd = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5),
+          AB = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7),
+          CD = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
+  const V rows[4] = {
+      __builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
+      __builtin_shufflevector(AB, CD, 0, 1, 4, 5), __builtin_shufflevector(AB, CD, 2, 3, 6, 7)};
+  for (int p = 0; p < 4; ++p) std::memcpy(to + p * ld, &rows[p], sizeof(V));
+}
+
+}  // namespace
+
+template <class T>
+PatchRows<T>::PatchRows(const T* x, const spade_conv2d_t& conv)
+    : x_(x),
+      conv_(flattened(conv)),
+      sizes_(conv_),
+      taps_first_(sizes_.taps > 1 && sizes_.channels > 1 && conv_.stride_channel == 1) {
+  const spade_conv2d_t& c = conv_;
+  transposes_ = sizes_.taps == 1 && c.stride_col == 1 && c.stride_w == 1 && c.stride_channel != 1 &&
+                sizes_.out_w == c.width && c.pad_left == 0;
+  if (sizes_.taps == 1 && c.groups == 1 && c.stride_channel == 1 && c.batch == 1 && c.height == 1 &&
+      sizes_.out_w == c.width && sizes_.out_h == 1 && c.pad_left + c.pad_top == 0)
+    in_place_stride_ = c.stride_col;
+  for (int64_t i = 0; i < sizes_.D; ++i) {
+    const int64_t channel = taps_first_ ? i % sizes_.channels : i / sizes_.taps;
+    const int64_t tap = taps_first_ ? i / sizes_.channels : i % sizes_.taps;
+    const int64_t offset = channel * c.stride_channel +
+                           tap / c.kernel_w * c.dilation_h * c.stride_row +
+                           tap % c.kernel_w * c.dilation_w * c.stride_col;
+    if (!runs_.empty() && runs_.back().offset + runs_.back().length == offset)
+      ++runs_.back().length;
+    else
+      runs_.push_back({offset, 1});
+  }
+  for (const Run& run : runs_) reach_ = std::max(reach_, run.offset + run.length + kOverrun - 1);
+  extent_ = (c.batch - 1) * c.stride_batch + (c.channels - 1) * c.stride_channel +
+            (c.height - 1) * c.stride_row + (c.width - 1) * c.stride_col + 1;
+}
+
+template <class T>
+void PatchRows<T>::fill(int64_t group, int64_t first, int64_t count, T* to, int64_t ld) const {
+  const spade_conv2d_t& c = conv_;
+  const int64_t pixels = sizes_.out_h * sizes_.out_w;
+  const int64_t bottom = c.height - c.dilation_h * (c.kernel_h - 1),
+                right = c.width - c.dilation_w * (c.kernel_w - 1);
+  for (int64_t i = 0; i < count;) {  // a line of the output at a time
+    const int64_t image = (first + i) / pixels, o = (first + i) % pixels;
+    const int64_t y = o / sizes_.out_w * c.stride_h - c.pad_top;
+    const int64_t run = std::min(count - i, sizes_.out_w - o % sizes_.out_w);
+    int64_t z = o % sizes_.out_w * c.stride_w - c.pad_left;
+    const int64_t start =
+        image * c.stride_batch + group * sizes_.channels * c.stride_channel;  // of the image
+    const bool inside = y >= 0 && y < bottom;
+    if (transposes_ && inside) {
+      transpose(x_ + start + y * c.stride_row + z, run, to + i * ld, ld);
+    } else {
+      for (int64_t k = 0; k < run; ++k, z += c.stride_w) {
+        T* row = to + (i + k) * ld;
+        const int64_t at = start + y * c.stride_row + z * c.stride_col;
+        if (inside && z >= 0 && z < right && at + reach_ <= extent_)
+          for (int64_t r = 0, done = 0; r < static_cast<int64_t>(runs_.size()); ++r) {
+            copy_run(x_ + at + runs_[r].offset, runs_[r].length, row + done);
+            done += runs_[r].length;
+          }
+        else
+          fill_clipped(x_ + start, y, z, row);
+      }
+    }
+    i += run;
+  }
+}
+
+// The patch at (y, z), zero where it leaves the image.
+template <class T>
+void PatchRows<T>::fill_clipped(const T* image, int64_t y, int64_t z, T* to) const {
+  const spade_conv2d_t& c = conv_;
+  for (int64_t tap = 0; tap < sizes_.taps; ++tap) {
+    const int64_t a = y + tap / c.kernel_w * c.dilation_h, b = z + tap % c.kernel_w * c.dilation_w;
+    const bool inside = a >= 0 && a < c.height && b >= 0 && b < c.width;
+    const int64_t at = a * c.stride_row + b * c.stride_col;
+    const int64_t step = taps_first_ ? 1 : sizes_.taps;
+    T* out = to + column(0, tap);
+    for (int64_t channel = 0; channel < sizes_.channels; ++channel)
+      out[channel * step] = inside ? image[at + channel * c.stride_channel] : T(0);
+  }
+}
+
+// `count` positions that lie together, by 4 x 4 entries; 16 positions at a time, whole cache lines.
+template <class T>
+void PatchRows<T>::transpose(const T* from, int64_t count, T* to, int64_t ld) const {
+  const int64_t D = sizes_.D, stride = conv_.stride_channel, columns = D / 4 * 4;
+  for (int64_t i = 0; i < count; i += 16) {
+    const int64_t rows = std::min<int64_t>(16, count - i), whole = rows / 4 * 4;
+    for (int64_t j = 0; j < columns; j += 4) {
+      for (int64_t k = 0; k < whole; k += 4)
+        transpose_four(from + j * stride + i + k, stride, to + (i + k) * ld + j, ld);
+      for (int64_t k = whole; k < rows; ++k)
+        for (int64_t q = j; q < j + 4; ++q) to[(i + k) * ld + q] = from[q * stride + i + k];
+    }
+    for (int64_t j = columns; j < D; ++j)
+      for (int64_t k = 0; k < rows; ++k) to[(i + k) * ld + j] = from[j * stride + i + k];
+  }
+}
+
+template class PatchRows<float>;
+template class PatchRows<double>;
+
+}  // namespace spade
