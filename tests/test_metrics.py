@@ -67,6 +67,14 @@ def test_maps_may_be_of_any_dtype_but_must_be_tensors():
 
 
 @pytest.mark.parametrize("function", [metrics.insertion, metrics.deletion])
+def test_equal_pixels_go_in_reading_order(function):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(64 * 64, 3)), torch.rand(1, 1, 64, 64)
+    reading = torch.arange(64 * 64, 0, -1).view(1, 64, 64)
+    assert torch.equal(function(model, x, torch.ones(1, 64, 64)), function(model, x, reading))
+
+
+@pytest.mark.parametrize("function", [metrics.insertion, metrics.deletion])
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
