@@ -4,9 +4,9 @@
 // the blocking of LAPACK's pstrf. A step takes column p of the stale matrix, corrects it by the
 // panel,
 //     u = (A[:,p] - U U[p,:]^T) / sqrt(A_pp),   w -= (w_p / sqrt(A_pp)) u,   diag(A) -= u^2,
-// and appends u to U; after B steps the survivors move together and A -= U U^T (obc_update.h).
+// and appends u to U, and the last column takes p's place; after B steps A -= U U^T (obc_update.h).
 // One thread runs a row. D^3/3 flop, nearly all in the update; the steps read D^2 B/4 entries of U
-// from L2 and move D columns, which a long panel makes dearer and a short one more frequent
+// from L2 and fetch D columns, which a long panel makes dearer and a short one more frequent
 // updates.
 
 #include <cmath>
@@ -31,7 +31,8 @@ class Row {
         diagonal_(s.diagonal.get()),
         column_(s.column.get()),
         size_(task.D),
-        length_(panel_length(task.D)) {
+        length_(panel_length(task.D)),
+        ahead_(tiles_ahead<T>(task.D)) {
     for (int64_t i = 0; i < s.width; ++i) {
       const bool real = i < task.D;
       w_[i] = real ? weights[i] : kGone;
@@ -131,12 +132,26 @@ class Row {
     remove(p);
     const ColumnWalk<const T> column(stale_, p);
     const int64_t count = tiles(size_);
-    for (int64_t I = 0; I < std::min(kAhead, count); ++I) column.template prefetch<0>(I);
+    for (int64_t I = 0; I < (ahead_ < count ? ahead_ : 0); ++I) column.prefetch(I);
     Minima minima;
     sweep<true>(column, 0, std::min(column.P, count), scale, factor, minima);
     sweep<false>(column, column.P, count, scale, factor, minima);
     ++used_;
-    return best(minima);
+    return fill(p, best(minima));
+  }
+
+  // Move the last column to position p, whose lines the sweep has just brought into the cache. A
+  // first block leaves the hole, as the shared matrix must stay. Returns where column `next` is
+  // now.
+  int64_t fill(int64_t p, int64_t next) {
+    if (stale_ != s_.matrix.get()) {
+      holes_ = true;
+      return next;
+    }
+    while (size_ > 0 && std::isnan(w_[size_ - 1])) --size_;
+    if (p >= size_) return next;
+    move(--size_, p);
+    return next == size_ ? p : next;
   }
 
   // The work of apply() on tiles [first, last): left of the diagonal or below it.
@@ -162,7 +177,7 @@ class Row {
     alignas(64) T entries[M][kTile];
     Vec<T> sum[V][chains] = {};
     for (int m = 0; m < M; ++m) {
-      if (I + m + kAhead < count) column.template prefetch<0>(I + m + kAhead);
+      if (I + m + ahead_ < count) column.prefetch(I + m + ahead_);
       read_tile<left>(column, I + m, entries[m]);
     }
     const auto at = [&](int v, int64_t t) {
@@ -199,12 +214,13 @@ class Row {
     if (task_.m == 0) return;
     const int64_t group = column_[p] / task_.m;
     if (++s_.eliminated.get()[group] < task_.n) return;
+    holes_ = true;
     for (int64_t i = 0; i < size_; ++i)
       if (column_[i] / task_.m == group) forget(i);
   }
 
-  // Apply the panel to the matrix and move the remaining columns together. The first block reads
-  // the shared matrix, so there the update comes first and writes the row's own copy.
+  // Apply the panel to the matrix. The first block reads the shared matrix: there the update writes
+  // the row's own copy, in which holes can then be filled.
   void next_block() {
     T* matrix = s_.matrix.get();
     const bool first = stale_ != matrix;
@@ -218,17 +234,20 @@ class Row {
                     s_.expanded.get());
     used_ = 0;
     length_ = panel_length(size_);
+    ahead_ = tiles_ahead<T>(size_);
   }
 
-  // Fill the holes with columns from the end; a tile's unused end holds no number and a zero panel.
+  // Fill the holes that a first block or n:m groups have left with columns from the end. The unused
+  // end of the last tile holds no number and a zero panel.
   void compact() {
     int64_t hole = 0, last = size_ - 1;
-    while (true) {
+    while (holes_) {
       while (hole < size_ && !std::isnan(w_[hole])) ++hole;
       while (last >= 0 && std::isnan(w_[last])) --last;
       if (hole >= last) break;
       move(last, hole);
     }
+    holes_ = false;
     size_ = last + 1;
     for (int64_t i = size_; i < span(); ++i) {
       forget(i);
@@ -237,19 +256,28 @@ class Row {
     }
   }
 
+  // Column `from` takes the place of column `to` < `from`. Row `from` of the tiles left of its
+  // diagonal goes to row `to` and, below the diagonal of `to`, to its column; the two tiles that
+  // are both read and written are read first.
   void move(int64_t from, int64_t to) {
-    const ColumnWalk<const T> source(stale_, from);
+    const ColumnWalk<const T> source(s_.matrix.get(), from);
     const ColumnWalk<T> target(s_.matrix.get(), to);
-    const int64_t count = tiles(size_);
-    for (int64_t I = 0; I < count; ++I) {
-      if (I + kAhead < count) {
-        source.template prefetch<0>(I + kAhead);
-        target.template prefetch<1>(I + kAhead);
-      }
-      I < source.P ? read_tile<true>(source, I, s_.moved.get() + I * kTile)
-                   : read_tile<false>(source, I, s_.moved.get() + I * kTile);
+    const int64_t P = target.P, last = source.P;
+    alignas(64) T entries[kTile], first[kTile], corner[kTile];
+    P < last ? read_tile<true>(source, P, first) : read_tile<false>(source, P, first);
+    read_tile<false>(source, last, corner);
+    for (int64_t I = 0; I < P; ++I) {
+      if (I + ahead_ < last) source.prefetch(I + ahead_);
+      copy_row(source, target, I);
     }
-    for (int64_t I = 0; I < count; ++I) write_tile(target, I, s_.moved.get() + I * kTile);
+    for (int64_t I = P + 1; I < last; ++I) {
+      if (I + ahead_ < last) source.prefetch(I + ahead_);
+      read_tile<true>(source, I, entries);
+      write_tile<false>(target, I, entries);
+    }
+    write_tile<true>(target, P, first);
+    write_tile<false>(target, P, first);
+    if (P < last) write_tile<false>(target, last, corner);
     for (int64_t t = 0; t < used_; ++t)
       panel(to / kTile, t)[to % kTile] = panel(from / kTile, t)[from % kTile];
     w_[to] = w_[from];
@@ -263,9 +291,11 @@ class Row {
   const T* stale_;
   T *w_, *diagonal_;
   int32_t* column_;
-  int64_t size_;      // columns in the matrix, those gone in this block included
-  int64_t used_ = 0;  // columns of the panel
-  int64_t length_;    // columns it will have
+  int64_t size_;        // columns in the matrix, holes included
+  int64_t used_ = 0;    // columns of the panel
+  int64_t length_;      // columns it will have
+  int64_t ahead_;       // tiles of a column fetched ahead
+  bool holes_ = false;  // whether columns are gone that no other has replaced
 };
 
 }  // namespace

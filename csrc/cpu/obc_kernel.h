@@ -45,7 +45,7 @@ inline int64_t panel_length(int64_t m) {
   return std::max<int64_t>(8, std::min<int64_t>(64, static_cast<int64_t>(root) / 8 * 8));
 }
 
-// A thread's memory: D^2 / 2 for the matrix, (B + 4) D for the rest.
+// A thread's memory: D^2 / 2 for the matrix, (B + 3) D for the rest.
 template <class T>
 struct ObcScratch {
   explicit ObcScratch(const ObcTask<T>& task)
@@ -55,7 +55,6 @@ struct ObcScratch {
         panel(width * block),
         expanded(block * 64),
         coefficients(block),
-        moved(width),
         w(width),
         diagonal(width),
         column(width),
@@ -67,7 +66,6 @@ struct ObcScratch {
   Buffer<T> panel;             // [width / 16, B, 16]: U, the eliminations since the last update
   Buffer<T> expanded;          // [B, 4, 16]: one tile of U, each entry four times
   Buffer<T> coefficients;      // [B]: row of U at the pivot
-  Buffer<T> moved;             // [width]: a column on its way
   Buffer<T> w;                 // [width]; NaN where a column is gone
   Buffer<T> diagonal;          // [width]
   Buffer<int32_t> column;      // [width]: original index of each position

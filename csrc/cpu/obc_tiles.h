@@ -1,8 +1,8 @@
 // Columns of a packed symmetric matrix (obc_kernel.h).
 //
 // Column p is row p of the tiles left of the diagonal and column p of those below it; in both, a
-// tile holds its 16 entries in four lines. The lines mostly come from L3, so they are asked for
-// kAhead tiles early.
+// tile holds its 16 entries in four lines. Those of a matrix beyond L2 are asked for some tiles
+// early.
 #pragma once
 
 #include "cpu/obc_kernel.h"
@@ -11,7 +11,12 @@
 namespace spade {
 namespace SPADE_ISA {
 
-constexpr int64_t kAhead = 8;
+// How many tiles: of a matrix of m columns within L2, none.
+template <class T>
+int64_t tiles_ahead(int64_t m) {
+  constexpr int64_t l2 = 1 << 20;
+  return packed_size(m) * static_cast<int64_t>(sizeof(T)) < l2 ? m : 8;
+}
 
 // Walks down column p: the four lines of tile I start at `lines`, `stride` apart.
 template <class T>
@@ -25,11 +30,12 @@ struct ColumnWalk {
   T* row_lines(int64_t I) const { return row + I * kTileSize; }
   T* column_lines(int64_t I) const { return column + (tile_offset(I, 0) - tile_offset(P, 0)); }
 
-  template <int write>
-  void prefetch(int64_t I) const {
+  // Inlined by force: GCC takes a function that only prefetches for one without effect and drops
+  // the calls.
+  __attribute__((always_inline)) void prefetch(int64_t I) const {
     const T* lines = I < P ? row_lines(I) : column_lines(I);
     const int64_t stride = I < P ? 16 : 64;
-    for (int q = 0; q < 4; ++q) __builtin_prefetch(lines + q * stride, write);
+    for (int q = 0; q < 4; ++q) __builtin_prefetch(lines + q * stride);
   }
 
   int64_t P;
@@ -70,27 +76,30 @@ inline void read_tile(const ColumnWalk<const T>& walk, int64_t I, T* out) {
       out[q * 4 + k] = left ? lines[q * 16 + k] : lines[q * 64 + k * 4 + walk.lane];
 }
 
-template <class T>
+// The column's entries in tile I = in[0, 16), left of the diagonal or not.
+template <bool left, class T>
 inline void write_tile(const ColumnWalk<T>& walk, int64_t I, const T* in) {
-  if (I <= walk.P) {
-    T* lines = walk.row_lines(I);
-    for (int q = 0; q < 4; ++q) std::memcpy(lines + q * 16, in + q * 4, 4 * sizeof(T));
-  }
-  if (I >= walk.P) {
-    T* lines = walk.column_lines(I);
+  T* lines = left ? walk.row_lines(I) : walk.column_lines(I);
 #if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) {
-      const __m512 entries = _mm512_loadu_ps(in);
-      const __mmask16 mask = static_cast<__mmask16>(0x1111 << walk.lane);
-      __m512i from = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-      for (int q = 0; q < 4; ++q, from = _mm512_add_epi32(from, _mm512_set1_epi32(4)))
-        _mm512_mask_storeu_ps(lines + q * 64, mask, _mm512_permutexvar_ps(from, entries));
-      return;
-    }
-#endif
-    for (int q = 0; q < 4; ++q)
-      for (int k = 0; k < 4; ++k) lines[q * 64 + k * 4 + walk.lane] = in[q * 4 + k];
+  if constexpr (!left && sizeof(T) == 4) {
+    const __m512 entries = _mm512_loadu_ps(in);
+    const __mmask16 mask = static_cast<__mmask16>(0x1111 << walk.lane);
+    __m512i from = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    for (int q = 0; q < 4; ++q, from = _mm512_add_epi32(from, _mm512_set1_epi32(4)))
+      _mm512_mask_storeu_ps(lines + q * 64, mask, _mm512_permutexvar_ps(from, entries));
+    return;
   }
+#endif
+  for (int q = 0; q < 4; ++q)
+    for (int k = 0; k < 4; ++k)
+      lines[left ? q * 16 + k : q * 64 + k * 4 + walk.lane] = in[q * 4 + k];
+}
+
+// A column's entries in tile I become those of another, both left of the diagonal.
+template <class T>
+inline void copy_row(const ColumnWalk<const T>& from, const ColumnWalk<T>& to, int64_t I) {
+  for (int q = 0; q < 4; ++q)
+    std::memcpy(to.row_lines(I) + q * 16, from.row_lines(I) + q * 16, 4 * sizeof(T));
 }
 
 }  // namespace SPADE_ISA

@@ -15,13 +15,14 @@ namespace spade {
 namespace SPADE_ISA {
 
 constexpr int kBlockBytesOfPanel = 256 * 1024;  // columns of U kept in L2 while tile rows go by
-constexpr int kFetchEvery = 4;                  // 64 steps fetch the 16 lines of a tile of floats
+constexpr int kFetchEvery = 2;                  // 32 steps fetch the 16 lines of a tile of floats
 
 // dst = src - U_I U_J^T on P x Q blocks of a tile, from block (p0, q0). expanded: [b, 4, 16],
-// columns: [b, 16]. Meanwhile one cache line of the next tile is fetched every kFetchEvery steps.
+// columns: [b, 16]. Meanwhile what the next tile needs is fetched: its own `columns`, from L2, and
+// one line of the matrix every kFetchEvery steps.
 template <class T, int P, int Q>
-inline void update_blocks(const T* src, T* dst, const T* expanded, const T* columns, int64_t b,
-                          int p0, int q0) {
+inline void update_blocks(const T* src, T* dst, const T* expanded, const T* columns,
+                          const T* next_columns, int64_t b, int p0, int q0) {
   constexpr int L = Simd<T>::lanes, N = 16 / L;  // N vectors a block
   Vec<T> sum[P][Q][N];
 #pragma GCC unroll 16
@@ -32,10 +33,13 @@ inline void update_blocks(const T* src, T* dst, const T* expanded, const T* colu
       for (int v = 0; v < N; ++v) sum[p][q][v] = Vec<T>{};
   const T* e = expanded + p0 * 16;
   const T* c = columns + q0 * 4;
-  const char* next = reinterpret_cast<const char*>(src + kTileSize);
-  for (int64_t t = 0; t < b; t += kFetchEvery) {
+  constexpr int line = 64 / static_cast<int>(sizeof(T));
+  const T* next = src + kTileSize;
+  for (int64_t t = 0; t < b; t += kFetchEvery, next += line) {
     __builtin_prefetch(next, 1);
-    next += 64;
+#pragma GCC unroll 4
+    for (int i = 0; i < kFetchEvery * kTile; i += line, next_columns += line)
+      __builtin_prefetch(next_columns);
 #pragma GCC unroll 16
     for (int k = 0; k < kFetchEvery; ++k, e += 64, c += 16)
 #pragma GCC unroll 16
@@ -44,7 +48,7 @@ inline void update_blocks(const T* src, T* dst, const T* expanded, const T* colu
         for (int v = 0; v < N; ++v) {
           const Vec<T> a = load(e + p * 16 + v * L);
 #pragma GCC unroll 16
-          for (int q = 0; q < Q; ++q) sum[p][q][v] += a * load4(c + q * 4, v % 2);
+          for (int q = 0; q < Q; ++q) sum[p][q][v] -= a * load4(c + q * 4, v % 2);
         }
   }
 #pragma GCC unroll 16
@@ -54,18 +58,20 @@ inline void update_blocks(const T* src, T* dst, const T* expanded, const T* colu
 #pragma GCC unroll 16
       for (int v = 0; v < N; ++v) {
         const int64_t at = ((p0 + p) * 4 + q0 + q) * 16 + v * L;
-        store(dst + at, load(src + at) - sum[p][q][v]);
+        store(dst + at, sum[p][q][v] + load(src + at));
       }
 }
 
 // Accumulators fill at most half (AVX-512) or two thirds of the registers.
 template <class T>
-inline void update_tile(const T* src, T* dst, const T* expanded, const T* columns, int64_t b) {
+inline void update_tile(const T* src, T* dst, const T* expanded, const T* columns,
+                        const T* next_columns, int64_t b) {
   constexpr int N = 16 / Simd<T>::lanes;
   constexpr int blocks = (kVectorBytes == 64 ? 16 : 8) / N;
   constexpr int Q = blocks >= 4 ? 4 : blocks, P = blocks / Q;
   for (int p = 0; p < 4; p += P)
-    for (int q = 0; q < 4; q += Q) update_blocks<T, P, Q>(src, dst, expanded, columns, b, p, q);
+    for (int q = 0; q < 4; q += Q)
+      update_blocks<T, P, Q>(src, dst, expanded, columns, next_columns, b, p, q);
 }
 
 // rows of U, each entry four times
@@ -88,10 +94,11 @@ void update_matrix(const T* src, T* dst, const T* panel, int64_t stride, int64_t
       std::max<int64_t>(1, kBlockBytesOfPanel / (b * kTile * static_cast<int64_t>(sizeof(T))));
   for (int64_t first = 0; first < count; first += chunk)
     for (int64_t I = first; I < count; ++I) {
+      const T* columns = panel + first * stride * kTile;
       expand(panel + I * stride * kTile, b, expanded);
-      for (int64_t J = first; J < std::min(first + chunk, I + 1); ++J)
-        update_tile(src + tile_offset(I, J), dst + tile_offset(I, J), expanded,
-                    panel + J * stride * kTile, b);
+      for (int64_t J = first; J < std::min(first + chunk, I + 1); ++J, columns += stride * kTile)
+        update_tile(src + tile_offset(I, J), dst + tile_offset(I, J), expanded, columns,
+                    columns + stride * kTile, b);
     }
 }
 
