@@ -125,6 +125,19 @@ spade_status_t spade_cuda_obc_trace(const float* w, const float* hinv, int64_t R
                        workspace_bytes, stream);
 }
 
+spade_status_t spade_cuda_obc_trace_nm_workspace_bytes(int64_t R, int64_t D, int64_t n, int64_t m,
+                                                       size_t limit, size_t* bytes) {
+  return SPADE_PASS_ON(obc_trace_nm_workspace_bytes, R, D, n, m, limit, bytes);
+}
+
+spade_status_t spade_cuda_obc_trace_nm(const float* w, const float* hinv, int64_t R, int64_t D,
+                                       int64_t n, int64_t m, int update, int32_t* order,
+                                       float* loss, int32_t* info, void* workspace,
+                                       size_t workspace_bytes, void* stream) {
+  return SPADE_PASS_ON(obc_trace_nm, w, hinv, R, D, n, m, update, order, loss, info, workspace,
+                       workspace_bytes, stream);
+}
+
 spade_status_t spade_cuda_obc_weights_workspace_bytes(int64_t R, int64_t D, size_t limit,
                                                       size_t* bytes) {
   return SPADE_PASS_ON(obc_weights_workspace_bytes, R, D, limit, bytes);

@@ -32,6 +32,8 @@ const spade::cuda::Backend* spade_cuda_backend() {
       hessian_conv2d,
       obc_trace_workspace_bytes,
       obc_trace,
+      obc_trace_nm_workspace_bytes,
+      obc_trace_nm,
       obc_weights_workspace_bytes,
       obc_weights,
       sparsegpt_prune_workspace_bytes,

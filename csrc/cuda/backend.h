@@ -16,13 +16,15 @@ struct Backend {
   decltype(&spade_cuda_hessian_conv2d) hessian_conv2d;
   decltype(&spade_cuda_obc_trace_workspace_bytes) obc_trace_workspace_bytes;
   decltype(&spade_cuda_obc_trace) obc_trace;
+  decltype(&spade_cuda_obc_trace_nm_workspace_bytes) obc_trace_nm_workspace_bytes;
+  decltype(&spade_cuda_obc_trace_nm) obc_trace_nm;
   decltype(&spade_cuda_obc_weights_workspace_bytes) obc_weights_workspace_bytes;
   decltype(&spade_cuda_obc_weights) obc_weights;
   decltype(&spade_cuda_sparsegpt_prune_workspace_bytes) sparsegpt_prune_workspace_bytes;
   decltype(&spade_cuda_sparsegpt_prune) sparsegpt_prune;
 };
 
-constexpr int kBackendVersion = 1;
+constexpr int kBackendVersion = 2;
 
 }  // namespace spade::cuda
 

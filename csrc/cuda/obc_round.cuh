@@ -5,36 +5,20 @@
 //   1. takes the C columns of least score as candidates (each warp offers its least few),
 //   2. fetches their columns of the stale matrix and corrects them by the panel:
 //      V[:,c] = A[:,c] - U U[c,:]^T,
-//   3. lets one warp eliminate on the C x C candidate block alone: pivots p_0, p_1, ... with
-//      factors L,
+//   3. lets one warp eliminate on the C x C candidate block alone (obc_candidates.cuh): pivots
+//      p_0, p_1, ... with factors L,
 //   4. has every thread apply them to its slots, u_e = (V[:,p_e] - sum_{f<e} u_f L_fe) /
 //   sqrt(A_pp),
 //      w -= f_e u_e, diag(A) -= u_e^2, and look for the first pivot that a column outside the
 //      candidates undercuts,
 //   5. commits the pivots before that one. The first is always right, so every round advances.
+// Columns that an n:m pattern keeps for good leave as pivots do, with nothing to apply.
 // Work of a round with t columns in the panel and m kept: C t m FMA and t m entries of U read.
 #pragma once
 
-#include "cuda/obc_rows.cuh"
+#include "cuda/obc_candidates.cuh"
 
 namespace spade::cuda::obc {
-
-template <int C>
-struct RoundShared {
-  unsigned key[32];  // offers of the warps
-  int slot[32], column[32];
-  int candidate[C];  // slot, -1: none
-  int position[C];   // of the candidates in the matrix and the panel
-  int candidate_column[C];
-  unsigned bound;  // key of the best offer that is not a candidate
-  float block[C * C];
-  float w[C], diagonal[C];
-  alignas(16) float factor[C * C];  // [candidate, pivot]: L
-  int pivots;
-  int pivot[C], pivot_candidate[C], pivot_column[C];  // slot, index among candidates, column
-  float score[C], inverse_root[C], step[C];           // 1 / sqrt(A_pp), w_p / sqrt(A_pp)
-  unsigned valid[32];
-};
 
 // How rounds see the matrix and the panel. Slots are positions in the row's own matrix, or, in a
 // single launch, `columns` maps them to rows of the shared A.
@@ -48,6 +32,7 @@ struct RoundView {
   float* fetched;           // shared memory [C, slots]: V
   int slots;
   float* coefficients;  // shared memory [t, C]: U at the candidates
+  GroupPattern pattern;
 
   __device__ __forceinline__ int position(int slot) const {
     return by_column ? columns[slot] : slot;
@@ -67,7 +52,7 @@ struct Round {
   static_assert(C <= 32 && C % 4 == 0 && kWarps * kOffers <= 32 && NI <= 32, "");
 
   float w[NI], diagonal[NI];
-  unsigned alive = 0;  // bit k: slot k of this thread holds a column
+  unsigned alive = 0;  // bit k: slot k of this thread holds a column that may go
   unsigned mine = 0;   // bit k: that slot is a candidate
   int tid, lane, warp;
 
@@ -81,11 +66,11 @@ struct Round {
   __device__ __forceinline__ int run(RoundShared<C>& s, const RoundView& view, int t, int most) {
     offer(s, view);
     __syncthreads();  // offers are complete
-    if (warp == 0) choose(s, view.by_column);
+    if (warp == 0) choose_candidates(s, kWarps * kOffers, view.by_column);
     __syncthreads();  // candidates are known
     fetch(s, view, t);
     __syncthreads();  // V and the candidate block are complete
-    if (warp == 0) simulate(s, most);
+    if (warp == 0) simulate_pivots(s, view.pattern, most);
     __syncthreads();  // pivots are known
     return apply(s, view, t);
   }
@@ -118,27 +103,6 @@ struct Round {
           if (slot == tid + k * NT) key[k] = kNever;
       }
     }
-  }
-
-  // The C best offers become candidates.
-  __device__ __forceinline__ void choose(RoundShared<C>& s, bool by_column) {
-    if (lane < C) s.candidate[lane] = s.position[lane] = -1;
-    if (lane == 0) s.bound = kNever;
-    __syncwarp();
-    if (lane >= kWarps * kOffers) return;
-    const unsigned key = s.key[lane];
-    const int column = s.column[lane];
-    int rank = 0;
-    for (int other = 0; other < kWarps * kOffers; ++other) {
-      const unsigned k = s.key[other];
-      rank += k < key || (k == key && s.column[other] < column);
-    }
-    if (key == kNever) return;
-    if (rank == C) s.bound = key;
-    if (rank >= C) return;
-    s.candidate[rank] = s.slot[lane];
-    s.position[rank] = by_column ? column : s.slot[lane];
-    s.candidate_column[rank] = column;
   }
 
   __device__ __forceinline__ void fetch(RoundShared<C>& s, const RoundView& view, int t) {
@@ -222,47 +186,6 @@ struct Round {
     }
   }
 
-  // Exact OBC on the candidate block, one candidate a lane, while its best is at most the bound.
-  __device__ __forceinline__ void simulate(RoundShared<C>& s, int most) {
-    const int c = lane < C ? lane : 0;
-    bool active = lane < C && s.candidate[c] >= 0;
-    const int column = active ? s.candidate_column[c] : INT32_MAX;
-    float weight = active ? s.w[c] : 0.0f, pivot_value = active ? s.diagonal[c] : 1.0f;
-    float row[C];
-#pragma unroll
-    for (int k = 0; k < C; ++k) row[k] = active && s.candidate[k] >= 0 ? s.block[c * C + k] : 0.0f;
-    int e = 0;
-    for (; e < C && e < most; ++e) {
-      unsigned least;
-      const int p = least_lane(active ? score_key(weight, pivot_value) : kNever, column, least);
-      if (least == 0 || least == kNever || (e > 0 && least > s.bound)) break;
-      const float pivot = __shfl_sync(~0u, pivot_value, p);
-      if (!(pivot > 0)) break;
-      const float inverse_root = 1.0f / sqrtf(pivot);
-      const float step = __shfl_sync(~0u, weight, p) * inverse_root;
-      float u = 0.0f;
-#pragma unroll
-      for (int k = 0; k < C; ++k) u = k == p ? row[k] : u;
-      active = active && lane != p;
-      u = active ? u * inverse_root : 0.0f;
-      if (lane < C) s.factor[lane * C + e] = u;
-      if (lane == p) {
-        s.pivot[e] = s.candidate[lane];
-        s.pivot_candidate[e] = lane;
-        s.pivot_column[e] = column;
-        s.score[e] = key_score(least);
-        s.inverse_root[e] = inverse_root;
-        s.step[e] = step;
-      }
-      __syncwarp();  // the factors are known to all
-      weight -= step * u;
-      pivot_value -= u * u;
-#pragma unroll
-      for (int k = 0; k < C; ++k) row[k] -= u * s.factor[k * C + e];
-    }
-    if (lane == 0) s.pivots = e;
-  }
-
   // Whether slot i with these values goes before pivot e.
   __device__ __forceinline__ bool undercuts(const RoundShared<C>& s, const RoundView& view, int e,
                                             int i, float weight, float value) const {
@@ -270,8 +193,19 @@ struct Round {
     return left < right || value < 0 || (left == right && view.columns[i] < s.pivot_column[e]);
   }
 
+  // Group of slot i if a pivot of the round fills one.
+  __device__ __forceinline__ int group_of(const RoundView& view, unsigned closing, int i) const {
+    return closing ? view.columns[i] / view.pattern.m : -1;
+  }
+  // Whether slot i leaves with pivot e: it is the pivot, or of the group that the pivot fills.
+  __device__ __forceinline__ bool leaves(const RoundShared<C>& s, unsigned closing, int e, int i,
+                                         int group) const {
+    return i == s.pivot[e] || ((closing >> e & 1) && group == s.pivot_group[e]);
+  }
+
   __device__ __forceinline__ int apply(RoundShared<C>& s, const RoundView& view, int t) {
     const int pivots = s.pivots;
+    const unsigned closing = s.closing;
     unsigned valid = static_cast<unsigned>(pivots);
     float* panel = view.panel + t * view.panel_stride;
     float new_w[NI], new_diagonal[NI];
@@ -281,6 +215,7 @@ struct Round {
       new_diagonal[k] = diagonal[k];
       if (!holds(k)) continue;
       const int i = tid + k * NT, at = view.position(i);
+      const int group = group_of(view, closing, i);
       const bool outside = !(mine >> k & 1);
       bool live = true;
       float u[C];
@@ -288,14 +223,15 @@ struct Round {
       for (int e = 0; e < C; ++e) {
         if (e >= pivots) continue;
         const int c = s.pivot_candidate[e];
-        live = live && i != s.pivot[e];
+        live = live && !leaves(s, closing, e, i, group);
         float v = view.fetched[c * view.slots + i];
 #pragma unroll
         for (int f = 0; f < e; ++f) v -= u[f] * s.factor[c * C + f];
         u[e] = live ? v * s.inverse_root[e] : 0.0f;
         new_w[k] -= s.step[e] * u[e];
         new_diagonal[k] -= u[e] * u[e];
-        if (live) panel[e * view.panel_stride + at] = u[e];
+        if (!live) continue;
+        panel[e * view.panel_stride + at] = u[e];
         if (outside && e + 1 < pivots && undercuts(s, view, e + 1, i, new_w[k], new_diagonal[k]))
           valid = min(valid, static_cast<unsigned>(e + 1));
       }
@@ -304,12 +240,14 @@ struct Round {
     if (lane == 0) s.valid[warp] = valid;
     __syncthreads();  // every warp's verdict is known, and the panel is written
     const int taken = static_cast<int>(__reduce_min_sync(~0u, s.valid[lane < kWarps ? lane : 0]));
+    if (view.pattern.m > 0 && tid < taken) atomicAdd(view.pattern.gone + s.pivot_group[tid], 1);
 #pragma unroll
     for (int k = 0; k < NI; ++k) {
       if (!holds(k)) continue;
       const int i = tid + k * NT, at = view.position(i);
+      const int group = group_of(view, closing, i);
       for (int e = 0; e < taken; ++e)
-        if (i == s.pivot[e]) alive &= ~(1u << k);
+        if (leaves(s, closing, e, i, group)) alive &= ~(1u << k);
       if (taken == pivots) {
         w[k] = new_w[k];
         diagonal[k] = new_diagonal[k];
@@ -324,40 +262,18 @@ struct Round {
     return taken;
   }
 
+  // How many columns left with the pivots just taken, those included.
+  __device__ __forceinline__ int left(const RoundShared<C>& s, const GroupPattern& pattern,
+                                      int taken) const {
+    return taken + __popc(s.closing & ((1u << taken) - 1)) * (pattern.m - pattern.n);
+  }
+
   // The pivots just taken, as steps `first`, `first` + 1, ... of row r.
   __device__ __forceinline__ void record(const RoundShared<C>& s, const ObcRows& rows, int64_t r,
                                          int first, int taken) const {
     if (tid >= taken) return;
     rows.order[r * rows.steps + first + tid] = s.pivot_column[tid];
     rows.loss[r * rows.steps + first + tid] = 0.5f * s.score[tid];
-  }
-
-  // rank[k] = how many flagged slots come before slot k of this thread, in the order of slots.
-  // `counts`: shared memory [NI * kWarps]. Every thread calls.
-  __device__ __forceinline__ void rank_slots(unsigned flags, int* counts, int (&rank)[NI]) const {
-#pragma unroll
-    for (int k = 0; k < NI; ++k) {
-      const unsigned set = __ballot_sync(~0u, static_cast<int>(flags >> k & 1));
-      rank[k] = __popc(set & ((1u << lane) - 1));
-      if (lane == 0) counts[k * kWarps + warp] = __popc(set);
-    }
-    __syncthreads();  // counts are complete
-    if (warp == 0) {
-      int carry = 0;
-      for (int first = 0; first < NI * kWarps; first += 32) {
-        const int count = first + lane < NI * kWarps ? counts[first + lane] : 0;
-        int sum = count;
-        for (int by = 1; by < 32; by *= 2) {
-          const int before = __shfl_up_sync(~0u, sum, static_cast<unsigned>(by));
-          if (lane >= by) sum += before;
-        }
-        if (first + lane < NI * kWarps) counts[first + lane] = carry + sum - count;
-        carry += __shfl_sync(~0u, sum, 31);
-      }
-    }
-    __syncthreads();  // counts are sums
-#pragma unroll
-    for (int k = 0; k < NI; ++k) rank[k] += counts[k * kWarps + warp];
   }
 };
 

@@ -27,12 +27,20 @@ __host__ __device__ inline int packed_index(int i, int j) {
   return ((I * (I + 1) / 2 + J) * kTile + i % kTile) * kTile + j % kTile;
 }
 
+// n of each m consecutive columns of a row go, then the others of the group are kept for good and
+// leave the matrix. m = 0: any column may go.
+struct GroupPattern {
+  int n, m;
+  int* gone;  // [D / m], global memory: eliminations of each group so far
+};
+
 // A chunk of rows. Arrays are [rows, width] unless a shape is given; position = place of a column
 // in the row's own matrix.
 struct ObcRows {
   const float* weights;  // [rows, D]
   const float* hinv;     // [D, D], shared
   int D, steps, width;   // width = D rounded up to kTile
+  int n, m;              // of GroupPattern
   int64_t matrix_size;
   float* matrix;    // [rows, matrix_size]: A of the kept columns, packed; stale by the panel
   float* panel;     // [rows, kPanel, width]: U; a single launch has [rows, steps, D]
@@ -43,9 +51,15 @@ struct ObcRows {
   float* diagonal;  // of A, up to date
   int* column;      // original column of each position
   int* source;      // position before the last compaction
+  int* size;        // [rows]: columns that may still go, as of the last compaction
+  int* gone;        // [rows, D / m]
   int32_t* order;   // [rows, steps]
   float* loss;      // [rows, steps]
   int32_t* info;    // [rows]
+
+  __device__ __forceinline__ GroupPattern pattern_of(int64_t r) const {
+    return {n, m, m > 0 ? gone + r * (D / m) : nullptr};
+  }
 };
 
 // Scores w^2 / A_jj as integers of the same order: 0 for a negative one (A_jj < 0 stops the row),

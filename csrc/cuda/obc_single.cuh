@@ -8,7 +8,7 @@
 // shuffles a lane; nothing but w, H^-1 and the results touches memory.
 #pragma once
 
-#include "cuda/obc_round.cuh"
+#include "cuda/obc_move.cuh"
 
 namespace spade::cuda::obc {
 
@@ -27,7 +27,7 @@ __device__ __forceinline__ void repack(Round<NT, NI, C>& round, const RoundView&
   int column[NI], rank[NI];
 #pragma unroll
   for (int k = 0; k < NI; ++k) column[k] = columns[round.tid + k * NT];
-  round.rank_slots(round.alive, counts, rank);  // its barriers: columns are read
+  rank_slots<NT>(round.alive, counts, rank);  // its barriers: columns are read
 #pragma unroll
   for (int k = 0; k < NI; ++k) {
     if (!round.holds(k)) continue;
@@ -67,6 +67,7 @@ __global__ void __launch_bounds__(NT, 384 / NT) obc_single(ObcRows rows) {
   view.stride = D;
   view.panel = rows.panel + r * steps * D;
   view.panel_stride = D;
+  view.pattern = rows.pattern_of(r);
 
 #pragma unroll
   for (int k = 0; k < NI; ++k) {
@@ -77,15 +78,18 @@ __global__ void __launch_bounds__(NT, 384 / NT) obc_single(ObcRows rows) {
     columns[i] = static_cast<uint16_t>(i);
     if (in) round.alive |= 1u << k;
   }
+  if (rows.m > 0)
+    for (int group = tid; group < D / rows.m; group += NT) view.pattern.gone[group] = 0;
   if (tid == 0) rows.info[r] = 0;
-  int packed = D;  // slots in use
+  int packed = D, kept = D;  // slots in use; columns that may still go
   for (int t = 0; t < steps;) {
     const int taken = round.run(*round_shared, view, t, steps - t);
     if (taken == 0) return stop_row(rows, r, t, tid, NT);
     round.record(*round_shared, rows, r, t, taken);
     t += taken;
-    if (packed - (D - t) < kRepack) continue;
-    packed = D - t;
+    kept -= round.left(*round_shared, view.pattern, taken);
+    if (packed - kept < kRepack) continue;
+    packed = kept;
     repack(round, view, columns, counts, packed);
   }
 }
@@ -105,6 +109,7 @@ __global__ void __launch_bounds__(32 * kWarpsOfBlock) obc_warp(ObcRows rows, int
 #pragma unroll
   for (int k = 0; k < kColumns; ++k) row[k] = active && k < D ? rows.hinv[lane * D + k] : 0.0f;
   if (lane == 0) rows.info[r] = 0;
+  unsigned gone = 0;
   for (int t = 0; t < rows.steps; ++t) {
     unsigned least;
     const int p = least_lane(active ? score_key(w, diagonal) : kNever, lane, least);
@@ -120,6 +125,11 @@ __global__ void __launch_bounds__(32 * kWarpsOfBlock) obc_warp(ObcRows rows, int
 #pragma unroll
     for (int k = 0; k < kColumns; ++k) u = k == p ? row[k] : u;
     active = active && lane != p;
+    if (rows.m > 0) {
+      gone |= 1u << p;
+      const unsigned group = (rows.m < 32 ? (1u << rows.m) - 1 : ~0u) << p / rows.m * rows.m;
+      if (__popc(gone & group) == rows.n) active = active && !(group >> lane & 1);
+    }
     u = active ? u * inverse_root : 0.0f;
     w -= step * u;
     diagonal -= u * u;

@@ -1,5 +1,5 @@
-// spade_cuda_obc_trace: exact OBC in float32, as blocked Cholesky of A = H^-1 pivoted by
-// argmin w_j^2 / A_jj.
+// spade_cuda_obc_trace and spade_cuda_obc_trace_nm: exact OBC in float32, as blocked Cholesky of A
+// = H^-1 pivoted by argmin w_j^2 / A_jj.
 //
 // Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), Algorithm 1, with
 // the blocking of LAPACK's pstrf; the pivot rule runs several pivots ahead (obc_round.cuh). By D:
@@ -7,11 +7,10 @@
 //   <= 576   one block a row, one launch (obc_single.cuh)
 //   <= 4608  kPanel pivots (obc_panel.cuh), then an update of the row's packed matrix
 //            (obc_update.cuh, obc_update_half.cuh), and so on; R D^3 / 3 flop, nearly all there.
-// Rows go in chunks that the workspace holds: D^2 / 2 floats each.
-
-#include <algorithm>
+// Rows go in chunks that the workspace holds: D^2 / 2 floats each (obc_layout.h).
 
 #include "core/checks.h"
+#include "cuda/obc_layout.h"
 #include "cuda/obc_panel.cuh"
 #include "cuda/obc_single.cuh"
 #include "cuda/obc_update.cuh"
@@ -20,75 +19,22 @@
 
 namespace spade::cuda::obc {
 
-constexpr int kMostByWarp = 32, kMostSingle = 576, kMostColumns = 4608;
-
-enum class ObcForm { kWarp, kSingle, kTiled };
-
-// w, diagonal and column of every position, info = 0.
+// w, diagonal and column of every position; nothing has gone.
 __global__ void obc_start(ObcRows rows) {
   const int64_t r = blockIdx.y;
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (i == 0) rows.info[r] = 0;
+  if (i == 0) {
+    rows.info[r] = 0;
+    rows.size[r] = rows.D;
+  }
   if (i >= rows.D) return;
+  if (rows.m > 0 && i < rows.D / rows.m) rows.gone[r * (rows.D / rows.m) + i] = 0;
   rows.w[r * rows.width + i] = rows.weights[r * rows.D + i];
   rows.diagonal[r * rows.width + i] = rows.hinv[static_cast<int64_t>(i) * rows.D + i];
   rows.column[r * rows.width + i] = i;
 }
 
 namespace {
-
-constexpr int kMostRows = 65535;  // of a launch: rows are gridDim.y of some
-
-ObcForm form_of(int64_t D) {
-  return D <= kMostByWarp ? ObcForm::kWarp : D <= kMostSingle ? ObcForm::kSingle : ObcForm::kTiled;
-}
-
-// The arrays of `count` rows.
-ObcRows lay_out(Workspace& workspace, ObcForm form, int64_t count, int64_t D, int64_t steps) {
-  ObcRows rows{};
-  rows.D = static_cast<int>(D);
-  rows.steps = static_cast<int>(steps);
-  if (form == ObcForm::kSingle) rows.panel = workspace.take<float>(count * steps * D);
-  if (form != ObcForm::kTiled) return rows;
-  const int64_t width = (D + kTile - 1) / kTile * kTile, all = count * width;
-  rows.width = static_cast<int>(width);
-  rows.matrix_size = steps > kPanel ? packed_size(D - kPanel) : 0;
-  rows.matrix = workspace.take<float>(count * rows.matrix_size);
-  rows.panel = workspace.take<float>(all * kPanel);
-  rows.high = workspace.take<uint16_t>(all * kPanel);
-  rows.low = workspace.take<uint16_t>(all * kPanel);
-  rows.scale = workspace.take<float>(all);
-  rows.w = workspace.take<float>(all);
-  rows.diagonal = workspace.take<float>(all);
-  rows.column = workspace.take<int>(all);
-  rows.source = workspace.take<int>(all);
-  return rows;
-}
-
-size_t bytes_of(ObcForm form, int64_t count, int64_t D, int64_t steps) {
-  Workspace counter;
-  lay_out(counter, form, count, D, steps);
-  return counter.bytes();
-}
-
-// Rows of a chunk: as many as `limit` bytes hold, at least one, and chunks of like sizes.
-int64_t chunk_rows(ObcForm form, int64_t R, int64_t D, int64_t steps, size_t limit) {
-  const size_t one = bytes_of(form, 1, D, steps);
-  int64_t most = std::min<int64_t>(R, kMostRows);
-  if (one) most = std::min(most, static_cast<int64_t>(limit / one));
-  most = std::max<int64_t>(most, 1);
-  const int64_t chunks = std::max<int64_t>((R + most - 1) / most, 1);
-  return (R + chunks - 1) / chunks;
-}
-
-void check_problem(const char* function, int64_t R, int64_t D, int64_t steps) {
-  check_size(function, "R", R);
-  check_size(function, "D", D);
-  SPADE_CHECK(D <= kMostColumns, "%s: D must be at most %d, got %lld", function, kMostColumns,
-              static_cast<long long>(D));
-  SPADE_CHECK(steps >= 0 && steps <= D, "%s: steps must be in [0, D = %lld], got %lld", function,
-              static_cast<long long>(D), static_cast<long long>(steps));
-}
 
 struct PanelKernel {
   void (*kernel)(PanelTask);
@@ -100,7 +46,7 @@ struct PanelKernel {
 template <int NT, int NI, int C>
 constexpr PanelKernel panel_kernel() {
   return {obc_panel<NT, NI, C>, NT, NT * NI, panel_shared_bytes<NT, NI, C>,
-          sizeof(RoundShared<C>) + sizeof(Movers) + 2 * NI * NT / 32 * sizeof(int) + 64};
+          sizeof(RoundShared<C>) + 2 * NI * NT / 32 * sizeof(int) + 64};
 }
 
 // Fewest slots first; of those, most candidates first.
@@ -115,30 +61,29 @@ const PanelKernel& choose_panel(const Device& device, int size) {
        device.shared_bytes);
 }
 
-void run_tiled(const char* function, const Device& device, const ObcRows& rows, int64_t count,
-               bool half, cudaStream_t stream) {
+void run_tiled(const char* function, const Device& device, const Elimination& e,
+               const ObcRows& rows, int64_t count, bool half, cudaStream_t stream) {
   const unsigned n = static_cast<unsigned>(count);
   SPADE_LAUNCH(obc_start, dim3(static_cast<unsigned>(rows.D + 255) / 256, n), dim3(256), 0, stream,
                rows);
-  for (int step = 0, size = rows.D; step < rows.steps;) {
+  for (int step = 0; step < rows.steps;) {
     const int pivots = std::min(kPanel, rows.steps - step);
     const bool more = step + pivots < rows.steps;
+    const int size = static_cast<int>(e.most_left(step));
     const PanelKernel& panel = choose_panel(device, size);
     SPADE_LAUNCH(panel.kernel, dim3(n), dim3(static_cast<unsigned>(panel.threads)),
-                 panel.dynamic_bytes(size), stream,
-                 PanelTask{rows, size, step, pivots, more, half});
-    size -= pivots;
+                 panel.dynamic_bytes(size), stream, PanelTask{rows, step, pivots, more, half});
+    step += pivots;
     if (more) {
-      const int tiles = (size + kTile - 1) / kTile;
+      const int tiles = (static_cast<int>(e.most_left(step)) + kTile - 1) / kTile;
       const dim3 grid(static_cast<unsigned>(tiles * (tiles + 1) / 2), n);
-      const UpdateTask task{rows, size, step == 0};
+      const UpdateTask task{rows, step == pivots};
       if (half)
         SPADE_LAUNCH(obc_update_half, grid, dim3(kUpdateThreads), kHalfSharedBytes, stream, task);
       else
         SPADE_LAUNCH(obc_update_ffma, grid, dim3(kUpdateThreads), 0, stream, task);
     }
     check_launch(function);
-    step += pivots;
   }
 }
 
@@ -165,11 +110,11 @@ void run_one_launch(const char* function, const ObcRows& rows, int64_t count, cu
 
 // All rows, chunk after chunk, in the given form.
 void trace(const char* function, ObcForm form, const float* w, const float* hinv, int64_t R,
-           int64_t D, int64_t steps, int update, int32_t* order, float* loss, int32_t* info,
+           const Elimination& e, int update, int32_t* order, float* loss, int32_t* info,
            void* memory, size_t bytes, cudaStream_t stream) {
-  const int64_t chunk = chunk_rows(form, R, D, steps, bytes);
-  Workspace workspace(function, memory, bytes, bytes_of(form, chunk, D, steps));
-  ObcRows rows = lay_out(workspace, form, chunk, D, steps);
+  const int64_t chunk = chunk_rows(form, R, e, bytes);
+  Workspace workspace(function, memory, bytes, bytes_of(form, chunk, e));
+  ObcRows rows = lay_out(workspace, form, chunk, e);
   rows.hinv = hinv;
   const Device device = form == ObcForm::kTiled ? current_device(function) : Device{};
   // Tensor cores pay where three fp16 products outrun float32: not on the GPUs of 8.6 and 8.9.
@@ -178,15 +123,62 @@ void trace(const char* function, ObcForm form, const float* w, const float* hinv
       update == SPADE_OBC_UPDATE_FP16 || (update == SPADE_OBC_UPDATE_AUTO && fast_half);
   for (int64_t first = 0; first < R; first += chunk) {
     const int64_t count = std::min(chunk, R - first);
-    rows.weights = w + first * D;
-    rows.order = order + first * steps;
-    rows.loss = loss + first * steps;
+    rows.weights = w + first * e.D;
+    rows.order = order + first * e.steps;
+    rows.loss = loss + first * e.steps;
     rows.info = info + first;
     if (form == ObcForm::kTiled)
-      run_tiled(function, device, rows, count, half, stream);
+      run_tiled(function, device, e, rows, count, half, stream);
     else
       run_one_launch(function, rows, count, stream);
   }
+}
+
+void check_columns(const char* function, int64_t R, int64_t D) {
+  check_size(function, "R", R);
+  check_size(function, "D", D);
+  SPADE_CHECK(D <= kMostColumns, "%s: D must be at most %d, got %lld", function, kMostColumns,
+              static_cast<long long>(D));
+}
+
+Elimination unstructured(const char* function, int64_t R, int64_t D, int64_t steps) {
+  check_columns(function, R, D);
+  SPADE_CHECK(steps >= 0 && steps <= D, "%s: steps must be in [0, D = %lld], got %lld", function,
+              static_cast<long long>(D), static_cast<long long>(steps));
+  return {D, steps};
+}
+
+Elimination nm(const char* function, int64_t R, int64_t D, int64_t n, int64_t m) {
+  check_columns(function, R, D);
+  SPADE_CHECK(m >= 1 && D % m == 0, "%s: m must be >= 1 and divide D = %lld, got %lld", function,
+              static_cast<long long>(D), static_cast<long long>(m));
+  SPADE_CHECK(n >= 0 && n <= m, "%s: n must be in [0, m = %lld], got %lld", function,
+              static_cast<long long>(m), static_cast<long long>(n));
+  return {D, D / m * n, n, m};
+}
+
+size_t workspace_bytes_of(const char* function, int64_t R, const Elimination& e, size_t limit,
+                          const size_t* bytes) {
+  check_pointer(function, "bytes", bytes, 1);
+  const ObcForm form = form_of(e.D);
+  return R > 0 && e.steps > 0 ? bytes_of(form, chunk_rows(form, R, e, limit), e) : 0;
+}
+
+void check_and_trace(const char* function, const float* w, const float* hinv, int64_t R,
+                     const Elimination& e, int update, int32_t* order, float* loss, int32_t* info,
+                     void* workspace, size_t workspace_bytes, cudaStream_t stream) {
+  SPADE_CHECK(update >= SPADE_OBC_UPDATE_AUTO && update <= SPADE_OBC_UPDATE_FP16,
+              "%s: update must be a spade_obc_update_t, got %d", function, update);
+  check_pointer(function, "info", info, R);
+  if (R == 0) return;
+  if (e.steps == 0)
+    return fill_bytes(function, info, 0, static_cast<size_t>(R) * sizeof(int32_t), stream);
+  check_pointer(function, "w", w, 1);
+  check_pointer(function, "hinv", hinv, 1);
+  check_pointer(function, "order", order, 1);
+  check_pointer(function, "loss", loss, 1);
+  trace(function, form_of(e.D), w, hinv, R, e, update, order, loss, info, workspace,
+        workspace_bytes, stream);
 }
 
 }  // namespace
@@ -194,17 +186,12 @@ void trace(const char* function, ObcForm form, const float* w, const float* hinv
 
 namespace spade::cuda {
 
-using namespace obc;
-
 spade_status_t obc_trace_workspace_bytes(int64_t R, int64_t D, int64_t steps, size_t limit,
                                          size_t* bytes) {
   return guarded([&] {
     const char* function = "spade_cuda_obc_trace_workspace_bytes";
-    check_problem(function, R, D, steps);
-    check_pointer(function, "bytes", bytes, 1);
-    const bool any = R > 0 && steps > 0;
-    const ObcForm form = form_of(D);
-    *bytes = any ? bytes_of(form, chunk_rows(form, R, D, steps, limit), D, steps) : 0;
+    const obc::Elimination e = obc::unstructured(function, R, D, steps);
+    *bytes = obc::workspace_bytes_of(function, R, e, limit, bytes);
   });
 }
 
@@ -213,20 +200,27 @@ spade_status_t obc_trace(const float* w, const float* hinv, int64_t R, int64_t D
                          size_t workspace_bytes, void* stream) {
   return guarded([&] {
     const char* function = "spade_cuda_obc_trace";
-    check_problem(function, R, D, steps);
-    SPADE_CHECK(update >= SPADE_OBC_UPDATE_AUTO && update <= SPADE_OBC_UPDATE_FP16,
-                "%s: update must be a spade_obc_update_t, got %d", function, update);
-    check_pointer(function, "info", info, R);
-    if (R == 0) return;
-    if (steps == 0)
-      return fill_bytes(function, info, 0, static_cast<size_t>(R) * sizeof(int32_t),
-                        as_stream(stream));
-    check_pointer(function, "w", w, 1);
-    check_pointer(function, "hinv", hinv, 1);
-    check_pointer(function, "order", order, 1);
-    check_pointer(function, "loss", loss, 1);
-    trace(function, form_of(D), w, hinv, R, D, steps, update, order, loss, info, workspace,
-          workspace_bytes, as_stream(stream));
+    obc::check_and_trace(function, w, hinv, R, obc::unstructured(function, R, D, steps), update,
+                         order, loss, info, workspace, workspace_bytes, as_stream(stream));
+  });
+}
+
+spade_status_t obc_trace_nm_workspace_bytes(int64_t R, int64_t D, int64_t n, int64_t m,
+                                            size_t limit, size_t* bytes) {
+  return guarded([&] {
+    const char* function = "spade_cuda_obc_trace_nm_workspace_bytes";
+    const obc::Elimination e = obc::nm(function, R, D, n, m);
+    *bytes = obc::workspace_bytes_of(function, R, e, limit, bytes);
+  });
+}
+
+spade_status_t obc_trace_nm(const float* w, const float* hinv, int64_t R, int64_t D, int64_t n,
+                            int64_t m, int update, int32_t* order, float* loss, int32_t* info,
+                            void* workspace, size_t workspace_bytes, void* stream) {
+  return guarded([&] {
+    const char* function = "spade_cuda_obc_trace_nm";
+    obc::check_and_trace(function, w, hinv, R, obc::nm(function, R, D, n, m), update, order, loss,
+                         info, workspace, workspace_bytes, as_stream(stream));
   });
 }
 

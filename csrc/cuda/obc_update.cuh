@@ -17,9 +17,8 @@ namespace spade::cuda::obc {
 constexpr int kUpdateThreads = 256;
 
 struct UpdateTask {
-  ObcRows rows;
-  int size;    // m2
-  bool first;  // old is the shared H^-1
+  ObcRows rows;  // m2 of each is its `size`
+  bool first;    // old is the shared H^-1
 };
 
 // Row and column of lower tile number n, in order of rows.
@@ -35,30 +34,30 @@ struct TileEdges {
   float row_scale[kTile], column_scale[kTile];
 };
 
-__device__ __forceinline__ void read_edge(const UpdateTask& task, int64_t at_row, int start,
-                                          int* from, float* scale) {
+__device__ __forceinline__ void read_edge(const UpdateTask& task, int64_t at_row, int size,
+                                          int start, int* from, float* scale) {
   for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kUpdateThreads) {
     const int at = start + i;
-    const bool in = at < task.size;
+    const bool in = at < size;
     from[i] = in ? task.rows.source[at_row + at] : at;
     scale[i] = in ? task.rows.scale[at_row + at] : 0.0f;
   }
 }
 
 __device__ __forceinline__ void read_edges(TileEdges& edges, const UpdateTask& task, int64_t at_row,
-                                           int I, int J) {
-  read_edge(task, at_row, I * kTile, edges.row, edges.row_scale);
-  read_edge(task, at_row, J * kTile, edges.column, edges.column_scale);
+                                           int size, int I, int J) {
+  read_edge(task, at_row, size, I * kTile, edges.row, edges.row_scale);
+  read_edge(task, at_row, size, J * kTile, edges.column, edges.column_scale);
 }
 
 // new[i, j .. j + N) = old - change; i and j count within tile (I, J), N divides j.
 template <int N>
 __device__ __forceinline__ void subtract(const UpdateTask& task, const TileEdges& edges,
-                                         float* matrix, int I, int J, int i, int j,
+                                         float* matrix, int size, int I, int J, int i, int j,
                                          const float (&change)[N]) {
   using Vector = typename std::conditional<N == 4, float4, float2>::type;
-  const int row = I * kTile + i, column = J * kTile + j, left = task.size - column;
-  if (row >= task.size || left <= 0) return;
+  const int row = I * kTile + i, column = J * kTile + j, left = size - column;
+  if (row >= size || left <= 0) return;
   float* to = matrix + packed_index(row, column);
   bool still = !task.first && edges.row[i] == row && left >= N;
 #pragma unroll
@@ -91,8 +90,10 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_ffma(UpdateTask 
   const ObcRows& rows = task.rows;
   const int64_t r = blockIdx.y, at_row = r * rows.width;
   if (rows.info[r]) return;
+  const int size = rows.size[r];
   int I, J;
   tile_of(static_cast<int>(blockIdx.x), I, J);
+  if (I * kTile >= size) return;  // an n:m pattern may leave fewer columns than the grid covers
   const int tid = static_cast<int>(threadIdx.x), ty = tid / 16, tx = tid % 16;
   const float* panel = rows.panel + at_row * kPanel;
   const auto copy = [&](int slice) {
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_ffma(UpdateTask 
     cp_async_commit();
   };
   copy(0);
-  read_edges(*edges, task, at_row, I, J);
+  read_edges(*edges, task, at_row, size, I, J);
   float sum[8][8] = {};
 #pragma unroll 1
   for (int slice = 0; slice < kSlices; ++slice) {
@@ -138,7 +139,7 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_ffma(UpdateTask 
 #pragma unroll
     for (int j = 0; j < 8; j += 4) {
       const float change[4] = {sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]};
-      subtract(task, *edges, matrix, I, J, ty * 4 + i % 4 + i / 4 * 64, tx * 4 + j / 4 * 64,
+      subtract(task, *edges, matrix, size, I, J, ty * 4 + i % 4 + i / 4 * 64, tx * 4 + j / 4 * 64,
                change);
     }
 }

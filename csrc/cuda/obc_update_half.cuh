@@ -21,14 +21,16 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_half(UpdateTask 
   const ObcRows& rows = task.rows;
   const int64_t r = blockIdx.y, at_row = r * rows.width;
   if (rows.info[r]) return;
+  const int size = rows.size[r];
   int I, J;
   tile_of(static_cast<int>(blockIdx.x), I, J);
+  if (I * kTile >= size) return;
   const int tid = static_cast<int>(threadIdx.x), lane = tid & 31, warp = tid >> 5;
   const int top = warp % 2 * 64, start = warp / 2 * 32;  // the warp's part of the tile
   constexpr int kPart = kTile * kHalfStride;
   uint16_t *left_high = dynamic, *left_low = dynamic + kPart;
   uint16_t *right_high = dynamic + 2 * kPart, *right_low = dynamic + 3 * kPart;
-  read_edges(*edges, task, at_row, I, J);
+  read_edges(*edges, task, at_row, size, I, J);
 
   float sum[4][4][4] = {};  // [16 rows, 8 columns, fragment]
 #pragma unroll 1
@@ -37,7 +39,7 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_half(UpdateTask 
     for (int e = tid; e < kTile * kHalfSlice / 8; e += kUpdateThreads) {
       const int i = e / (kHalfSlice / 8), c = e % (kHalfSlice / 8) * 8;
       const int to = i * kHalfStride + c;
-      const int row = min(I * kTile + i, task.size - 1), column = min(J * kTile + i, task.size - 1);
+      const int row = min(I * kTile + i, size - 1), column = min(J * kTile + i, size - 1);
       const int64_t a = (at_row + row) * kPanel + slice + c;
       const int64_t b = (at_row + column) * kPanel + slice + c;
       cp_async16(left_high + to, rows.high + a);
@@ -88,7 +90,7 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_half(UpdateTask 
         const float change[2] = {
             sum[i][j][half * 2] * (scale * edges->column_scale[column]),
             sum[i][j][half * 2 + 1] * (scale * edges->column_scale[column + 1])};
-        subtract(task, *edges, matrix, I, J, row, column, change);
+        subtract(task, *edges, matrix, size, I, J, row, column, change);
       }
 }
 

@@ -14,6 +14,8 @@ decltype(spade_cuda_hessian_conv2d_workspace_bytes) hessian_conv2d_workspace_byt
 decltype(spade_cuda_hessian_conv2d) hessian_conv2d;
 decltype(spade_cuda_obc_trace_workspace_bytes) obc_trace_workspace_bytes;
 decltype(spade_cuda_obc_trace) obc_trace;
+decltype(spade_cuda_obc_trace_nm_workspace_bytes) obc_trace_nm_workspace_bytes;
+decltype(spade_cuda_obc_trace_nm) obc_trace_nm;
 decltype(spade_cuda_obc_weights_workspace_bytes) obc_weights_workspace_bytes;
 decltype(spade_cuda_obc_weights) obc_weights;
 decltype(spade_cuda_sparsegpt_prune_workspace_bytes) sparsegpt_prune_workspace_bytes;

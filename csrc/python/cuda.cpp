@@ -91,6 +91,22 @@ void bind_obc_cuda(py::module_& module) {
                                   pointer<void>(stream));
     });
   });
+  module.def("cuda_obc_trace_nm_workspace",
+             [](int64_t R, int64_t D, int64_t n, int64_t m, size_t limit) {
+               return workspace([&](size_t* bytes) {
+                 return spade_cuda_obc_trace_nm_workspace_bytes(R, D, n, m, limit, bytes);
+               });
+             });
+  module.def("cuda_obc_trace_nm", [](Address w, Address hinv, int64_t R, int64_t D, int64_t n,
+                                     int64_t m, int update, Address order, Address loss,
+                                     Address info, Address scratch, size_t bytes, Address stream) {
+    queue([&] {
+      return spade_cuda_obc_trace_nm(pointer<float>(w), pointer<float>(hinv), R, D, n, m, update,
+                                     pointer<int32_t>(order), pointer<float>(loss),
+                                     pointer<int32_t>(info), pointer<void>(scratch), bytes,
+                                     pointer<void>(stream));
+    });
+  });
   module.def("cuda_obc_weights_workspace", [](int64_t R, int64_t D, size_t limit) {
     return workspace(
         [&](size_t* bytes) { return spade_cuda_obc_weights_workspace_bytes(R, D, limit, bytes); });

@@ -1,98 +1,13 @@
-// spade_cuda_obc_trace under the emulation: every step takes a column whose float64 score is the
-// least to 1e-5, losses are those of float64, and where the CPU stops or ties are exact, so here.
-#include <algorithm>
-#include <limits>
-#include <random>
-
-#include "check.h"
-#include "cuda/obc_trace.cu"
+// spade_cuda_obc_trace under the emulation: orders and losses are those of float64, and where the
+// CPU stops or ties are exact, so here.
+#include "obc_problem.h"
 
 namespace {
 
-using namespace spade::cuda::obc;
-
-struct Problem {
-  int64_t R, D;
-  std::vector<float> w, hinv;  // [R, D], [D, D]
-};
-
-// A = V V^T / k + 0.05 I: correlated columns, condition about 1e3. Each eighth weight is zero.
-Problem random_problem(int64_t R, int64_t D, unsigned seed) {
-  constexpr int64_t k = 16;
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  Problem p{R, D, std::vector<float>(R * D), std::vector<float>(D * D)};
-  std::vector<float> v(D * k);
-  for (float& x : v) x = normal(generator);
-  for (int64_t i = 0; i < R * D; ++i) p.w[i] = generator() % 8 ? normal(generator) : 0.0f;
-  for (int64_t i = 0; i < D; ++i)
-    for (int64_t j = 0; j <= i; ++j) {
-      float sum = i == j ? 0.05f : 0.0f;
-      for (int64_t q = 0; q < k; ++q) sum += v[i * k + q] * v[j * k + q] / k;
-      p.hinv[i * D + j] = p.hinv[j * D + i] = sum;
-    }
-  return p;
-}
-
-struct Result {
-  std::vector<int32_t> order, info;
-  std::vector<float> loss;
-};
-
-Result run(const Problem& p, ObcForm form, int64_t steps, int update, size_t limit = SIZE_MAX) {
-  const DeviceArray<float> w(p.w), hinv(p.hinv);
-  DeviceArray<int32_t> order(p.R * steps), info(p.R);
-  DeviceArray<float> loss(p.R * steps);
-  const int64_t chunk = chunk_rows(form, p.R, p.D, steps, limit);
-  DeviceArray<char> memory(static_cast<int64_t>(bytes_of(form, chunk, p.D, steps)));
-  CHECK_SUCCESS(spade::guarded([&] {
-    trace("test", form, w.get(), hinv.get(), p.R, p.D, steps, update, order.get(), loss.get(),
-          info.get(), memory.get(), static_cast<size_t>(memory.size()), nullptr);
-  }));
-  return {order.values(), info.values(), loss.values()};
-}
-
-// Replays one row in float64 along `order`.
-void check_row(const Problem& p, const Result& result, int64_t r, int64_t steps) {
-  const int64_t D = p.D;
-  std::vector<double> a(p.hinv.begin(), p.hinv.end());
-  std::vector<double> w(p.w.begin() + r * D, p.w.begin() + (r + 1) * D);
-  std::vector<int64_t> kept(D);
-  for (int64_t j = 0; j < D; ++j) kept[j] = j;
-  bool least = true, losses = true, lowest = true;
-  for (int64_t step = 0; step < steps; ++step) {
-    const int64_t chosen = result.order[r * steps + step];
-    const auto at = std::find(kept.begin(), kept.end(), chosen);
-    if (at == kept.end()) {
-      CHECK(!"a column that is still kept");
-      return;
-    }
-    const auto score = [&](int64_t j) { return w[j] * w[j] / a[j * D + j]; };
-    const double taken = score(chosen);
-    for (const int64_t j : kept) {
-      least = least && taken <= score(j) * (1 + 1e-5) + 1e-30;
-      lowest = lowest && !(score(j) == 0 && taken == 0 && j < chosen);
-    }
-    losses = losses && std::fabs(result.loss[r * steps + step] - 0.5 * taken) <= 1e-4 * taken;
-    kept.erase(at);
-    const double pivot = a[chosen * D + chosen], factor = w[chosen] / pivot;
-    for (const int64_t i : kept) {
-      const double x = a[i * D + chosen];
-      if (x == 0) continue;
-      w[i] -= x * factor;
-      for (const int64_t j : kept) a[i * D + j] -= x / pivot * a[chosen * D + j];
-    }
-  }
-  CHECK(least);
-  CHECK(losses);
-  CHECK(lowest);
-  CHECK(result.info[r] == 0);
-}
-
 void check_trace(ObcForm form, int64_t R, int64_t D, int64_t steps, int update) {
   const Problem p = random_problem(R, D, static_cast<unsigned>(D));
-  const Result result = run(p, form, steps, update);
-  for (int64_t r = 0; r < R; ++r) check_row(p, result, r, steps);
+  const Result result = run(p, form, {D, steps}, update);
+  for (int64_t r = 0; r < R; ++r) check_row(p, result, r, {D, steps});
 
   const std::vector<double> w(p.w.begin(), p.w.end()), hinv(p.hinv.begin(), p.hinv.end());
   std::vector<double> loss(R * steps);
@@ -103,30 +18,17 @@ void check_trace(ObcForm form, int64_t R, int64_t D, int64_t steps, int update) 
     CHECK(std::fabs(result.loss[i] - loss[i]) <= 2e-4 * loss[i]);
 }
 
-bool same(const Result& a, const Result& b) {
-  return a.order == b.order && a.info == b.info &&
-         std::memcmp(a.loss.data(), b.loss.data(), a.loss.size() * sizeof(float)) == 0;
-}
-
-void test_schedules(ObcForm form, int64_t R, int64_t D, int64_t steps, int update) {
-  const Problem p = random_problem(R, D, 1);
-  const Result expected = run(p, form, steps, update);
-#ifdef __SANITIZE_THREAD__
-  return;
-#endif
-  for_each_schedule([&] { CHECK(same(run(p, form, steps, update), expected)); });
-}
-
 void test_chunks() {
   for (const ObcForm form : {ObcForm::kSingle, ObcForm::kTiled}) {
     const Problem p = random_problem(3, 132, 2);
-    const size_t two = 2 * bytes_of(form, 1, 132, 132);
-    CHECK(chunk_rows(form, 3, 132, 132, two) == 2);
-    CHECK(chunk_rows(form, 4, 132, 132, two * 3 / 2) == 2);
-    CHECK(chunk_rows(form, 3, 132, 132, 1) == 1);
-    const Result all = run(p, form, 132, SPADE_OBC_UPDATE_FFMA);
-    CHECK(same(run(p, form, 132, SPADE_OBC_UPDATE_FFMA, two), all));
-    CHECK(same(run(p, form, 132, SPADE_OBC_UPDATE_FFMA, 1), all));
+    const Elimination e{132, 132};
+    const size_t two = 2 * bytes_of(form, 1, e);
+    CHECK(chunk_rows(form, 3, e, two) == 2);
+    CHECK(chunk_rows(form, 4, e, two * 3 / 2) == 2);
+    CHECK(chunk_rows(form, 3, e, 1) == 1);
+    const Result all = run(p, form, e, SPADE_OBC_UPDATE_FFMA);
+    CHECK(same(run(p, form, e, SPADE_OBC_UPDATE_FFMA, two), all));
+    CHECK(same(run(p, form, e, SPADE_OBC_UPDATE_FFMA, 1), all));
   }
 }
 
@@ -135,7 +37,7 @@ void test_ties(ObcForm form, int64_t D) {
   Problem p{1, D, std::vector<float>(D, 1.0f), std::vector<float>(D * D, 0.0f)};
   for (int64_t j = 0; j < D; ++j) p.hinv[j * D + j] = 1.0f;
   p.w[D / 2] = 0.0f;
-  const Result result = run(p, form, D, SPADE_OBC_UPDATE_FP16);
+  const Result result = run(p, form, {D, D}, SPADE_OBC_UPDATE_FP16);
   CHECK(result.order[0] == D / 2);
   for (int64_t k = 1; k < D; ++k) CHECK(result.order[k] == (k <= D / 2 ? k - 1 : k));
 }
@@ -152,7 +54,7 @@ void test_stops(ObcForm form, int64_t D) {
     std::vector<float> loss(2 * D);
     CHECK_SUCCESS(spade_obc_trace_f32(p.w.data(), p.hinv.data(), 2, D, D, order.data(), loss.data(),
                                       info.data(), 1, nullptr));
-    const Result result = run(p, form, D, SPADE_OBC_UPDATE_FFMA);
+    const Result result = run(p, form, {D, D}, SPADE_OBC_UPDATE_FFMA);
     CHECK(info[0] > 0 && result.info == info);
     CHECK(result.order == order);
     for (int64_t i = 0; i < 2 * D; ++i)
@@ -166,7 +68,7 @@ void test_wide() {
   const Problem p = random_problem(1, 2570, 3);
   for (const size_t shared : {size_t(99) << 10, size_t(227) << 10}) {
     spade::emulation::device.shared_bytes = shared;
-    check_row(p, run(p, ObcForm::kTiled, 5, SPADE_OBC_UPDATE_FFMA), 0, 5);
+    check_row(p, run(p, ObcForm::kTiled, {2570, 5}, SPADE_OBC_UPDATE_FFMA), 0, {2570, 5});
   }
 }
 
@@ -179,7 +81,7 @@ void test_choice() {
   for (int64_t D : {1, 32, 33, 576, 577}) {
     size_t bytes = 0;
     CHECK_SUCCESS(spade::cuda::obc_trace_workspace_bytes(1, D, D, 0, &bytes));
-    CHECK(bytes == bytes_of(form_of(D), 1, D, D));
+    CHECK(bytes == bytes_of(form_of(D), 1, {D, D}));
   }
   size_t bytes = 0;  // a 512 x 4608 layer on 24 GB
   CHECK_SUCCESS(spade::cuda::obc_trace_workspace_bytes(512, 4608, 4608, size_t(20) << 30, &bytes));
@@ -210,13 +112,13 @@ void test_arguments() {
 // Tensor cores by default on compute capability 8.0 and 9.0, not on 8.6.
 void test_auto() {
   const Problem p = random_problem(1, 132, 4);
-  const Result ffma = run(p, ObcForm::kTiled, 130, SPADE_OBC_UPDATE_FFMA);
-  const Result half = run(p, ObcForm::kTiled, 130, SPADE_OBC_UPDATE_FP16);
+  const Result ffma = run(p, ObcForm::kTiled, {132, 130}, SPADE_OBC_UPDATE_FFMA);
+  const Result half = run(p, ObcForm::kTiled, {132, 130}, SPADE_OBC_UPDATE_FP16);
   CHECK(!same(ffma, half));
   const auto automatic = [&](int major, int minor) {
     spade::emulation::device.major = major;
     spade::emulation::device.minor = minor;
-    return run(p, ObcForm::kTiled, 130, SPADE_OBC_UPDATE_AUTO);
+    return run(p, ObcForm::kTiled, {132, 130}, SPADE_OBC_UPDATE_AUTO);
   };
   CHECK(same(automatic(8, 6), ffma));
   CHECK(same(automatic(8, 0), half));
@@ -235,7 +137,8 @@ void test_entry() {
     CHECK_SUCCESS(spade::cuda::obc_trace(w.get(), hinv.get(), 2, D, 3, SPADE_OBC_UPDATE_AUTO,
                                          order.get(), loss.get(), info.get(), memory.get(), bytes,
                                          nullptr));
-    for (int r = 0; r < 2; ++r) check_row(p, {order.values(), info.values(), loss.values()}, r, 3);
+    for (int r = 0; r < 2; ++r)
+      check_row(p, {order.values(), info.values(), loss.values()}, r, {D, 3});
   }
 }
 
@@ -243,10 +146,10 @@ void test_entry() {
 
 int main() {
 #ifdef __SANITIZE_THREAD__  // races show in one schedule, whatever the numbers
-  test_schedules(ObcForm::kWarp, 5, 9, 9, SPADE_OBC_UPDATE_AUTO);
-  test_schedules(ObcForm::kSingle, 2, 70, 70, SPADE_OBC_UPDATE_AUTO);
-  test_schedules(ObcForm::kTiled, 1, 140, 129, SPADE_OBC_UPDATE_FFMA);
-  test_schedules(ObcForm::kTiled, 1, 140, 129, SPADE_OBC_UPDATE_FP16);
+  test_schedules(ObcForm::kWarp, 5, {9, 9}, SPADE_OBC_UPDATE_AUTO);
+  test_schedules(ObcForm::kSingle, 2, {70, 70}, SPADE_OBC_UPDATE_AUTO);
+  test_schedules(ObcForm::kTiled, 1, {140, 129}, SPADE_OBC_UPDATE_FFMA);
+  test_schedules(ObcForm::kTiled, 1, {140, 129}, SPADE_OBC_UPDATE_FP16);
   test_entry();
   return report();
 #endif
@@ -262,10 +165,10 @@ int main() {
   }
   check_trace(ObcForm::kTiled, 1, 33, 33, SPADE_OBC_UPDATE_FFMA);
   check_trace(ObcForm::kTiled, 1, 128, 128, SPADE_OBC_UPDATE_FFMA);
-  test_schedules(ObcForm::kWarp, 5, 9, 9, SPADE_OBC_UPDATE_AUTO);
-  test_schedules(ObcForm::kSingle, 2, 70, 70, SPADE_OBC_UPDATE_AUTO);
-  test_schedules(ObcForm::kTiled, 1, 260, 132, SPADE_OBC_UPDATE_FFMA);
-  test_schedules(ObcForm::kTiled, 1, 140, 130, SPADE_OBC_UPDATE_FP16);
+  test_schedules(ObcForm::kWarp, 5, {9, 9}, SPADE_OBC_UPDATE_AUTO);
+  test_schedules(ObcForm::kSingle, 2, {70, 70}, SPADE_OBC_UPDATE_AUTO);
+  test_schedules(ObcForm::kTiled, 1, {260, 132}, SPADE_OBC_UPDATE_FFMA);
+  test_schedules(ObcForm::kTiled, 1, {140, 130}, SPADE_OBC_UPDATE_FP16);
   test_chunks();
   test_ties(ObcForm::kWarp, 20);
   test_ties(ObcForm::kSingle, 70);

@@ -105,6 +105,17 @@ SPADE_API spade_status_t spade_cuda_obc_trace(const float* w, const float* hinv,
                                               float* loss, int32_t* info, void* workspace,
                                               size_t workspace_bytes, void* stream);
 
+/** As spade_cuda_obc_trace with n of each m consecutive columns eliminated, D / m * n steps; see
+ * spade_obc_trace_nm_f32. */
+SPADE_API spade_status_t spade_cuda_obc_trace_nm_workspace_bytes(int64_t R, int64_t D, int64_t n,
+                                                                 int64_t m, size_t limit,
+                                                                 size_t* bytes /* host */);
+SPADE_API spade_status_t spade_cuda_obc_trace_nm(const float* w, const float* hinv, int64_t R,
+                                                 int64_t D, int64_t n, int64_t m, int update,
+                                                 int32_t* order, float* loss, int32_t* info,
+                                                 void* workspace, size_t workspace_bytes,
+                                                 void* stream);
+
 /** Weights of each row after its first counts[r] eliminations; see spade_obc_weights_f32. */
 SPADE_API spade_status_t spade_cuda_obc_weights_workspace_bytes(int64_t R, int64_t D, size_t limit,
                                                                 size_t* bytes /* host */);
