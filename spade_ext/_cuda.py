@@ -9,10 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from spade_ext import _C
+from spade_ext._checks import suffix
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _PRECISIONS = {"default": 0, "fast": 1}
 _ALIGNMENT = 256  # of scratch; torch aligns CPU memory to less
+MOST_COLUMNS = 4608  # of obc_trace and obc_trace_nm
+MOST_BLOCK = 32  # columns of a block of obc_trace_pattern
 _UPDATES = {"auto": 0, "ffma": 1, "fp16": 2}
 
 
@@ -99,15 +102,53 @@ def obc_trace(
     weight: torch.Tensor, hinv: torch.Tensor, steps: int, update: str = "auto"
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Order [R, steps] int32, losses [R, steps] and info [R] of eliminating weights [R, D] float32."""
+    return _obc_trace("cuda_obc_trace", weight, hinv, steps, (steps,), update)
+
+
+def obc_trace_nm(
+    weight: torch.Tensor, hinv: torch.Tensor, n: int, m: int, update: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As obc_trace with n of each m consecutive columns eliminated."""
+    steps = weight.shape[1] // m * n
+    return _obc_trace("cuda_obc_trace_nm", weight, hinv, steps, (n, m), update)
+
+
+def _obc_trace(
+    function: str,
+    weight: torch.Tensor,
+    hinv: torch.Tensor,
+    steps: int,
+    pattern: tuple[int, ...],
+    update: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     rows, cols = weight.shape
     device = weight.device
     order = torch.empty(rows, steps, dtype=torch.int32, device=device)
     loss = torch.empty(rows, steps, device=device)
     info = torch.empty(rows, dtype=torch.int32, device=device)
-    size = _C.cuda_obc_trace_workspace(rows, cols, steps, _limit(weight))
+    size = getattr(_C, f"{function}_workspace")(rows, cols, *pattern, _limit(weight))
     _run(
-        weight, _C.cuda_obc_trace, size,
-        weight.data_ptr(), hinv.data_ptr(), rows, cols, steps, _UPDATES[update],
+        weight, getattr(_C, function), size,
+        weight.data_ptr(), hinv.data_ptr(), rows, cols, *pattern, _UPDATES[update],
+        order.data_ptr(), loss.data_ptr(), info.data_ptr(),
+    )  # fmt: skip
+    return order, loss, info
+
+
+def obc_trace_pattern(
+    weight: torch.Tensor, hinv: torch.Tensor, steps: int, n: int = 0, m: int = 0, block: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As obc_trace in double, in the dtype of weight, of any number of columns; n:m or blocks of columns."""
+    rows, cols = weight.shape
+    device = weight.device
+    order = torch.empty(rows, steps, dtype=torch.int32, device=device)
+    loss = torch.empty(rows, steps, dtype=weight.dtype, device=device)
+    info = torch.empty(rows, dtype=torch.int32, device=device)
+    pattern = (steps, n, m, block)
+    size = _C.cuda_obc_trace_pattern_workspace(rows, cols, *pattern, _limit(weight))
+    _run(
+        weight, getattr(_C, f"cuda_obc_trace_pattern_{suffix(weight)}"), size,
+        weight.data_ptr(), hinv.data_ptr(), rows, cols, *pattern,
         order.data_ptr(), loss.data_ptr(), info.data_ptr(),
     )  # fmt: skip
     return order, loss, info
@@ -126,7 +167,7 @@ def obc_weights(
     info = torch.empty(rows, dtype=torch.int32, device=weight.device)
     size = _C.cuda_obc_weights_workspace(rows, cols, _limit(weight))
     _run(
-        weight, _C.cuda_obc_weights, size,
+        weight, getattr(_C, f"cuda_obc_weights_{suffix(weight)}"), size,
         weight.data_ptr(), hessian.data_ptr(), hinv.data_ptr(), rows, cols, order.shape[1],
         order.data_ptr(), counts.data_ptr(), out.data_ptr(), info.data_ptr(),
     )  # fmt: skip

@@ -143,22 +143,34 @@ def _eliminate_cuda(
     threads: int,
     progress: bool | Callback | None,
 ) -> Elimination:
+    if pattern.block > _cuda.MOST_BLOCK:  # has no CUDA kernel
+        host = eliminate(function, weight.cpu(), hessian.cpu(), pattern, damp, threads, progress)
+        device = weight.device
+        return Elimination(
+            host.order.to(device), host.loss.to(device), host.damp, host.weight.to(device),
+            host.hessian.to(device), host.hinv.to(device),
+        )  # fmt: skip
     check_finite(function, "weight", weight)
-    dtype, least_damp = attempts(weight, hessian)[0]
-    if pattern == Pattern() and dtype == torch.float32:
-        h = dense(hessian, dtype)
+    for dtype, least_damp in attempts(weight, hessian):
+        h, w = dense(hessian, dtype), dense(weight, dtype)
         hinv, damped, used, dead = invert_cuda(function, h, damp)
-        if used >= least_damp:
-            w = dense(weight, dtype)
-            w = w.masked_fill(h.diagonal() == 0, 0) if dead else w.clone()
-            order, loss, info = _cuda.obc_trace(w, hinv, w.shape[1])
-            if first_failure(info) < 0:
-                return Elimination(order, loss, used, w, damped, hinv)
-        weight, hessian = weight.double(), hessian.double()
-    # float64, n:m and blocks have no CUDA kernels
-    host = eliminate(function, weight.cpu(), hessian.cpu(), pattern, damp, threads, progress)
-    device = weight.device
-    return Elimination(
-        host.order.to(device), host.loss.to(device), host.damp, host.weight.to(device),
-        host.hessian.to(device), host.hinv.to(device),
-    )  # fmt: skip
+        if used < least_damp:
+            continue
+        w = w.masked_fill(h.diagonal() == 0, 0) if dead else w.clone()
+        order, loss, info = _queue(w, hinv, pattern)
+        row = first_failure(info)
+        if row < 0:
+            return Elimination(order, loss, used, w, damped, hinv)
+    raise indefinite(function, row, int(info[row]), used)
+
+
+def _queue(
+    w: torch.Tensor, hinv: torch.Tensor, pattern: Pattern
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Order, losses and info by the kernel for the pattern: the fast ones in float32, or that in double."""
+    cols = w.shape[1]
+    if w.dtype == torch.float32 and cols <= _cuda.MOST_COLUMNS and pattern.block == 1:
+        if pattern.m:
+            return _cuda.obc_trace_nm(w, hinv, pattern.n, pattern.m)
+        return _cuda.obc_trace(w, hinv, cols)
+    return _cuda.obc_trace_pattern(w, hinv, pattern.steps(cols), *pattern)

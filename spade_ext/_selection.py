@@ -42,19 +42,13 @@ def solve_weights(
     weight, damped, hinv and order are an Elimination's, of block columns a step.
     """
     rows, cols = weight.shape
-    if weight.is_cuda and weight.dtype == torch.float32:
+    if weight.is_cuda:
         if block > 1:
             within = torch.arange(block, dtype=torch.int32, device=order.device)
             order = (order[:, :, None] * block + within).flatten(1)
             counts = counts * block
         out, info = _cuda.obc_weights(weight, damped, hinv, order, counts.to(weight.device))
         row = first_failure(info)
-    elif weight.is_cuda:  # float64 has no CUDA kernels
-        out = solve_weights(
-            function, weight.cpu(), damped.cpu(), hinv.cpu(), order.cpu(), counts.cpu(),
-            block, damp, threads, progress,
-        )  # fmt: skip
-        return out.to(weight.device)
     else:
         out = torch.empty(rows, cols, dtype=weight.dtype)
         with reporting(progress, "obc_weights") as report:

@@ -75,9 +75,12 @@ def test_obc_trace_and_weights(update, cols):
     assert relative(weights, trace.prune_rows(counts).double()) < 1e-4
 
 
-@pytest.mark.parametrize("pattern", [Pattern(), Pattern(2, 4), Pattern(block=4)])
-def test_eliminate(pattern):
-    weight, h = layer(3, 24, dtype=torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("most_columns", [4608, 20])
+@pytest.mark.parametrize("pattern", [Pattern(), Pattern(2, 4), Pattern(block=4), Pattern(block=48)])
+def test_eliminate(monkeypatch, pattern, dtype, most_columns):
+    monkeypatch.setattr(_cuda, "MOST_COLUMNS", most_columns)
+    weight, h = layer(3, 48, dtype=dtype)
     h[3] = h[:, 3] = 0
     arguments = "obc_trace", weight, h, pattern, 0.01, 1, None
     got, expected = _eliminate_cuda(*arguments), eliminate(*arguments)
@@ -86,6 +89,50 @@ def test_eliminate(pattern):
         assert relative(getattr(got, name), getattr(expected, name).double()) < 1e-4
     low = _eliminate_cuda("obc_trace", weight, h, pattern, 1e-5, 1, None)
     assert low.loss.dtype == torch.float64
+
+
+@pytest.mark.parametrize("update", ["ffma", "fp16"])
+@pytest.mark.parametrize("cols, n, m", [(24, 2, 4), (96, 4, 8), (600, 1, 6)])
+def test_obc_trace_nm(update, cols, n, m):
+    weight, h = layer(2, cols, dtype=torch.float32)
+    inverse, _, _, _ = _cuda.invert(h, 0.01)
+    order, loss, info = _cuda.obc_trace_nm(weight, inverse, n, m, update)
+    assert not info.any() and order.shape == loss.shape == (2, cols // m * n)
+    groups = order.long() // m
+    assert torch.equal(
+        groups.sort(1).values, torch.arange(cols // m).repeat_interleave(n).expand(2, -1)
+    )
+    trace = spade_ext.obc_trace(weight, h)
+    expected = spade_ext.obc_prune(weight, h, n=n, m=m)
+    counts = torch.full((2,), order.shape[1])
+    got, info = _cuda.obc_weights(weight, trace.hessian, trace.hinv, order, counts)
+    assert not info.any() and relative(got, expected.double()) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "pattern", [{}, {"n": 2, "m": 4}, {"block": 4}, {"block": 8}, {"block": 24}]
+)
+def test_obc_trace_pattern_and_weights(dtype, pattern):
+    weight, h = layer(3, 48, dtype=dtype)
+    inverse, damped, _, _ = _cuda.invert(h, 0.01)
+    block = pattern.get("block", 1)
+    steps = 24 if "n" in pattern else 48 // block
+    order, loss, info = _cuda.obc_trace_pattern(weight, inverse, steps, **pattern)
+    assert not info.any() and loss.dtype == dtype
+    if "n" in pattern:
+        expected = spade_ext.obc_prune(weight, h, **pattern)
+    else:
+        trace = spade_ext.obc_trace(weight, h, **pattern)
+        assert torch.equal(order, trace.order)
+        assert torch.allclose(loss, trace.loss, rtol=1e-4)
+        order = (order[:, :24, None] * block + torch.arange(block).int()).flatten(1).contiguous()
+        order = order[:, : 24 // block * block].contiguous()
+        expected = trace.prune_rows(torch.full((3,), 24 // block))
+    counts = torch.full((3,), order.shape[1])
+    got, info = _cuda.obc_weights(weight, damped, inverse, order, counts)
+    assert not info.any() and got.dtype == dtype
+    assert relative(got, expected.double()) < (1e-4 if dtype == torch.float32 else 1e-9)
 
 
 @pytest.mark.parametrize(

@@ -88,12 +88,19 @@ def test_obc_trace(device, rows, cols):
         assert got.order[0, 0] == cols // 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "pattern",
-    [{"sparsity": 0.3}, {"sparsity": 0.9}, {"n": 2, "m": 4}, {"sparsity": 0.5, "block": 4}],
+    [
+        {"sparsity": 0.3},
+        {"sparsity": 0.9},
+        {"n": 2, "m": 4},
+        {"n": 5, "m": 8},
+        {"sparsity": 0.5, "block": 4},
+    ],
 )
-def test_obc_prune(device, pattern):
-    weight, h = layer(6, 64, dtype=torch.float32)
+def test_obc_prune(device, pattern, dtype):
+    weight, h = layer(6, 64, dtype=dtype)
     got = spade_ext.obc_prune(weight.to(device), h.to(device), **pattern)
     expected = reference.obc_prune(weight.double(), h.double(), **pattern)
     assert got.device.type == device.type

@@ -138,6 +138,30 @@ spade_status_t spade_cuda_obc_trace_nm(const float* w, const float* hinv, int64_
                        workspace_bytes, stream);
 }
 
+spade_status_t spade_cuda_obc_trace_pattern_workspace_bytes(int64_t R, int64_t D,
+                                                            const spade_obc_pattern_t* pattern,
+                                                            size_t limit, size_t* bytes) {
+  return SPADE_PASS_ON(obc_trace_pattern_workspace_bytes, R, D, pattern, limit, bytes);
+}
+
+spade_status_t spade_cuda_obc_trace_pattern_f32(const float* w, const float* hinv, int64_t R,
+                                                int64_t D, const spade_obc_pattern_t* pattern,
+                                                int32_t* order, float* loss, int32_t* info,
+                                                void* workspace, size_t workspace_bytes,
+                                                void* stream) {
+  return SPADE_PASS_ON(obc_trace_pattern_f32, w, hinv, R, D, pattern, order, loss, info, workspace,
+                       workspace_bytes, stream);
+}
+
+spade_status_t spade_cuda_obc_trace_pattern_f64(const double* w, const double* hinv, int64_t R,
+                                                int64_t D, const spade_obc_pattern_t* pattern,
+                                                int32_t* order, double* loss, int32_t* info,
+                                                void* workspace, size_t workspace_bytes,
+                                                void* stream) {
+  return SPADE_PASS_ON(obc_trace_pattern_f64, w, hinv, R, D, pattern, order, loss, info, workspace,
+                       workspace_bytes, stream);
+}
+
 spade_status_t spade_cuda_obc_weights_workspace_bytes(int64_t R, int64_t D, size_t limit,
                                                       size_t* bytes) {
   return SPADE_PASS_ON(obc_weights_workspace_bytes, R, D, limit, bytes);
@@ -149,6 +173,14 @@ spade_status_t spade_cuda_obc_weights(const float* w, const float* h, const floa
                                       void* workspace, size_t workspace_bytes, void* stream) {
   return SPADE_PASS_ON(obc_weights, w, h, hinv, R, D, steps, order, counts, out, info, workspace,
                        workspace_bytes, stream);
+}
+
+spade_status_t spade_cuda_obc_weights_f64(const double* w, const double* h, const double* hinv,
+                                          int64_t R, int64_t D, int64_t steps, const int32_t* order,
+                                          const int64_t* counts, double* out, int32_t* info,
+                                          void* workspace, size_t workspace_bytes, void* stream) {
+  return SPADE_PASS_ON(obc_weights_f64, w, h, hinv, R, D, steps, order, counts, out, info,
+                       workspace, workspace_bytes, stream);
 }
 
 spade_status_t spade_cuda_sparsegpt_prune_workspace_bytes(int64_t S, int64_t R, int64_t D,

@@ -34,8 +34,12 @@ const spade::cuda::Backend* spade_cuda_backend() {
       obc_trace,
       obc_trace_nm_workspace_bytes,
       obc_trace_nm,
+      obc_trace_pattern_workspace_bytes,
+      obc_trace_pattern_f32,
+      obc_trace_pattern_f64,
       obc_weights_workspace_bytes,
       obc_weights,
+      obc_weights_f64,
       sparsegpt_prune_workspace_bytes,
       sparsegpt_prune,
   };

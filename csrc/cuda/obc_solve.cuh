@@ -29,11 +29,12 @@ struct SolveShared {
   double vector[kEdge], partial[kSolveThreads], root[kEdge];
 };
 
+template <class T>
 class Solver {
  public:
   // `factor`: factor_size(k) entries; `x`: tiles * kEdge entries, b on entry and x on exit;
   // `set`: k indices of the D x D matrix.
-  __device__ __forceinline__ Solver(SolveShared& shared, const float* matrix, int D, const int* set,
+  __device__ __forceinline__ Solver(SolveShared& shared, const T* matrix, int D, const int* set,
                                     int k, double* factor, double* x)
       : s(shared),
         matrix_(matrix),
@@ -64,7 +65,7 @@ class Solver {
 
   __device__ __forceinline__ double gathered(int i, int j) const {
     if (i >= k_ || j >= k_) return i == j ? 1.0 : 0.0;
-    return matrix_[static_cast<int64_t>(set_[i]) * D_ + set_[j]];
+    return static_cast<double>(matrix_[static_cast<int64_t>(set_[i]) * D_ + set_[j]]);
   }
 
   // sum -= a b^T for two tiles of the factor, each thread its 4 x 4 entries.
@@ -200,7 +201,7 @@ class Solver {
   }
 
   SolveShared& s;
-  const float* matrix_;
+  const T* matrix_;
   const int* set_;
   double *factor_, *x_;
   const int D_, k_, tiles_, tid, row0, column0;

@@ -1,5 +1,5 @@
-// spade_cuda_obc_weights: the weights of a row after its first counts[r] eliminations, by the
-// smaller solve, in double.
+// spade_cuda_obc_weights and its _f64 form: the weights of a row after its first counts[r]
+// eliminations, by the smaller solve, in double.
 //
 // Kept set K, pruned set P, damped H and A = H^-1 (the order alone decides K):
 //     |K| <= |P|:  w_K = H_KK^-1 (H w0)_K          |P| < |K|:  w = w0 - A[:,P] A_PP^-1 w0_P.
@@ -15,13 +15,14 @@
 
 namespace spade::cuda::obc {
 
+template <class T>
 struct WeightsTask {
-  const float *w, *h, *hinv;  // [rows, D], [D, D], [D, D]
-  const int32_t* order;       // [rows, steps]
-  const int64_t* counts;      // [rows]
-  float* out;                 // [rows, D]
-  int32_t* info;              // [rows]
-  int D, steps, width;        // width: D / 2 rounded up to kEdge
+  const T *w, *h, *hinv;  // [rows, D], [D, D], [D, D]
+  const int32_t* order;   // [rows, steps]
+  const int64_t* counts;  // [rows]
+  T* out;                 // [rows, D]
+  int32_t* info;          // [rows]
+  int D, steps, width;    // width: D / 2 rounded up to kEdge
   int64_t factor_size;
   double* factor;  // [rows, factor_size]
   double* x;       // [rows, width]
@@ -51,13 +52,14 @@ __device__ __forceinline__ int collect(const int* gone, int value, int D, int* c
   return before;
 }
 
-__global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask task) {
+template <class T>
+__global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask<T> task) {
   SPADE_DYNAMIC_SHARED(SolveShared, shared);
   SPADE_SHARED(int, tally, kSolveThreads / 32);
   const int64_t r = blockIdx.x;
   const int tid = static_cast<int>(threadIdx.x), lane = tid & 31, warp = tid >> 5, D = task.D;
-  const float* w0 = task.w + r * D;
-  float* out = task.out + r * D;
+  const T* w0 = task.w + r * D;
+  T* out = task.out + r * D;
   int* gone = task.gone + r * D;
   int* set = task.set + r * task.width;
   double* x = task.x + r * task.width;
@@ -80,38 +82,40 @@ __global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask task) {
   for (int i = warp; i < (k + kEdge - 1) / kEdge * kEdge; i += kSolveThreads / 32) {
     double sum = 0;
     if (i < k && by_kept) {
-      const float* row = task.h + static_cast<int64_t>(set[i]) * D;
-      for (int j = lane; j < D; j += 32) sum += static_cast<double>(row[j]) * w0[j];
+      const T* row = task.h + static_cast<int64_t>(set[i]) * D;
+      for (int j = lane; j < D; j += 32)
+        sum += static_cast<double>(row[j]) * static_cast<double>(w0[j]);
       for (int by = 16; by; by /= 2) sum += __shfl_xor_sync(~0u, sum, by);
     } else if (i < k) {
-      sum = w0[set[i]];
+      sum = static_cast<double>(w0[set[i]]);
     }
     if (lane == 0) x[i] = sum;
   }
   __syncthreads();  // b is complete
-  const bool solved = Solver(*shared, by_kept ? task.h : task.hinv, D, set, k,
-                             task.factor + r * task.factor_size, x)
+  const bool solved = Solver<T>(*shared, by_kept ? task.h : task.hinv, D, set, k,
+                                task.factor + r * task.factor_size, x)
                           .solve();
   if (!solved) return;
   if (tid == 0) task.info[r] = 0;
   if (by_kept) {
     for (int j = tid; j < D; j += kSolveThreads)
-      if (gone[j]) out[j] = 0.0f;
-    for (int i = tid; i < k; i += kSolveThreads) out[set[i]] = static_cast<float>(x[i]);
+      if (gone[j]) out[j] = T(0);
+    for (int i = tid; i < k; i += kSolveThreads) out[set[i]] = static_cast<T>(x[i]);
     return;
   }
   for (int j = tid; j < D; j += kSolveThreads) {
-    double sum = w0[j];
+    double sum = static_cast<double>(w0[j]);
     if (!gone[j])
       for (int i = 0; i < k; ++i)
         sum -= x[i] * static_cast<double>(task.hinv[static_cast<int64_t>(set[i]) * D + j]);
-    out[j] = gone[j] ? 0.0f : static_cast<float>(sum);
+    out[j] = gone[j] ? T(0) : static_cast<T>(sum);
   }
 }
 
 namespace {
 
-void lay_out(Workspace& workspace, WeightsTask& task, int64_t count) {
+template <class T>
+void lay_out(Workspace& workspace, WeightsTask<T>& task, int64_t count) {
   const int64_t half = task.D / 2;
   task.width = static_cast<int>((half + kEdge - 1) / kEdge * kEdge);
   task.factor_size = factor_size(half);
@@ -123,7 +127,7 @@ void lay_out(Workspace& workspace, WeightsTask& task, int64_t count) {
 
 size_t weights_bytes(int64_t count, int64_t D) {
   Workspace counter;
-  WeightsTask task{};
+  WeightsTask<double> task{};
   task.D = static_cast<int>(D);
   lay_out(counter, task, count);
   return counter.bytes();
@@ -135,6 +139,44 @@ int64_t weights_chunk(int64_t R, int64_t D, size_t limit) {
       std::max<int64_t>(1, std::min<int64_t>(R, static_cast<int64_t>(limit / weights_bytes(1, D))));
   const int64_t chunks = (R + most - 1) / most;
   return (R + chunks - 1) / chunks;
+}
+
+template <class T>
+void weights(const char* function, const T* w, const T* h, const T* hinv, int64_t R, int64_t D,
+             int64_t steps, const int32_t* order, const int64_t* counts, T* out, int32_t* info,
+             void* workspace, size_t workspace_bytes, cudaStream_t stream) {
+  check_size(function, "R", R);
+  check_size(function, "D", D);
+  SPADE_CHECK(steps >= 0 && steps <= D, "%s: steps must be in [0, D = %lld], got %lld", function,
+              static_cast<long long>(D), static_cast<long long>(steps));
+  check_pointer(function, "counts", counts, R);
+  check_pointer(function, "info", info, R);
+  check_pointer(function, "order", order, R * steps);
+  check_pointer(function, "w", w, R * D);
+  check_pointer(function, "h", h, R * D);
+  check_pointer(function, "hinv", hinv, R * D);
+  check_pointer(function, "out", out, R * D);
+  if (R == 0) return;
+  if (D == 0)
+    return fill_bytes(function, info, 0, static_cast<size_t>(R) * sizeof(int32_t), stream);
+  const int64_t chunk = weights_chunk(R, D, workspace_bytes);
+  Workspace memory(function, workspace, workspace_bytes, weights_bytes(chunk, D));
+  WeightsTask<T> task{};
+  task.h = h;
+  task.hinv = hinv;
+  task.D = static_cast<int>(D);
+  task.steps = static_cast<int>(steps);
+  lay_out(memory, task, chunk);
+  for (int64_t first = 0; first < R; first += chunk) {
+    const unsigned count = static_cast<unsigned>(std::min(chunk, R - first));
+    task.w = w + first * D;
+    task.order = order + first * steps;
+    task.counts = counts + first;
+    task.out = out + first * D;
+    task.info = info + first;
+    SPADE_LAUNCH(obc_solve<T>, dim3(count), dim3(kSolveThreads), sizeof(SolveShared), stream, task);
+    check_launch(function);
+  }
 }
 
 }  // namespace
@@ -158,41 +200,18 @@ spade_status_t obc_weights(const float* w, const float* h, const float* hinv, in
                            int64_t steps, const int32_t* order, const int64_t* counts, float* out,
                            int32_t* info, void* workspace, size_t workspace_bytes, void* stream) {
   return guarded([&] {
-    const char* function = "spade_cuda_obc_weights";
-    check_size(function, "R", R);
-    check_size(function, "D", D);
-    SPADE_CHECK(steps >= 0 && steps <= D, "%s: steps must be in [0, D = %lld], got %lld", function,
-                static_cast<long long>(D), static_cast<long long>(steps));
-    check_pointer(function, "counts", counts, R);
-    check_pointer(function, "info", info, R);
-    check_pointer(function, "order", order, R * steps);
-    check_pointer(function, "w", w, R * D);
-    check_pointer(function, "h", h, R * D);
-    check_pointer(function, "hinv", hinv, R * D);
-    check_pointer(function, "out", out, R * D);
-    if (R == 0) return;
-    if (D == 0)
-      return fill_bytes(function, info, 0, static_cast<size_t>(R) * sizeof(int32_t),
-                        as_stream(stream));
-    const int64_t chunk = weights_chunk(R, D, workspace_bytes);
-    Workspace memory(function, workspace, workspace_bytes, weights_bytes(chunk, D));
-    WeightsTask task{};
-    task.h = h;
-    task.hinv = hinv;
-    task.D = static_cast<int>(D);
-    task.steps = static_cast<int>(steps);
-    lay_out(memory, task, chunk);
-    for (int64_t first = 0; first < R; first += chunk) {
-      const unsigned count = static_cast<unsigned>(std::min(chunk, R - first));
-      task.w = w + first * D;
-      task.order = order + first * steps;
-      task.counts = counts + first;
-      task.out = out + first * D;
-      task.info = info + first;
-      SPADE_LAUNCH(obc_solve, dim3(count), dim3(kSolveThreads), sizeof(SolveShared),
-                   as_stream(stream), task);
-      check_launch(function);
-    }
+    weights("spade_cuda_obc_weights", w, h, hinv, R, D, steps, order, counts, out, info, workspace,
+            workspace_bytes, as_stream(stream));
+  });
+}
+
+spade_status_t obc_weights_f64(const double* w, const double* h, const double* hinv, int64_t R,
+                               int64_t D, int64_t steps, const int32_t* order,
+                               const int64_t* counts, double* out, int32_t* info, void* workspace,
+                               size_t workspace_bytes, void* stream) {
+  return guarded([&] {
+    weights("spade_cuda_obc_weights_f64", w, h, hinv, R, D, steps, order, counts, out, info,
+            workspace, workspace_bytes, as_stream(stream));
   });
 }
 

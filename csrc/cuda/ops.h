@@ -16,8 +16,12 @@ decltype(spade_cuda_obc_trace_workspace_bytes) obc_trace_workspace_bytes;
 decltype(spade_cuda_obc_trace) obc_trace;
 decltype(spade_cuda_obc_trace_nm_workspace_bytes) obc_trace_nm_workspace_bytes;
 decltype(spade_cuda_obc_trace_nm) obc_trace_nm;
+decltype(spade_cuda_obc_trace_pattern_workspace_bytes) obc_trace_pattern_workspace_bytes;
+decltype(spade_cuda_obc_trace_pattern_f32) obc_trace_pattern_f32;
+decltype(spade_cuda_obc_trace_pattern_f64) obc_trace_pattern_f64;
 decltype(spade_cuda_obc_weights_workspace_bytes) obc_weights_workspace_bytes;
 decltype(spade_cuda_obc_weights) obc_weights;
+decltype(spade_cuda_obc_weights_f64) obc_weights_f64;
 decltype(spade_cuda_sparsegpt_prune_workspace_bytes) sparsegpt_prune_workspace_bytes;
 decltype(spade_cuda_sparsegpt_prune) sparsegpt_prune;
 

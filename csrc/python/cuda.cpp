@@ -75,6 +75,33 @@ void bind_hessian_cuda(py::module_& module) {
              });
 }
 
+template <class T, class Function>
+void bind_obc_weights_cuda(py::module_& module, const char* name, Function function) {
+  module.def(name, [function](Address w, Address h, Address hinv, int64_t R, int64_t D,
+                              int64_t steps, Address order, Address counts, Address out,
+                              Address info, Address scratch, size_t bytes, Address stream) {
+    queue([&] {
+      return function(pointer<T>(w), pointer<T>(h), pointer<T>(hinv), R, D, steps,
+                      pointer<int32_t>(order), pointer<int64_t>(counts), pointer<T>(out),
+                      pointer<int32_t>(info), pointer<void>(scratch), bytes, pointer<void>(stream));
+    });
+  });
+}
+
+template <class T, class Function>
+void bind_obc_pattern_cuda(py::module_& module, const char* name, Function function) {
+  module.def(name, [function](Address w, Address hinv, int64_t R, int64_t D, int64_t steps,
+                              int64_t n, int64_t m, int64_t block, Address order, Address loss,
+                              Address info, Address scratch, size_t bytes, Address stream) {
+    const spade_obc_pattern_t pattern{steps, n, m, block};
+    queue([&] {
+      return function(pointer<T>(w), pointer<T>(hinv), R, D, &pattern, pointer<int32_t>(order),
+                      pointer<T>(loss), pointer<int32_t>(info), pointer<void>(scratch), bytes,
+                      pointer<void>(stream));
+    });
+  });
+}
+
 void bind_obc_cuda(py::module_& module) {
   module.def("cuda_obc_trace_workspace", [](int64_t R, int64_t D, int64_t steps, size_t limit) {
     return workspace([&](size_t* bytes) {
@@ -111,16 +138,19 @@ void bind_obc_cuda(py::module_& module) {
     return workspace(
         [&](size_t* bytes) { return spade_cuda_obc_weights_workspace_bytes(R, D, limit, bytes); });
   });
-  module.def("cuda_obc_weights", [](Address w, Address h, Address hinv, int64_t R, int64_t D,
-                                    int64_t steps, Address order, Address counts, Address out,
-                                    Address info, Address scratch, size_t bytes, Address stream) {
-    queue([&] {
-      return spade_cuda_obc_weights(pointer<float>(w), pointer<float>(h), pointer<float>(hinv), R,
-                                    D, steps, pointer<int32_t>(order), pointer<int64_t>(counts),
-                                    pointer<float>(out), pointer<int32_t>(info),
-                                    pointer<void>(scratch), bytes, pointer<void>(stream));
+  bind_obc_weights_cuda<float>(module, "cuda_obc_weights_f32", spade_cuda_obc_weights);
+  bind_obc_weights_cuda<double>(module, "cuda_obc_weights_f64", spade_cuda_obc_weights_f64);
+  module.def("cuda_obc_trace_pattern_workspace", [](int64_t R, int64_t D, int64_t steps, int64_t n,
+                                                    int64_t m, int64_t block, size_t limit) {
+    const spade_obc_pattern_t pattern{steps, n, m, block};
+    return workspace([&](size_t* bytes) {
+      return spade_cuda_obc_trace_pattern_workspace_bytes(R, D, &pattern, limit, bytes);
     });
   });
+  bind_obc_pattern_cuda<float>(module, "cuda_obc_trace_pattern_f32",
+                               spade_cuda_obc_trace_pattern_f32);
+  bind_obc_pattern_cuda<double>(module, "cuda_obc_trace_pattern_f64",
+                                spade_cuda_obc_trace_pattern_f64);
 }
 
 void bind_sparsegpt_cuda(py::module_& module) {

@@ -116,6 +116,31 @@ SPADE_API spade_status_t spade_cuda_obc_trace_nm(const float* w, const float* hi
                                                  void* workspace, size_t workspace_bytes,
                                                  void* stream);
 
+/** What an elimination in double takes of each row. */
+typedef struct {
+  int64_t steps; /* blocks that go, in [0, D / block]; ignored when m > 0 */
+  int64_t n, m;  /* n of each m consecutive columns go; m = 0: no such rule */
+  int64_t block; /* in [1, 32]: columns that go together; divides D, 1 with n:m */
+} spade_obc_pattern_t;
+
+/**
+ * Exact OBC in double, one pivot at a time, of any number of columns: see spade_obc_trace_f64 and
+ * its _nm and _block forms. Orders are R x steps, indices of blocks where block > 1. Bound by
+ * memory, D^3 / (2 block) doubles read a row: spade_cuda_obc_trace and spade_cuda_obc_trace_nm are
+ * the fast ones.
+ */
+SPADE_API spade_status_t spade_cuda_obc_trace_pattern_workspace_bytes(
+    int64_t R, int64_t D, const spade_obc_pattern_t* pattern /* host */, size_t limit,
+    size_t* bytes /* host */);
+SPADE_API spade_status_t spade_cuda_obc_trace_pattern_f32(
+    const float* w, const float* hinv, int64_t R, int64_t D,
+    const spade_obc_pattern_t* pattern /* host */, int32_t* order, float* loss, int32_t* info,
+    void* workspace, size_t workspace_bytes, void* stream);
+SPADE_API spade_status_t spade_cuda_obc_trace_pattern_f64(
+    const double* w, const double* hinv, int64_t R, int64_t D,
+    const spade_obc_pattern_t* pattern /* host */, int32_t* order, double* loss, int32_t* info,
+    void* workspace, size_t workspace_bytes, void* stream);
+
 /** Weights of each row after its first counts[r] eliminations; see spade_obc_weights_f32. */
 SPADE_API spade_status_t spade_cuda_obc_weights_workspace_bytes(int64_t R, int64_t D, size_t limit,
                                                                 size_t* bytes /* host */);
@@ -124,6 +149,13 @@ SPADE_API spade_status_t spade_cuda_obc_weights(const float* w, const float* h, 
                                                 const int32_t* order, const int64_t* counts,
                                                 float* out, int32_t* info, void* workspace,
                                                 size_t workspace_bytes, void* stream);
+
+SPADE_API spade_status_t spade_cuda_obc_weights_f64(const double* w, const double* h,
+                                                    const double* hinv, int64_t R, int64_t D,
+                                                    int64_t steps, const int32_t* order,
+                                                    const int64_t* counts, double* out,
+                                                    int32_t* info, void* workspace,
+                                                    size_t workspace_bytes, void* stream);
 
 /* ---------------------------------------------------------------- SparseGPT */
 

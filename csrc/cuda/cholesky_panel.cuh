@@ -1,0 +1,107 @@
+// One panel of 64 rows of a batch of Cholesky factorisations A = R^T R, R upper: the diagonal block
+// and its inverse, the rest of the panel, the trailing triangle.
+//
+// Operands are stored [k, column] throughout, so no tile is transposed.
+#pragma once
+
+#include <cfloat>
+
+#include "cuda/cholesky.cuh"
+#include "cuda/cholesky_ladder.cuh"
+#include "cuda/product.cuh"
+
+namespace spade::cuda::cholesky {
+
+constexpr int kPitch =
+    kPanel + 1;  // of a 64 x 64 block in shared memory: columns without conflicts
+
+static_assert(kPanel == kTile, "a panel is one tile high");
+
+// Diagonal block at row `first`: R of it in place and inverse = R^-1.
+//
+// Elimination without scaling, A = Y^-1 diag(d) Y^-T with Y unit lower: rows below j lose multiples
+// of row j, in A (columns from the row's own on) and in Y (columns up to j, which starts as I), so
+// both triangles of one array fill the threads and a step needs one barrier. R = d^1/2 Y^-T.
+template <class T>
+__global__ void __launch_bounds__(kCholeskyThreads)
+    factor_diagonal(CholeskyBatch batch, T* factors, T* inverses, int64_t first) {
+  SPADE_SHARED(T, a, kPanel * kPitch);
+  const int64_t s = blockIdx.x, D = batch.D;
+  if (skipped(batch, s)) return;
+  const int n = static_cast<int>(min(static_cast<int64_t>(kPanel), D - first));
+  const int column = static_cast<int>(threadIdx.x) % kPanel;
+  const int row = static_cast<int>(threadIdx.x) / kPanel;
+  constexpr int kRows = kCholeskyThreads / kPanel;  // that the block works on at a time
+  T* block = factors + (s * D + first) * D + first;
+  for (int i = row; i < n; i += kRows)
+    if (column < n) a[i * kPitch + column] = column >= i ? block[i * D + column] : T(0);
+  for (int j = 0; j < n; ++j) {
+    __syncthreads();  // row j is final
+    const T pivot = a[j * kPitch + j];
+    if (!(pivot > T(0) && pivot <= T(FLT_MAX))) {
+      if (threadIdx.x == 0) batch.failed[s] = 1;
+      return;
+    }
+    const T inverse_pivot = T(1) / pivot;
+#pragma unroll 4
+    for (int i = j + 1 + row; i < n; i += kRows) {
+      const T multiple = a[j * kPitch + i] * inverse_pivot;
+      if (column == j)
+        a[i * kPitch + column] = -multiple;
+      else if (column < j || (column >= i && column < n))
+        a[i * kPitch + column] -= multiple * a[j * kPitch + column];
+    }
+  }
+  __syncthreads();  // the last row is final
+  T* inverse = inverses + s * kPanel * kPanel;
+  for (int i = row; i < n; i += kRows) {
+    const T root = sqrt(a[i * kPitch + i]);
+    if (column > i && column < n) block[i * D + column] = a[i * kPitch + column] / root;
+    if (column == i) block[i * D + column] = root;
+    if (column < n)
+      inverse[column * kPanel + i] =
+          column == i ? T(1) / root : (column < i ? a[i * kPitch + column] / root : T(0));
+  }
+}
+
+// Rows [first, first + 64) of R right of the diagonal block, tile blockIdx.x: R_1j = R_11^-T A_1j.
+// In place: a block reads and writes its own columns only.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads)
+    solve_panel(CholeskyBatch batch, T* factors, const T* inverses, int64_t first) {
+  SPADE_TILE_OPERAND(T, shared_a);
+  SPADE_TILE_OPERAND(T, shared_b);
+  const int64_t s = blockIdx.y, D = batch.D;
+  if (skipped(batch, s)) return;
+  const int64_t column = first + kPanel + static_cast<int64_t>(blockIdx.x) * kTile;
+  const int columns = static_cast<int>(min(static_cast<int64_t>(kTile), D - column));
+  T* panel = factors + (s * D + first) * D + column;
+  T sum[kMicro][kMicro] = {};
+  multiply_tile(inverses + s * kPanel * kPanel, int64_t{kPanel}, kPanel, panel, D, columns, kPanel,
+                shared_a, shared_b, sum);
+  each_sum(sum, kPanel, columns, [&](int i, int j, T value) { panel[i * D + j] = value; });
+}
+
+// A_ij -= R_1i^T R_1j for tile blockIdx.x of the upper triangle right of and below the panel.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads)
+    update_trailing(CholeskyBatch batch, T* factors, int64_t first) {
+  SPADE_TILE_OPERAND(T, shared_a);
+  SPADE_TILE_OPERAND(T, shared_b);
+  const int64_t s = blockIdx.y, D = batch.D;
+  if (skipped(batch, s)) return;
+  const int2 tile = upper_tile(blockIdx.x);
+  const int64_t row = first + kPanel + static_cast<int64_t>(tile.x) * kTile;
+  const int64_t column = first + kPanel + static_cast<int64_t>(tile.y) * kTile;
+  const int rows = static_cast<int>(min(static_cast<int64_t>(kTile), D - row));
+  const int columns = static_cast<int>(min(static_cast<int64_t>(kTile), D - column));
+  T* factor = factors + s * D * D;
+  const T* panel = factor + first * D;
+  T sum[kMicro][kMicro] = {};
+  multiply_tile(panel + row, D, rows, panel + column, D, columns, kPanel, shared_a, shared_b, sum);
+  each_sum(sum, rows, columns, [&](int i, int j, T value) {
+    if (row + i <= column + j) factor[(row + i) * D + column + j] -= value;
+  });
+}
+
+}  // namespace spade::cuda::cholesky
