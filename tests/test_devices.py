@@ -7,6 +7,7 @@ from torch import nn
 
 import spade_ext
 from spade_ext import HessianAccumulator, OBCTrace, reference
+from spade_xai.result import Packed, pack_bits
 from spade_xai.trace import trace, trace_many
 
 SIZES = [(1, 1), (3, 2), (5, 31), (7, 33), (4, 129), (3, 300)]
@@ -176,3 +177,11 @@ def test_spade(device, method):
     if method == "sparsegpt":
         (many,) = trace_many(model, sample.to(device), sparsity=0.5, progress=False, **options)
         assert min(many.agreement(result).values()) == 1.0
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 100])
+def test_packed_weights(device, count):
+    weights = torch.randn(2, count, generator=torch.Generator().manual_seed(4)).clamp_min(0)
+    packed = Packed.of(weights.to(device)[None])
+    assert torch.equal(packed.weights(), weights[None])
+    assert torch.equal(pack_bits((weights != 0).flatten().to(device)).cpu(), packed.bits)

@@ -62,11 +62,12 @@ class Packed:
 
     @classmethod
     def of(cls, weights: Tensor) -> "Packed":
-        """Pack weights; a weight is kept if it is not 0."""
-        flat = weights.detach().cpu().flatten()
+        """Pack weights, where they are, into CPU memory; a weight is kept if it is not 0."""
+        flat = weights.detach().flatten()
         mask = flat != 0
-        bits = torch.from_numpy(np.packbits(mask.numpy()))
-        return cls(tuple(weights.shape), bits, flat[mask].clone())
+        bits = torch.from_numpy(np.packbits(mask.numpy())) if mask.is_cpu else pack_bits(mask).cpu()
+        values = flat[mask]  # a copy
+        return cls(tuple(weights.shape), bits, values.cpu())
 
     def mask(self) -> Tensor:
         """Kept weights, bool in the shape of the weights."""
@@ -79,6 +80,13 @@ class Packed:
         out = torch.zeros(self.shape, dtype=self.values.dtype)
         out[self.mask()] = self.values
         return out
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """np.packbits on the mask's device: [n] bool as [ceil(n / 8)] uint8, first entries in the highest bits."""
+    padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -len(mask) % 8)).view(-1, 8)
+    places = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=mask.device)
+    return (padded * places).sum(1, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
