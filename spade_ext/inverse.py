@@ -6,6 +6,7 @@ import torch
 
 from spade_ext import _C, _cuda
 from spade_ext._checks import (
+    MOST_DAMP,
     check_device,
     check_finite,
     check_range,
@@ -29,7 +30,7 @@ def damped_inverse(
 
     Args:
         hessian: [D, D], symmetric, float32 or float64 (16-bit floats are computed in float32). Not modified.
-        damp: Damping relative to the mean of the diagonal, >= 0.
+        damp: Damping relative to the mean of the diagonal, in [0, 1e6].
         threads: CPU threads; None takes torch.get_num_threads().
 
     Returns:
@@ -49,7 +50,7 @@ def damped_inverse(
     check_tensor(function, "hessian", hessian, ndim=2)
     check_square(function, "hessian", hessian)
     check_device(function, "hessian", hessian)
-    damp = check_range(function, "damp", damp, 0.0)
+    damp = check_range(function, "damp", damp, 0.0, MOST_DAMP)
     threads = resolve_threads(function, threads)
     h = dense(hessian, compute_dtype(hessian))
     if h.is_cuda:

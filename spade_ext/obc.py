@@ -2,7 +2,7 @@
 
 import torch
 
-from spade_ext._checks import check_int, check_nm, check_range, resolve_threads
+from spade_ext._checks import MOST_DAMP, check_int, check_nm, check_range, resolve_threads
 from spade_ext._elimination import Pattern, attempts, check_layer, eliminate, indefinite, run_native
 from spade_ext._progress import Callback
 from spade_ext._selection import count_steps, solve_weights
@@ -39,7 +39,7 @@ def obc_trace(
         weight: [R, D]; float32 or float64 (16-bit floats are computed in float32). Not modified.
         hessian: [D, D], H = X X^T. Not modified.
         block: Weights go in blocks of so many consecutive columns, by w_b^T A_bb^-1 w_b; divides D.
-        damp: Damping relative to the mean of the diagonal. Below 1e-3 the trace runs in float64.
+        damp: Damping relative to the mean of the diagonal, in [0, 1e6]. Below 1e-3 the trace runs in float64.
         threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
         progress: None, True for a bar, or callback(done, total).
 
@@ -59,7 +59,7 @@ def obc_trace(
     function = "obc_trace"
     cols = check_layer(function, weight, hessian)
     pattern = Pattern(block=_check_block(function, block, cols))
-    damp = check_range(function, "damp", damp, 0.0)
+    damp = check_range(function, "damp", damp, 0.0, MOST_DAMP)
     threads = resolve_threads(function, threads)
     made = eliminate(function, weight, hessian, pattern, damp, threads, progress)
     warn_damping(function, damp, made.damp)
@@ -113,7 +113,7 @@ def obc_prune(
     if n_of_m and block is not None:
         raise ValueError(f"{function}: block does not go with n:m, got block={block}, {n}:{m}")
     pattern = Pattern(*(n_of_m or (0, 0)), _check_block(function, block, cols))
-    damp = check_range(function, "damp", damp, 0.0)
+    damp = check_range(function, "damp", damp, 0.0, MOST_DAMP)
     threads = resolve_threads(function, threads)
     task = function, weight, hessian, pattern, damp
     out, used = (

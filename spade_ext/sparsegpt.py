@@ -6,6 +6,7 @@ import torch
 
 from spade_ext import _C, _cuda
 from spade_ext._checks import (
+    MOST_DAMP,
     check_device,
     check_finite,
     check_int,
@@ -107,7 +108,7 @@ def _prune(
     check_int(function, "block_size", block_size, 1)
     check_int(function, "extra", extra, 0)
     pattern = check_nm(function, n, m, cols) or (0, 0)
-    check_range(function, "damp", damp, 0.0)
+    check_range(function, "damp", damp, 0.0, MOST_DAMP)
     threads = resolve_threads(function, threads)
     dtype = compute_dtype(weight, hessian)
     if weight.is_cuda or not weight.numel() or not hessian.numel():  # the native call checks others
@@ -165,7 +166,7 @@ def sparsegpt_prune(
         block_size: Columns of a mask block, any number >= 1.
         n: With m: n weights of each m consecutive ones of a row go.
         m: Divides D.
-        damp: Damping relative to the mean of the diagonal, >= 0.
+        damp: Damping relative to the mean of the diagonal, in [0, 1e6].
         threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
         progress: None, True for a bar, or callback(done, total).
 

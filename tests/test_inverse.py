@@ -56,6 +56,7 @@ def test_sixteen_bits_and_empty():
         (lambda: damped_inverse(None), TypeError, "hessian must be a torch.Tensor, got NoneType"),
         (lambda: damped_inverse(torch.eye(2) * torch.nan), ValueError, "hessian must be finite"),
         (lambda: damped_inverse(torch.eye(2), -1.0), ValueError, "damp must be in"),
+        (lambda: damped_inverse(torch.eye(2), torch.inf), ValueError, "damp must be in .* got inf"),
         (lambda: damped_inverse(torch.eye(2), True), TypeError, "damp must be a number, got bool"),
         (lambda: damped_inverse(-torch.eye(2)), SingularHessianError, "even with damp = 1"),
     ],

@@ -249,6 +249,7 @@ W, H = torch.ones(2, 4), torch.eye(4)
         (lambda: obc_trace(W[0], H), ValueError, "weight must have 2 dimensions"),
         (lambda: obc_trace(W, torch.eye(3)), ValueError, r"hessian must have shape \(4, 4\)"),
         (lambda: obc_trace(W, H, damp=-0.1), ValueError, "damp must be in"),
+        (lambda: obc_prune(W, H, 0.5, damp=1e300), ValueError, r"damp must be in .* got 1e\+300"),
         (lambda: obc_trace(W, H, threads=0), ValueError, "threads must be at least 1"),
         (lambda: obc_trace(W, H, block=3), ValueError, "block must divide the 4 columns, got 3"),
         (lambda: obc_trace(W * torch.inf, H), ValueError, "weight must be finite"),

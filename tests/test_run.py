@@ -12,6 +12,7 @@ from spade_ext import hessian, obc_prune
 from spade_xai.augment import augmented
 from spade_xai.layers import find_layers
 from spade_xai.plan import parse_memory, plan_memory
+from spade_xai.pruning import prune_layer
 from spade_xai.trace import load_trace, trace, trace_many
 
 OPTIONS = {"augmentations": 24, "batch_size": 8, "progress": False, "sparsity": 0.5}
@@ -291,3 +292,16 @@ def test_fidelity_takes_a_lone_image_as_trace_does():
     image = torch.rand(3, 8, 8)
     made = trace(model, image, sparsity=0.5, augmentations=4, progress=False)
     assert made.fidelity(image, augmentations=3) == made.fidelity(image[None], augmentations=3)
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_damping_of_a_grouped_layer_is_the_largest_of_its_groups(method, order):
+    conv = nn.Conv2d(4, 4, 1, groups=2)
+    (layer,) = find_layers(conv)
+    indefinite = torch.tensor([[1.0, 1.05], [1.05, 1.0]])  # least eigenvalue -0.05
+    hessian = torch.stack([torch.eye(2), indefinite])[list(order)]
+    (result,) = prune_layer(
+        layer, layer.read(conv), [hessian], method=method, sparsity=0.5, damp=0.0
+    )
+    assert result.damp == pytest.approx(0.1)

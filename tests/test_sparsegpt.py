@@ -169,6 +169,7 @@ W, H = torch.ones(2, 4), torch.eye(4)
         (lambda: sparsegpt_prune(W, H, n=2, m=3), ValueError, "m must divide the 4 columns, got 3"),
         (lambda: sparsegpt_prune(W, H, n=5, m=4), ValueError, "n must be at most m"),
         (lambda: sparsegpt_prune(W, H, damp=-1), ValueError, "damp must be in"),
+        (lambda: sparsegpt_prune(W, H, damp=1e300), ValueError, r"damp must be in .* got 1e\+300"),
         (lambda: sparsegpt_prune(W * torch.nan, H), ValueError, "weight must be finite, got 8"),
         (lambda: sparsegpt_prune(W, H * torch.inf), ValueError, "hessian must be finite"),
         (
