@@ -16,8 +16,9 @@ namespace {
 
 constexpr int64_t kTile = kPanel * kPanel;
 constexpr int64_t kBlock = 4;  // panels eliminated between two updates of the trailing matrix
-constexpr int64_t kGroup = 4;  // tiles of one task
-constexpr double kParallelFlop = 2e6;  // work worth waking other threads
+constexpr int64_t kGroup = 4;  // tiles of one task, at least kBlock
+constexpr int64_t kDepth = 4 * kPanel;  // terms of a piece of a long sum
+constexpr double kParallelFlop = 2e6;   // work worth waking other threads
 
 int no_state() { return 0; }
 
@@ -27,6 +28,19 @@ int threads_for(int64_t n, int threads) {
              : threads;
 }
 
+// A long sum in pieces whose rows of b stay in L2 while all rows of a pass over them.
+template <class T>
+void deep_product(Product<T> p, Sum sum) {
+  const int64_t k = p.k;
+  for (int64_t first = 0; first < k; first += kDepth) {
+    p.k = std::min(kDepth, k - first);
+    p.next = p.b + p.k * p.b_step;
+    SPADE_DISPATCH(product(p, first > 0 && sum == Sum::set ? Sum::add : sum));
+    p.a += p.k * p.a_step;
+    p.b += p.k * p.b_step;
+  }
+}
+
 template <class T>
 class Factorisation {
  public:
@@ -34,15 +48,14 @@ class Factorisation {
       : u_(u), inverses_(inverses), threads_(threads) {}
 
   bool run() {
-    for (int64_t first = 0; first < u_.count; first += kBlock) {
-      const int64_t last = std::min(u_.count, first + kBlock);
-      for (int64_t J = first; J < last; ++J)
-        if (!diagonal(first, J)) return false;
+    bool positive = diagonal(0);
+    for (int64_t first = 0; positive && first < u_.count; first += kBlock) {
+      const int64_t last = end_of(first);
       parallel_for(threads_, u_.count - last, no_state,
                    [&](int, int64_t i) { solve(first, last, last + i); });
-      update(first, last);
+      positive = update(first, last);
     }
-    return true;
+    return positive;
   }
 
  private:
@@ -54,11 +67,19 @@ class Factorisation {
         panel_solve(left, inverses_ + first * kTile, (last - first) * kPanel, u_.tile(first, J)));
   }
 
-  bool diagonal(int64_t first, int64_t J) const {
-    solve(first, J, J);
-    subtract(first, J, J, J, J);
-    return SPADE_DISPATCH(
-        panel_factor(u_.tile(J, J), inverses_ + J * kTile, std::min(kPanel, u_.n - J * kPanel)));
+  int64_t end_of(int64_t first) const { return std::min(u_.count, first + kBlock); }
+
+  // U of the panels [first, end_of(first)) at their own rows; false if they are not positive
+  // definite.
+  bool diagonal(int64_t first) const {
+    for (int64_t J = first; J < end_of(first); ++J) {
+      solve(first, J, J);
+      subtract(first, J, J, J, J);
+      if (!SPADE_DISPATCH(panel_factor(u_.tile(J, J), inverses_ + J * kTile,
+                                       std::min(kPanel, u_.n - J * kPanel))))
+        return false;
+    }
+    return true;
   }
 
   // A_IJ -= sum of U_tI^T U_tJ over panels t of [first, last); U_tK is next.
@@ -77,15 +98,30 @@ class Factorisation {
     SPADE_DISPATCH(product(p, Sum::subtract));
   }
 
-  void update(int64_t first, int64_t last) const {
-    std::vector<std::pair<int64_t, int64_t>> tasks;
-    for (int64_t J = last; J < u_.count; ++J)
+  // The trailing matrix after panels [first, last), and then the diagonal of those that are next, a
+  // chain of small steps: the first task, while other threads update the rest.
+  bool update(int64_t first, int64_t last) const {
+    const int64_t ahead = end_of(last);
+    std::vector<std::pair<int64_t, int64_t>> tasks{{last, last}};
+    for (int64_t J = ahead; J < u_.count; ++J)
       for (int64_t I = last; I <= J; I += kGroup) tasks.emplace_back(I, J);
+    bool positive = true;
     parallel_for(threads_, static_cast<int64_t>(tasks.size()), no_state, [&](int, int64_t i) {
       const auto [I, J] = tasks[i];
-      for (int64_t K = I; K < std::min(I + kGroup, J + 1); ++K)
-        subtract(first, last, K, J, K < J ? K + 1 : last);
+      if (i > 0) {
+        update_column(first, last, I, J);
+        return;
+      }
+      for (int64_t K = last; K < ahead; ++K) update_column(first, last, last, K);
+      positive = diagonal(last);
     });
+    return positive;
+  }
+
+  // Tiles of rows [I, I + kGroup) of panel J.
+  void update_column(int64_t first, int64_t last, int64_t I, int64_t J) const {
+    for (int64_t K = I; K < std::min(I + kGroup, J + 1); ++K)
+      subtract(first, last, K, J, K < J ? K + 1 : last);
   }
 
   const Panels<T>& u_;
@@ -137,7 +173,7 @@ void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads
           for (int64_t i = 0; s == J && i < kPanel; ++i) right[i * kPanel + i] = T(1);
           const Product<T> sum{u.tile(J, s),     1,           kPanel, y(J),   kPanel,
                                (s - J) * kPanel, right.get(), kPanel, kPanel, kPanel};
-          SPADE_DISPATCH(product(sum, Sum::subtract));
+          deep_product(sum, Sum::subtract);
           const Product<T> solved{
               inverses + s * kTile,   1,      kPanel, right.get(), kPanel, kPanel,
               y(J) + (s - J) * kTile, kPanel, kPanel, kPanel};
@@ -154,7 +190,7 @@ void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads
                                kPanel,     (count - I) * kPanel,
                                tile.get(), kPanel,
                                kPanel,     kPanel};
-          SPADE_DISPATCH(product(sum, Sum::set));
+          deep_product(sum, Sum::set);
           for (int64_t i = I * kPanel; i < std::min(n, (I + 1) * kPanel); ++i)
             for (int64_t j = J * kPanel; j < std::min(i + 1, (J + 1) * kPanel); ++j)
               out[i * n + j] = out[j * n + i] = tile[(i - I * kPanel) * kPanel + j - J * kPanel];

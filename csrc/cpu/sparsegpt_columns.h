@@ -12,8 +12,6 @@
 
 namespace spade {
 
-constexpr int64_t kLine = 16;  // columns of a tile of a transpose: a cache line of floats
-
 // Columns of a group that fits `limit`: the largest multiple of `mask` up to it, or `limit`.
 inline int64_t multiple_within(int64_t mask, int64_t limit) {
   return mask >= limit ? limit : limit / mask * mask;
@@ -80,27 +78,5 @@ class LazyColumns {
   Buffer<T> dense_, state_, errors_;  // [chunks, lazy, kRowChunk]
   Buffer<T> diagonal_, inverse_;      // [lazy, kLazy]: U'_bb and its inverse
 };
-
-// to [width, kRowChunk] = rows of w, D apart, and zeros.
-template <class T>
-void transpose_in(const T* w, int64_t D, int64_t rows, int64_t width, T* to) {
-  for (int64_t first = 0; first < width; first += kLine) {
-    const int64_t last = std::min(width, first + kLine);
-    for (int64_t r = 0; r < rows; ++r) {
-      __builtin_prefetch(w + r * D + first + kLine);
-      for (int64_t c = first; c < last; ++c) to[c * kRowChunk + r] = w[r * D + c];
-    }
-    for (int64_t c = first; c < last; ++c)
-      std::fill(to + c * kRowChunk + rows, to + (c + 1) * kRowChunk, T(0));
-  }
-}
-
-template <class T>
-void transpose_out(const T* from, int64_t D, int64_t rows, int64_t width, T* out) {
-  for (int64_t first = 0; first < width; first += kLine)
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = first; c < std::min(width, first + kLine); ++c)
-        out[r * D + c] = from[c * kRowChunk + r];
-}
 
 }  // namespace spade

@@ -12,6 +12,7 @@
 #include "core/parallel.h"
 #include "cpu/sparsegpt_compensation.h"
 #include "cpu/sparsegpt_recurrence.h"
+#include "cpu/sparsegpt_transpose.h"
 
 namespace spade {
 
@@ -26,7 +27,8 @@ class SparseGptSweep {
         recurrence_(shape_, options, factor),
         compensation_(shape_, factor),
         now_(shape_),
-        next_(shape_) {
+        next_(shape_),
+        dead_(shape.D) {
     for (int64_t chunk = 0; chunk < shape_.chunks; chunk = groups_.back().end) {
       const int64_t share = (shape_.chunks - chunk + threads - 1) / threads;
       groups_.push_back({chunk, chunk + std::min(share, kGroupChunks)});
@@ -37,8 +39,8 @@ class SparseGptSweep {
   // D columns.
   void run(const T* w, const T* h, T* out, Progress& done) {
     w_ = w;
-    h_ = h;
     out_ = out;
+    for (int64_t j = 0; j < shape_.D; ++j) dead_[j] = h[j * (shape_.D + 1)] == T(0);
     for (int64_t first = 0; first < shape_.D && !done.cancelled(); first += shape_.span) {
       const int64_t width = std::min(shape_.span, shape_.D - first);
       if (shape_.mask > shape_.lazy)
@@ -105,8 +107,8 @@ class SparseGptSweep {
       T* dense = b.dense(chunk);
       transpose_in(w_ + chunk * kRowChunk * shape_.D + b.first, shape_.D, shape_.rows_of(chunk),
                    b.width, dense);
-      for (int64_t c = 0, j = b.first; c < b.width; ++c, ++j)
-        if (h_[j * (shape_.D + 1)] == T(0)) std::fill_n(dense + c * kRowChunk, kRowChunk, T(0));
+      for (int64_t c = 0; c < b.width; ++c)
+        if (dead_[b.first + c]) std::fill_n(dense + c * kRowChunk, kRowChunk, T(0));
       std::copy_n(dense, b.width * kRowChunk, b.state(chunk));
     }
     compensation_.add(b, 0, known, group.begin, group.end);
@@ -147,7 +149,8 @@ class SparseGptSweep {
   Recurrence<T> recurrence_;
   Compensation<T> compensation_;
   LazyColumns<T> now_, next_;
-  const T *w_ = nullptr, *h_ = nullptr;  // of the sample
+  Buffer<uint8_t> dead_;  // [D]
+  const T* w_ = nullptr;  // of the sample
   T* out_ = nullptr;
 };
 
