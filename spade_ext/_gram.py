@@ -12,6 +12,7 @@ from spade_ext.geometry import Conv2dGeometry
 
 _FORMS = {"auto": 0, "tap_offsets": 1, "direct": 2}
 _PRECISIONS = ("default", "fast")
+_HUGE_PAGE = 2**21
 
 
 def check_form(function: str, form: str) -> str:
@@ -74,7 +75,7 @@ def _check_padding(function: str, x: torch.Tensor, geometry: Conv2dGeometry) -> 
 def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Uninitialised tensor; a large one on huge pages, since first touch of small ones takes longer than a sum."""
     out = torch.empty(shape, dtype=dtype, device=device)
-    if not out.is_cuda:
+    if not out.is_cuda and out.nbytes >= _HUGE_PAGE:
         _C.advise_huge_pages(out.data_ptr(), out.nbytes)
     return out
 
@@ -109,22 +110,55 @@ def add_linear(
     progress: bool | Callback | None,
 ) -> None:
     """Add X X^T of the checked inputs x [..., D] to out [1, D, D] or [D, D]."""
+    if not x.is_cuda:
+        return _call_linear("hessian_linear", x, out, threads, progress)
+    rows, _ = _matrix(x)
+    if _on_cuda(rows):
+        return _cuda.add_hessian_linear(rows, out, precision)
+    out += rows.T @ rows
+    return None
+
+
+def of_linear(
+    x: torch.Tensor, precision: str, threads: int, progress: bool | Callback | None
+) -> torch.Tensor:
+    """X X^T of the checked inputs x [..., D]: [D, D] in the result's dtype."""
+    cols = x.shape[-1]
+    if x.is_cuda:
+        out = new_sum((cols, cols), x.device)
+        add_linear(x, precision, out, threads, progress)
+        return converted(out, compute_dtype(x))
+    out = _empty((cols, cols), compute_dtype(x), x.device)
+    _call_linear("hessian_linear_set", x, out, threads, progress)
+    return out
+
+
+def _matrix(x: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Rows [N, D] of x [..., D], of consecutive entries, and the distance of rows."""
     rows = x.detach() if _on_cuda(x) else _floating(x)
     if rows.ndim != 2:
         rows = rows[None] if rows.ndim == 1 else rows.flatten(0, -2)
+    cols = rows.shape[1]
+    if rows.is_contiguous():
+        return rows, cols
+    step, within = rows.stride()
+    if (cols > 1 and within != 1) or step < cols:  # strided columns, expanded rows
+        return rows.contiguous(), cols
+    return rows, step
+
+
+def _call_linear(
+    call: str,
+    x: torch.Tensor,
+    out: torch.Tensor,
+    threads: int,
+    progress: bool | Callback | None,
+) -> None:
+    rows, distance = _matrix(x)
     samples, cols = rows.shape
-    ldx = rows.stride(0) if samples > 1 else cols
-    if (cols > 1 and rows.stride(1) != 1) or ldx < cols:  # strided columns, expanded rows
-        rows = rows.contiguous()
-        ldx = cols
-    if _on_cuda(rows):
-        return _cuda.add_hessian_linear(rows, out, precision)
-    if rows.is_cuda:
-        out += rows.T @ rows
-        return None
     with reporting(progress, "hessian") as report:
-        getattr(_C, f"hessian_linear_{suffix(rows)}")(
-            rows.data_ptr(), samples, cols, ldx, out.data_ptr(), threads, report
+        getattr(_C, f"{call}_{suffix(rows)}")(
+            rows.data_ptr(), samples, cols, distance, out.data_ptr(), threads, report
         )
 
 

@@ -2,16 +2,8 @@
 
 import torch
 
-from spade_ext._checks import compute_dtype, resolve_threads
-from spade_ext._gram import (
-    add_linear,
-    check_form,
-    check_input,
-    check_precision,
-    converted,
-    new_sum,
-    of_conv2d,
-)
+from spade_ext._checks import resolve_threads
+from spade_ext._gram import check_form, check_input, check_precision, of_conv2d, of_linear
 from spade_ext._progress import Callback
 from spade_ext.geometry import Conv2dGeometry
 
@@ -73,9 +65,7 @@ def hessian(
             return result
         check_input("hessian", x, None)
         check_precision("hessian", precision)
-        out = new_sum((x.shape[-1], x.shape[-1]), x.device)
-        add_linear(x, precision, out, resolve_threads("hessian", threads), progress)
-        return converted(out, compute_dtype(x))
+        return of_linear(x, precision, resolve_threads("hessian", threads), progress)
     geometry = Conv2dGeometry.of(
         kernel_size, stride, padding, dilation, groups, padding_mode, function="hessian"
     )

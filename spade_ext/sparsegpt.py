@@ -71,10 +71,12 @@ def sparsegpt_prune_batch(
     Raises:
         ValueError: Wrong shape, device, pattern or range, NaN or Inf.
     """
+    function = "sparsegpt_prune_batch"
+    check_tensor(function, "weight", weight, ndim=(2, 3))
+    check_tensor(function, "hessian", hessian, ndim=3)
     weights, used, info = _prune(
-        "sparsegpt_prune_batch", weight, hessian, sparsity, block_size, n, m, damp, extra, threads,
-        progress,
-    )  # fmt: skip
+        function, weight, hessian, sparsity, block_size, n, m, damp, extra, threads, progress
+    )
     return SparseGPTBatch(
         weights, torch.tensor(used, dtype=torch.float64), torch.tensor(info, dtype=torch.bool)
     )
@@ -93,13 +95,12 @@ def _prune(
     threads: int | None,
     progress: bool | Callback | None,
 ) -> tuple[torch.Tensor, list[float], list[int]]:
-    """Weights, damping and info (0: success) of each sample."""
-    check_tensor(function, "weight", weight, ndim=(2, 3))
-    check_tensor(function, "hessian", hessian, ndim=3)
+    """Weights [..., R, D], damping and info (0: success) of each sample of hessian [..., D, D]."""
+    rows, cols = weight.shape[-2:]
+    batch = hessian.shape[:-2]
+    samples = batch[0] if batch else 1
     check_square(function, "hessian", hessian)
-    samples, cols, _ = hessian.shape
-    rows = weight.shape[-2]
-    check_shape(function, "hessian", hessian, (samples, weight.shape[-1], weight.shape[-1]))
+    check_shape(function, "hessian", hessian, (*batch, cols, cols))
     if weight.ndim == 3:
         check_shape(function, "weight", weight, (samples, rows, cols))
     check_device(function, "weight", weight)
@@ -116,14 +117,15 @@ def _prune(
     w, h = dense(weight, dtype), dense(hessian, dtype)
     options = (float(sparsity), block_size, *pattern, float(damp), extra)
     if w.is_cuda and dtype == torch.float32:
-        weights, damps, status = _cuda.sparsegpt_prune(w, h, options)
-        return weights.to(weight.dtype), damps.tolist(), status.tolist()
+        weights, damps, status = _cuda.sparsegpt_prune(w, h if batch else h[None], options)
+        weights = weights.to(weight.dtype)
+        return weights if batch else weights[0], damps.tolist(), status.tolist()
     if w.is_cuda:  # float64 has no CUDA kernels
         weights, used, info = _prune(
             function, w.cpu(), h.cpu(), sparsity, block_size, n, m, damp, extra, threads, progress
         )
         return weights.to(w.device), used, info
-    out = torch.empty(samples, rows, cols, dtype=dtype)
+    out = torch.empty(*batch, rows, cols, dtype=dtype)
     try:
         with reporting(progress, function) as report:
             used, info = getattr(_C, f"sparsegpt_prune_{suffix(w)}")(
@@ -189,15 +191,12 @@ def sparsegpt_prune(
             weight, hessian, sparsity, block_size, n, m, damp, threads or 0
         )
         return result
-    check_tensor(function, "weight", weight, ndim=(2, 3))
     check_tensor(function, "hessian", hessian, ndim=(2, 3))
     single = hessian.ndim == 2
-    if single:
-        check_tensor(function, "weight", weight, ndim=2)
+    check_tensor(function, "weight", weight, ndim=2 if single else (2, 3))
     weights, used, info = _prune(
-        function, weight, hessian[None] if single else hessian, sparsity, block_size, n, m, damp, 0,
-        threads, progress,
-    )  # fmt: skip
+        function, weight, hessian, sparsity, block_size, n, m, damp, 0, threads, progress
+    )
     if any(info):
         index = next(i for i, status in enumerate(info) if status)
         which = "hessian" if single else f"hessian[{index}]"
@@ -207,4 +206,4 @@ def sparsegpt_prune(
         )
     for one in used:
         warn_damping(function, damp, one)
-    return weights[0] if single else weights
+    return weights

@@ -149,8 +149,11 @@ def hessian_linear(call):
     ldx = cols + call.draw(st.integers(-1, 3)) if in_range(cols) else call.size()
     legal = in_range(cols) and ldx >= cols and rows > 0 and cols > 0
     x = call.reals((rows - 1) * ldx + cols if legal else 0)
-    h = call.output(entries(cols, cols), c_double)
-    return call.run("hessian_linear", x, rows, cols, ldx, h, sizes=[cols])
+    once = call.draw(st.booleans())
+    h = call.output(entries(cols, cols)) if once else call.output(entries(cols, cols), c_double)
+    return call.run(
+        "hessian_linear_set" if once else "hessian_linear", x, rows, cols, ldx, h, sizes=[cols]
+    )
 
 
 def hessian_conv2d(call):

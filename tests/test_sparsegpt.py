@@ -155,7 +155,7 @@ W, H = torch.ones(2, 4), torch.eye(4)
         (
             lambda: sparsegpt_prune(W, torch.eye(3)),
             ValueError,
-            r"hessian must have shape \(1, 4, 4\)",
+            r"hessian must have shape \(4, 4\)",
         ),
         (lambda: sparsegpt_prune(W[None], H), ValueError, "weight must have 2 dimensions"),
         (

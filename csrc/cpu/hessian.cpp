@@ -1,4 +1,5 @@
-// spade_hessian_linear and spade_hessian_conv2d(_set): argument checks and the choice of the form.
+// spade_hessian_linear(_set) and spade_hessian_conv2d(_set): argument checks and the choice of the
+// form.
 
 #include "cpu/hessian.h"
 
@@ -12,21 +13,6 @@
 
 namespace spade {
 namespace {
-
-template <class T>
-void checked_linear(const T* x, int64_t N, int64_t D, int64_t ldx, double* h, int threads,
-                    const spade_progress_t* progress) {
-  const char* function = "spade_hessian_linear";
-  SPADE_CHECK(N >= 0, "%s: N must be >= 0, got %lld", function, static_cast<long long>(N));
-  check_size(function, "D", D);
-  SPADE_CHECK(ldx >= D, "%s: ldx must be at least D = %lld, got %lld", function,
-              static_cast<long long>(D), static_cast<long long>(ldx));
-  check_threads(function, threads);
-  if (N == 0 || D == 0) return;
-  check_pointer(function, "x", x, 1);
-  check_pointer(function, "h", h, 1);
-  hessian_linear(x, N, D, ldx, h, threads, progress);
-}
 
 // fn(begin, end) for pieces of [0, count), in parallel.
 template <class Fn>
@@ -43,21 +29,51 @@ void clear(S* h, int64_t count, int threads) {
              [&](int64_t begin, int64_t end) { std::fill(h + begin, h + end, S(0)); });
 }
 
-// H written as T by a form that adds to doubles.
-template <class T>
-void set_direct(const T* x, const spade_conv2d_t& conv, T* h, int64_t count, int threads,
-                const spade_progress_t* progress) {
+// H written as T by add(double*), which adds to H.
+template <class T, class Add>
+void set_by(T* h, int64_t count, int threads, Add&& add) {
   if constexpr (std::is_same_v<T, double>) {
     clear(h, count, threads);
-    hessian_direct(x, conv, h, threads, progress);
+    add(h);
   } else {
     const Buffer<double> sum(count);
     clear(sum.get(), count, threads);
-    hessian_direct(x, conv, sum.get(), threads, progress);
+    add(sum.get());
     each_piece(count, threads, [&](int64_t begin, int64_t end) {
       std::copy(sum.get() + begin, sum.get() + end, h + begin);
     });
   }
+}
+
+template <class T, class S>
+void checked_linear(const char* function, const T* x, int64_t N, int64_t D, int64_t ldx, S* h,
+                    bool add, int threads, const spade_progress_t* progress) {
+  SPADE_CHECK(N >= 0, "%s: N must be >= 0, got %lld", function, static_cast<long long>(N));
+  check_size(function, "D", D);
+  SPADE_CHECK(ldx >= D, "%s: ldx must be at least D = %lld, got %lld", function,
+              static_cast<long long>(D), static_cast<long long>(ldx));
+  check_threads(function, threads);
+  if (D == 0 || (N == 0 && add)) return;
+  check_pointer(function, "h", h, 1);
+  if (N == 0) return clear(h, D * D, threads);
+  check_pointer(function, "x", x, 1);
+  if constexpr (std::is_same_v<S, double>)
+    if (add) return hessian_linear(x, N, D, ldx, h, threads, progress);
+  if constexpr (std::is_same_v<S, T>)
+    set_by(h, D * D, threads,
+           [&](double* sum) { hessian_linear(x, N, D, ldx, sum, threads, progress); });
+}
+
+template <class T>
+void add_linear(const T* x, int64_t N, int64_t D, int64_t ldx, double* h, int threads,
+                const spade_progress_t* progress) {
+  checked_linear("spade_hessian_linear", x, N, D, ldx, h, true, threads, progress);
+}
+
+template <class T>
+void set_linear(const T* x, int64_t N, int64_t D, int64_t ldx, T* h, int threads,
+                const spade_progress_t* progress) {
+  checked_linear("spade_hessian_linear_set", x, N, D, ldx, h, false, threads, progress);
 }
 
 // H += (add) or = the sum over the patches.
@@ -84,7 +100,9 @@ void checked_conv2d(const char* function, const T* x, const spade_conv2d_t* conv
     return hessian_taps(x, *conv, *plan, h, add, threads, progress);
   if constexpr (std::is_same_v<S, double>)
     if (add) return hessian_direct(x, *conv, h, threads, progress);
-  if constexpr (std::is_same_v<S, T>) set_direct(x, *conv, h, entries, threads, progress);
+  if constexpr (std::is_same_v<S, T>)
+    set_by(h, entries, threads,
+           [&](double* sum) { hessian_direct(x, *conv, sum, threads, progress); });
 }
 
 template <class T>
@@ -104,12 +122,24 @@ void set_conv2d(const T* x, const spade_conv2d_t* conv, int form, T* h, int thre
 
 spade_status_t spade_hessian_linear_f32(const float* x, int64_t N, int64_t D, int64_t ldx,
                                         double* h, int threads, const spade_progress_t* progress) {
-  return spade::guarded([&] { spade::checked_linear(x, N, D, ldx, h, threads, progress); });
+  return spade::guarded([&] { spade::add_linear(x, N, D, ldx, h, threads, progress); });
 }
 
 spade_status_t spade_hessian_linear_f64(const double* x, int64_t N, int64_t D, int64_t ldx,
                                         double* h, int threads, const spade_progress_t* progress) {
-  return spade::guarded([&] { spade::checked_linear(x, N, D, ldx, h, threads, progress); });
+  return spade::guarded([&] { spade::add_linear(x, N, D, ldx, h, threads, progress); });
+}
+
+spade_status_t spade_hessian_linear_set_f32(const float* x, int64_t N, int64_t D, int64_t ldx,
+                                            float* h, int threads,
+                                            const spade_progress_t* progress) {
+  return spade::guarded([&] { spade::set_linear(x, N, D, ldx, h, threads, progress); });
+}
+
+spade_status_t spade_hessian_linear_set_f64(const double* x, int64_t N, int64_t D, int64_t ldx,
+                                            double* h, int threads,
+                                            const spade_progress_t* progress) {
+  return spade::guarded([&] { spade::set_linear(x, N, D, ldx, h, threads, progress); });
 }
 
 spade_status_t spade_hessian_conv2d_f32(const float* x, const spade_conv2d_t* conv, int form,

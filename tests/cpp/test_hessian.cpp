@@ -7,10 +7,15 @@ void linear(int64_t N, int64_t D, int threads) {
   const auto x = normal<T>(N * D, 1);
   const auto expected = gram(x, N, D);
   std::vector<double> h(static_cast<size_t>(D * D), 0.0);
-  if constexpr (sizeof(T) == 4)
+  std::vector<T> once(h.size(), T(NAN));
+  if constexpr (sizeof(T) == 4) {
     CHECK_OK(spade_hessian_linear_f32(x.data(), N, D, D, h.data(), threads, nullptr));
-  else
+    CHECK_OK(spade_hessian_linear_set_f32(x.data(), N, D, D, once.data(), threads, nullptr));
+  } else {
     CHECK_OK(spade_hessian_linear_f64(x.data(), N, D, D, h.data(), threads, nullptr));
+    CHECK_OK(spade_hessian_linear_set_f64(x.data(), N, D, D, once.data(), threads, nullptr));
+  }
+  for (size_t i = 0; i < h.size(); ++i) CHECK(once[i] == static_cast<T>(h[i]));
   for (int64_t i = 0; i < D * D; ++i) CHECK(close(h[i], expected[i], 1e-4));
 }
 
@@ -59,6 +64,11 @@ void errors() {
   CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 2, h, 0, nullptr), SPADE_INVALID_ARGUMENT,
               "threads");
   CHECK_OK(spade_hessian_linear_f32(nullptr, 0, 2, 2, h, 1, nullptr));
+  double set[4] = {NAN, NAN, NAN, NAN};
+  CHECK_OK(spade_hessian_linear_set_f64(nullptr, 0, 2, 2, set, 1, nullptr));
+  for (const double entry : set) CHECK(entry == 0);
+  CHECK_FAILS(spade_hessian_linear_set_f64(nullptr, 2, 2, 2, set, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "spade_hessian_linear_set: x must not be NULL");
   spade_conv2d_t conv{1, 3, 2, 2, 12, 4, 2, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 2};
   CHECK_FAILS(spade_hessian_conv2d_f32(x, &conv, SPADE_HESSIAN_AUTO, h, 1, nullptr),
               SPADE_INVALID_ARGUMENT, "groups must divide channels");

@@ -84,6 +84,19 @@ SPADE_API spade_status_t spade_hessian_linear_f64(const double* x, int64_t N, in
                                                   const spade_progress_t* progress);
 
 /**
+ * As spade_hessian_linear for one batch: H is written, not added to, in the type of x. Sums are in
+ * double all the same.
+ *
+ * @param[out] h  D x D; undefined after a failure
+ */
+SPADE_API spade_status_t spade_hessian_linear_set_f32(const float* x, int64_t N, int64_t D,
+                                                      int64_t ldx, float* h, int threads,
+                                                      const spade_progress_t* progress);
+SPADE_API spade_status_t spade_hessian_linear_set_f64(const double* x, int64_t N, int64_t D,
+                                                      int64_t ldx, double* h, int threads,
+                                                      const spade_progress_t* progress);
+
+/**
  * A 2-d convolution and its input, zero-padded. `stride_*` of the input are in elements, so NCHW
  * and channels_last need no copy. Pads may differ per side ("same" with even kernels).
  */
