@@ -102,6 +102,8 @@ int main() {
     linear<float>(50, 33, threads);
     linear<double>(1500, 17, threads);
     linear<float>(3, 150, threads);
+    linear<float>(700, 64, threads);
+    linear<float>(300, 250, threads);
     for (auto form : {SPADE_HESSIAN_TAP_OFFSETS, SPADE_HESSIAN_DIRECT, SPADE_HESSIAN_AUTO})
       for (int64_t groups : {1, 2, 6})
         for (int64_t stride : {1, 2}) convolution(form, groups, stride, threads);
