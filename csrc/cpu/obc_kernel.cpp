@@ -256,28 +256,9 @@ class Row {
     }
   }
 
-  // Column `from` takes the place of column `to` < `from`. Row `from` of the tiles left of its
-  // diagonal goes to row `to` and, below the diagonal of `to`, to its column; the two tiles that
-  // are both read and written are read first.
+  // Column `from` takes the place of column `to` < `from`.
   void move(int64_t from, int64_t to) {
-    const ColumnWalk<const T> source(s_.matrix.get(), from);
-    const ColumnWalk<T> target(s_.matrix.get(), to);
-    const int64_t P = target.P, last = source.P;
-    alignas(64) T entries[kTile], first[kTile], corner[kTile];
-    P < last ? read_tile<true>(source, P, first) : read_tile<false>(source, P, first);
-    read_tile<false>(source, last, corner);
-    for (int64_t I = 0; I < P; ++I) {
-      if (I + ahead_ < last) source.prefetch(I + ahead_);
-      copy_row(source, target, I);
-    }
-    for (int64_t I = P + 1; I < last; ++I) {
-      if (I + ahead_ < last) source.prefetch(I + ahead_);
-      read_tile<true>(source, I, entries);
-      write_tile<false>(target, I, entries);
-    }
-    write_tile<true>(target, P, first);
-    write_tile<false>(target, P, first);
-    if (P < last) write_tile<false>(target, last, corner);
+    move_column(s_.matrix.get(), from, to, ahead_);
     for (int64_t t = 0; t < used_; ++t)
       panel(to / kTile, t)[to % kTile] = panel(from / kTile, t)[from % kTile];
     w_[to] = w_[from];

@@ -95,11 +95,30 @@ inline void write_tile(const ColumnWalk<T>& walk, int64_t I, const T* in) {
       lines[left ? q * 16 + k : q * 64 + k * 4 + walk.lane] = in[q * 4 + k];
 }
 
-// A column's entries in tile I become those of another, both left of the diagonal.
+// Column `from` takes the place of column `to` < `from`. Row `from` of the tiles left of its
+// diagonal goes to row `to` and, below the diagonal of `to`, to its column; the two tiles that are
+// both read and written are read first.
 template <class T>
-inline void copy_row(const ColumnWalk<const T>& from, const ColumnWalk<T>& to, int64_t I) {
-  for (int q = 0; q < 4; ++q)
-    std::memcpy(to.row_lines(I) + q * 16, from.row_lines(I) + q * 16, 4 * sizeof(T));
+inline void move_column(T* matrix, int64_t from, int64_t to, int64_t ahead) {
+  const ColumnWalk<const T> source(matrix, from);
+  const ColumnWalk<T> target(matrix, to);
+  const int64_t P = target.P, last = source.P;
+  alignas(64) T entries[kTile], first[kTile], corner[kTile];
+  P < last ? read_tile<true>(source, P, first) : read_tile<false>(source, P, first);
+  read_tile<false>(source, last, corner);
+  for (int64_t I = 0; I < P; ++I) {
+    if (I + ahead < last) source.prefetch(I + ahead);
+    for (int q = 0; q < 4; ++q)
+      std::memcpy(target.row_lines(I) + q * 16, source.row_lines(I) + q * 16, 4 * sizeof(T));
+  }
+  for (int64_t I = P + 1; I < last; ++I) {
+    if (I + ahead < last) source.prefetch(I + ahead);
+    read_tile<true>(source, I, entries);
+    write_tile<false>(target, I, entries);
+  }
+  write_tile<true>(target, P, first);
+  write_tile<false>(target, P, first);
+  if (P < last) write_tile<false>(target, last, corner);
 }
 
 }  // namespace SPADE_ISA
