@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import spade_ext
+import spade_ext._progress as progress_module
 from spade_ext import Conv2dGeometry, HessianAccumulator, hessian, reference
 
 FORMS = ("auto", "tap_offsets", "direct")
@@ -136,6 +137,12 @@ def test_sixteen_bit_inputs_are_summed_in_float32(dtype):
     h = hessian(x)
     assert h.dtype == torch.float32
     assert relative_error(h, reference.hessian(x.double())) < 5e-7
+
+
+def test_finite_inputs_whose_sum_overflows_are_accepted():
+    x = torch.full((4, 30), 6e4, dtype=torch.float16)
+    assert torch.isinf(x.sum())
+    assert torch.equal(hessian(x), hessian(x.float()))
 
 
 def test_leading_dimensions_strides_and_input_untouched():
@@ -336,6 +343,21 @@ def test_progress_and_cancellation():
 
     with pytest.raises(KeyboardInterrupt):
         hessian(torch.randn(4, 8, 20, 20), kernel_size=3, progress=stop)
+
+
+def test_bar_stands_where_the_work_does(monkeypatch):
+    bars = []
+
+    class Bar(progress_module.tqdm):
+        def close(self):
+            bars.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(progress_module, "tqdm", Bar)
+    with progress_module.reporting(True, "work") as report:
+        for done in (3, 7, 10):
+            report(done, 10)
+    assert bars[0] == (10, 10)
 
 
 def test_geometry_sizes():

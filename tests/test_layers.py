@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spade_xai.capture import Hessians, execution_order
+from spade_xai.capture import Hessians, execution_order, plain_attention
 from spade_xai.layers import find_layers, matches, select_layers
 from spade_xai.prepare import duplicate
 
@@ -228,3 +228,15 @@ def test_transformers_conv1d():
     other = duplicate(model)
     layer.write(other, layer.read(model) * 2)
     assert torch.equal(other[0].weight, model[0].weight * 2)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_fast_path_of_attention_is_as_it_was(enabled):
+    before = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+        with plain_attention():
+            assert not torch.backends.mha.get_fastpath_enabled()
+        assert torch.backends.mha.get_fastpath_enabled() == enabled
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
