@@ -7,22 +7,24 @@
 // borders. Bound by the products and, for few samples, by the D^2 entries of H.
 
 #include <algorithm>
-#include <array>
-#include <cstring>
+#include <cstdint>
+#include <vector>
 
 #include "core/isa.h"
 #include "cpu/hessian.h"
+#include "cpu/hessian_assembly.h"
 #include "cpu/hessian_plan.h"
 
 namespace spade {
 namespace {
 
-constexpr int64_t kBlock = 16;       // most channels a side of one piece of the assembly
-constexpr int64_t kPiece = 180;      // most columns of H a side of a piece: it stays in L2
-constexpr int64_t kRoundJobs = 64;   // grams of tiles that keep the threads busy
-constexpr double kSegmentCost = 24;  // rows that starting a product costs
-constexpr double kChannelCost = 40;  // multiply-adds a channel and row that packing operands costs
-constexpr double kAssemblyCost = 100;  // multiply-adds that one entry of H costs
+constexpr int64_t kBlock = 16;   // most channels a side of one piece of the assembly
+constexpr int64_t kPiece = 180;  // most columns of H a side of a piece: it stays in L2
+constexpr int64_t kPad = 8;  // doubles between rows and tiles: equal places are in other cache sets
+constexpr int64_t kRoundJobs = 64;    // grams of tiles that keep the threads busy
+constexpr double kSegmentCost = 24;   // rows that starting a product costs
+constexpr double kChannelCost = 40;   // multiply-adds a channel and row that packing operands costs
+constexpr double kAssemblyCost = 40;  // multiply-adds that one entry of H costs
 
 // Pack one line of one group from row `first` of `to`.
 template <class T>
@@ -53,7 +55,9 @@ class TapHessian {
         threads_(threads),
         sizes_(conv),
         C_(sizes_.channels),
-        width_(std::min(gram_width(C_), C_)),
+        width_(gram_width(C_)),
+        ld_(width_ + kPad),
+        tile_((width_ + 1) * ld_ + kPad),
         block_(std::max<int64_t>(1, std::min(kBlock, kPiece / sizes_.taps))),
         count_(static_cast<int64_t>(plan.grams().size())),
         pairs_(lower_tiles(C_)),
@@ -64,8 +68,13 @@ class TapHessian {
         column_(static_cast<size_t>(conv.width), -1),
         rows_(conv.batch * conv.height * conv.width, C_),
         columns_(place_columns() * conv.height * conv.batch, C_),
-        tiles_(round_ * 2 * count_ * width_ * width_) {
-    for (const OffsetGram& gram : plan.grams()) segments_.push_back(segments(gram));
+        tiles_(round_ * 2 * count_ * tile_) {
+    for (const OffsetGram& gram : plan.grams()) {
+      segments_.push_back(segments(gram));
+      segments_.push_back(segments_.back());
+      for (Segment& segment : segments_.back()) std::swap(segment.a, segment.b);
+    }
+    list_terms();
   }
 
   void run(const T* x, S* h, Progress& done) {
@@ -124,111 +133,101 @@ class TapHessian {
     });
   }
 
-  // The tile [width, width] of a gram for a pair of tiles of channels (I, J) of this round, or for
-  // (J, I) if swapped.
-  double* tile(int64_t pair, bool swapped, int64_t gram) const {
-    return tiles_.get() + ((pair * 2 + swapped) * count_ + gram) * width_ * width_;
+  // The tile [width, width] of a gram, or its transpose, for a pair of tiles of channels of this
+  // round.
+  double* tile(int64_t pair, bool transpose, int64_t gram) const {
+    return tiles_.get() + ((pair * 2 + transpose) * count_ + gram) * tile_;
   }
 
-  // All grams for `count` pairs of tiles from pairs_[first]. A symmetric gram has no swapped tiles,
-  // nor has any where I = J.
+  // All grams and their transposes between channels of tiles I and J, for `count` pairs (I, J) from
+  // pairs_[first]. A symmetric gram needs no transpose.
   void sum_grams(int64_t first, int64_t count, Progress& done) {
     parallel_for(
         threads_, count * 2 * count_, [] { return Buffer<T>(kGramWidth * kGramWidth); },
         [&](Buffer<T>& partial, int64_t job) {
           if (done.cancelled()) return;
           const int64_t place = job / (2 * count), pair = job % (2 * count) / 2;
-          const bool swapped = job % 2;
-          const OffsetGram& gram_of = plan_.grams()[place];
+          const bool transpose = job % 2, symmetric = plan_.grams()[place].symmetric();
           const auto [I, J] = pairs_[first + pair];
-          if (!swapped || (I != J && !gram_of.symmetric())) {
-            const int64_t a = (swapped ? J : I) * width_, b = (swapped ? I : J) * width_;
-            double* out = tile(pair, swapped, place);
-            std::fill_n(out, width_ * width_, 0.0);
-            const GramTask<T> task{(gram_of.by_columns() ? columns_ : rows_).view(),
-                                   a,
-                                   b,
-                                   std::min(width_, C_ - a),
-                                   std::min(width_, C_ - b),
-                                   I == J && gram_of.symmetric(),
+          if (!transpose || (I != J && !symmetric)) {
+            const int64_t m = std::min(width_, C_ - I * width_);
+            double* out = tile(pair, transpose, place);
+            std::fill_n(out, m * ld_, 0.0);
+            const GramTask<T> task{(plan_.grams()[place].by_columns() ? columns_ : rows_).view(),
+                                   I * width_,
+                                   J * width_,
+                                   m,
+                                   std::min(width_, C_ - J * width_),
+                                   I == J && symmetric,
                                    out,
-                                   width_};
-            SPADE_DISPATCH(gram(task, segments_[place], partial.get()));
-            if (task.symmetric) mirror(out);
+                                   ld_};
+            SPADE_DISPATCH(gram(task, segments_[2 * place + transpose], partial.get()));
+            if (I == J) transpose_tile(out, symmetric ? out : tile(pair, true, place), m);
           }
           done.add(1);
         });
   }
 
-  void mirror(double* out) const {
-    for (int64_t j = 0; j < width_; ++j)
-      for (int64_t i = j + 1; i < width_; ++i) out[j * width_ + i] = out[i * width_ + j];
+  // to = the transpose of from [m, m], or, in place, of its lower triangle.
+  void transpose_tile(const double* from, double* to, int64_t m) const {
+    constexpr int64_t kSide = 8;
+    for (int64_t i0 = 0; i0 < m; i0 += kSide)
+      for (int64_t j0 = 0; j0 < (from == to ? i0 + 1 : m); j0 += kSide)
+        for (int64_t j = j0; j < std::min(m, j0 + kSide); ++j)
+          for (int64_t i = from == to ? std::max(i0, j) : i0; i < std::min(m, i0 + kSide); ++i)
+            to[j * ld_ + i] = from[i * ld_ + j];
+  }
+
+  // What assemblies read of the plan.
+  void list_terms() {
+    const int64_t taps = sizes_.taps;
+    AssemblyTask<S> piece{};
+    piece.block = block_;
+    const int64_t stride = piece.stride(), area = piece.area();
+    for (int64_t t = 0; t < taps; ++t)
+      for (int64_t u = 0; u < taps; ++u) {
+        first_.push_back(static_cast<int64_t>(terms_.size()));
+        plan_.each_term(std::min(t, u), std::max(t, u),
+                        [&](int64_t gram) { terms_.push_back(((t > u) * count_ + gram) * tile_); });
+      }
+    first_.push_back(static_cast<int64_t>(terms_.size()));
+    for (int64_t t = 0; t < taps; ++t)
+      for (int64_t i = 0; i < block_; ++i)
+        for (int64_t u = 0; u < taps; ++u) {
+          row_places_.push_back(static_cast<int32_t>((t * taps + u) * area + i));
+          column_places_.push_back(static_cast<int32_t>((u * taps + t) * area + i * stride));
+        }
   }
 
   // The blocks of H of `count` pairs of tiles from pairs_[first], and their mirror images.
   void assemble(int64_t first, int64_t count, S* h) const {
-    const int64_t side = (width_ + block_ - 1) / block_, piece = block_ * sizes_.taps;
+    const int64_t side = (width_ + block_ - 1) / block_, taps = sizes_.taps, D = sizes_.D;
+    AssemblyTask<S> piece{};
+    piece.ld = ld_;
+    piece.first = first_.data();
+    piece.terms = terms_.data();
+    piece.taps = taps;
+    piece.block = block_;
+    piece.rows = row_places_.data();
+    piece.columns = column_places_.data();
+    piece.D = D;
+    piece.add = add_;
     parallel_for(
-        threads_, count * side * side, [&] { return Buffer<S>(piece * piece); },
+        threads_, count * side * side, [&] { return Buffer<S>(taps * taps * piece.area()); },
         [&](Buffer<S>& entries, int64_t job) {
           const int64_t pair = job / (side * side);
           const auto [I, J] = pairs_[first + pair];
-          const int64_t c = job / side % side * block_, d = job % side * block_;
-          if (I == J && c < d) return;
-          const int64_t m = std::min({block_, width_ - c, C_ - I * width_ - c});
-          const int64_t n = std::min({block_, width_ - d, C_ - J * width_ - d});
-          if (m <= 0 || n <= 0) return;
-          sum_terms(pair, I == J, c, d, m, n, entries.get());
-          const int64_t c0 = I * width_ + c, d0 = J * width_ + d;
-          write(entries.get(), c0, d0, m, n, block_, 1, sizes_.taps, 1, h);
-          if (c0 != d0) write(entries.get(), d0, c0, n, m, 1, block_, 1, sizes_.taps, h);
+          const int64_t i = job / side % side * block_, j = job % side * block_;
+          const int64_t c = I * width_ + i, d = J * width_ + j;
+          if (c < d || c >= C_) return;
+          AssemblyTask<S> task = piece;
+          task.tiles = tile(pair, false, 0) + i * ld_ + j;
+          task.m = std::min({block_, width_ - i, C_ - c});
+          task.n = std::min({block_, width_ - j, C_ - d});
+          task.h = h + c * taps * D + d * taps;
+          task.mirror = c == d ? nullptr : h + d * taps * D + c * taps;
+          SPADE_DISPATCH(assemble(task, entries.get()));
         });
-  }
-
-  // entries [taps, taps, block, block] = H[(c, t), (d, u)] at [t, u, c, d], for m channels from c
-  // of tile I and n from d of tile J.
-  void sum_terms(int64_t pair, bool diagonal, int64_t c, int64_t d, int64_t m, int64_t n,
-                 S* entries) const {
-    double sum[kBlock][kBlock];
-    const auto add_terms = [&](int64_t t, int64_t u, bool swapped, int64_t row, int64_t column,
-                               int64_t rows, int64_t columns) {
-      std::memset(sum, 0, sizeof sum);
-      plan_.each_term(t, u, [&](int64_t gram) {
-        const double* from = tile(pair, swapped && !diagonal, gram) + row * width_ + column;
-        for (int64_t i = 0; i < rows; ++i)
-          for (int64_t j = 0; j < columns; ++j) sum[i][j] += from[i * width_ + j];
-      });
-    };
-    const int64_t taps = sizes_.taps;
-    for (int64_t t = 0; t < taps; ++t)
-      for (int64_t u = t; u < taps; ++u) {
-        S* upper = entries + (t * taps + u) * block_ * block_;
-        add_terms(t, u, false, c, d, m, n);
-        for (int64_t i = 0; i < m; ++i)
-          for (int64_t j = 0; j < n; ++j) upper[i * block_ + j] = static_cast<S>(sum[i][j]);
-        if (t == u) continue;
-        S* lower = entries + (u * taps + t) * block_ * block_;
-        add_terms(t, u, true, d, c, n, m);
-        for (int64_t i = 0; i < m; ++i)
-          for (int64_t j = 0; j < n; ++j) lower[i * block_ + j] = static_cast<S>(sum[j][i]);
-      }
-  }
-
-  // H[(c0 + i, t), (d0 + j, u)] from entries [t, u, i, j] with the given strides; t and u in
-  // blocks, i and j in entries.
-  void write(const S* entries, int64_t c0, int64_t d0, int64_t m, int64_t n, int64_t stride_i,
-             int64_t stride_j, int64_t stride_t, int64_t stride_u, S* h) const {
-    const int64_t taps = sizes_.taps, D = sizes_.D, area = block_ * block_;
-    for (int64_t t = 0; t < taps; ++t)
-      for (int64_t i = 0; i < m; ++i) {
-        const S* from = entries + t * stride_t * area + i * stride_i;
-        S* row = h + ((c0 + i) * taps + t) * D + d0 * taps;
-        for (int64_t j = 0; j < n; ++j)
-          for (int64_t u = 0; u < taps; ++u) {
-            const S value = from[j * stride_j + u * stride_u * area];
-            row[j * taps + u] = add_ ? row[j * taps + u] + value : value;
-          }
-      }
   }
 
   const spade_conv2d_t& conv_;
@@ -236,10 +235,11 @@ class TapHessian {
   const bool add_;
   const int threads_;
   const ConvSizes sizes_;
-  const int64_t C_;      // channels of the group
-  const int64_t width_;  // of a tile of channels
-  const int64_t block_;  // channels a side of one piece of the assembly
-  const int64_t count_;  // grams
+  const int64_t C_;          // channels of the group
+  const int64_t width_;      // of a tile of channels
+  const int64_t ld_, tile_;  // doubles of a row of a tile and of a tile
+  const int64_t block_;      // channels a side of one piece of the assembly
+  const int64_t count_;      // grams
   const std::vector<std::pair<int64_t, int64_t>> pairs_;  // of tiles, I >= J
   const int64_t round_;                                   // pairs at a time
   PackedLines row_lines_, column_lines_;
@@ -247,7 +247,9 @@ class TapHessian {
   PackedRows<T> rows_;                          // [height, width, batch] x C
   PackedRows<T> columns_;                       // [columns needed, height, batch] x C
   Buffer<double> tiles_;                        // [round, 2, grams, width, width]
-  std::vector<std::vector<Segment>> segments_;  // of each gram
+  std::vector<std::vector<Segment>> segments_;  // of each gram and of its transpose
+  std::vector<int64_t> first_, terms_;          // of AssemblyTask, as the places
+  std::vector<int32_t> row_places_, column_places_;
 };
 
 }  // namespace

@@ -42,6 +42,26 @@ inline Vec<T> splat(T x) {
   return x - Vec<T>{};
 }
 
+// p[places[l]] of each lane l.
+inline Vec<float> gather(const float* p, const int32_t* places) {
+#if defined(__AVX512F__)
+  return _mm512_i32gather_ps(_mm512_loadu_si512(places), p, 4);
+#else
+  Vec<float> v;
+  for (int l = 0; l < Simd<float>::lanes; ++l) v[l] = p[places[l]];
+  return v;
+#endif
+}
+inline Vec<double> gather(const double* p, const int32_t* places) {
+#if defined(__AVX512F__)
+  return _mm512_i32gather_pd(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(places)), p, 8);
+#else
+  Vec<double> v;
+  for (int l = 0; l < Simd<double>::lanes; ++l) v[l] = p[places[l]];
+  return v;
+#endif
+}
+
 // The four elements at p, repeated to fill a vector; of a two-lane vector, the pair number `half`.
 inline Vec<float> load4(const float* p, int) {
 #if defined(__AVX512F__)
