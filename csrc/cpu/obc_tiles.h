@@ -86,7 +86,7 @@ inline void write_tile(const ColumnWalk<T>& walk, int64_t I, const T* in) {
     const __mmask16 mask = static_cast<__mmask16>(0x1111 << walk.lane);
     __m512i from = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     for (int q = 0; q < 4; ++q, from = _mm512_add_epi32(from, _mm512_set1_epi32(4)))
-      _mm512_mask_storeu_ps(lines + q * 64, mask, _mm512_permutexvar_ps(from, entries));
+      _mm512_mask_storeu_ps(lines + q * 64, mask, _mm512_maskz_permutexvar_ps(mask, from, entries));
     return;
   }
 #endif
