@@ -30,7 +30,7 @@ def test_trace(benchmark, suite, name):
         options |= {"size": 64, "batch": 4}
         part = Part(rows=0.001, augmentations=4)
         configuration = replace(configuration, augmentations=8)
-    elif part is QUICK_PART and suite.mode != "full":
+    elif not suite.full and suite.part is None:
         options["batch"] = QUICK_PART.augmentations
     whole = suite.mode == "full" or (suite.check and configuration.method == "sparsegpt")
     result = benchmark.pedantic(
