@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/transpose4.h"
+
 namespace spade {
 namespace {
 
@@ -28,27 +30,6 @@ template <class T>
 inline void copy_run(const T* from, int64_t length, T* to) {
   for (int64_t i = 0; i < length; i += kOverrun)
     std::memcpy(to + i, from + i, kOverrun * sizeof(T));
-}
-
-template <class T>
-struct Four {
-  typedef T type __attribute__((vector_size(4 * sizeof(T))));
-};
-
-// to[p ld + c] = from[c stride + p], p and c below 4.
-template <class T>
-inline void transpose_four(const T* from, int64_t stride, T* to, int64_t ld) {
-  using V = typename Four<T>::type;
-  V a[4];
-  for (int c = 0; c < 4; ++c) std::memcpy(&a[c], from + c * stride, sizeof(V));
-  const V ab = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5),
-          cd = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5),
-          AB = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7),
-          CD = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
-  const V rows[4] = {
-      __builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
-      __builtin_shufflevector(AB, CD, 0, 1, 4, 5), __builtin_shufflevector(AB, CD, 2, 3, 6, 7)};
-  for (int p = 0; p < 4; ++p) std::memcpy(to + p * ld, &rows[p], sizeof(V));
 }
 
 }  // namespace
@@ -137,7 +118,7 @@ void PatchRows<T>::transpose(const T* from, int64_t count, T* to, int64_t ld) co
     const int64_t rows = std::min<int64_t>(16, count - i), whole = rows / 4 * 4;
     for (int64_t j = 0; j < columns; j += 4) {
       for (int64_t k = 0; k < whole; k += 4)
-        transpose_four(from + j * stride + i + k, stride, to + (i + k) * ld + j, ld);
+        transpose4(from + j * stride + i + k, stride, to + (i + k) * ld + j, ld);
       for (int64_t k = whole; k < rows; ++k)
         for (int64_t q = j; q < j + 4; ++q) to[(i + k) * ld + q] = from[q * stride + i + k];
     }

@@ -5,30 +5,11 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
-#include <type_traits>
 
 #include "cpu/sparsegpt_kernel.h"
+#include "cpu/transpose4.h"
 
 namespace spade {
-
-// to[c * to_row + r] = from[r * from_row + c] for 4 x 4 entries.
-template <class T>
-inline void transpose4(const T* from, int64_t from_row, T* to, int64_t to_row) {
-  typedef T Four __attribute__((vector_size(4 * sizeof(T))));
-  typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Index;
-  typedef Index Order __attribute__((vector_size(4 * sizeof(T))));
-  constexpr Order low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5},
-                  second = {2, 3, 6, 7};
-  Four row[4];
-  for (int r = 0; r < 4; ++r) std::memcpy(&row[r], from + r * from_row, sizeof(Four));
-  const Four a = __builtin_shuffle(row[0], row[1], low), b = __builtin_shuffle(row[2], row[3], low),
-             c = __builtin_shuffle(row[0], row[1], high),
-             d = __builtin_shuffle(row[2], row[3], high);
-  const Four column[4] = {__builtin_shuffle(a, b, first), __builtin_shuffle(a, b, second),
-                          __builtin_shuffle(c, d, first), __builtin_shuffle(c, d, second)};
-  for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_row, &column[i], sizeof(Four));
-}
 
 // to [width, kRowChunk] = `rows` rows of w, and zeros.
 template <class T>
