@@ -12,6 +12,7 @@
 #include "core/blas.h"
 #include "core/buffer.h"
 #include "core/checks.h"
+#include "core/finite.h"
 #include "core/parallel.h"
 
 namespace spade {
@@ -103,13 +104,13 @@ void obc_weights(const T* w, const T* h, const T* hinv, int64_t R, int64_t D, in
   }
   std::fill_n(info, R, 0);
   if (R == 0 || D == 0) return;
-  check_finite(function, "w", w, R * D);
-  check_finite(function, "h", h, D * D);
-  check_finite(function, "hinv", hinv, D * D);
-
-  blas::use_one_thread();
   const double d = static_cast<double>(D);  // at worst a solve of half the columns for every row
   threads = worth_waking(static_cast<double>(R) * d * d * (1 + d / 48), threads);
+  check_finite(function, "w", w, R * D, threads);
+  check_finite(function, "h", h, D * D, threads);
+  check_finite(function, "hinv", hinv, D * D, threads);
+
+  blas::use_one_thread();
   Buffer<T> products(R * D);
   constexpr int64_t kRows = 32;
   parallel_for(
