@@ -57,7 +57,7 @@ def as_rows(module):
     return weight.T if isinstance(module, Conv1D) else weight.flatten(1)
 
 
-def close(weight, expected):
+def assert_same_weights(weight, expected):
     torch.testing.assert_close(weight.double(), expected, rtol=1e-3, atol=1e-5)
     assert torch.equal(weight == 0, expected == 0)
 
@@ -77,7 +77,7 @@ def test_sparsegpt(case, options):
     hessians = running_hessian(module, batches)
     parts = dense.double().chunk(len(hessians))
     expected = [published.fasterprune(w, h, *options) for w, h in zip(parts, hessians, strict=True)]
-    close(as_rows(module), torch.cat(expected))
+    assert_same_weights(as_rows(module), torch.cat(expected))
     with pytest.raises(RuntimeError, match="free"):
         pruner.add_batch(batches[0])
 
@@ -90,7 +90,7 @@ def test_sparsegpt_of_dead_columns():
     pruner.add_batch(x)
     pruner.fasterprune(0.4, blocksize=8)
     expected = published.fasterprune(dense, running_hessian(module, [x])[0], 0.4, blocksize=8)
-    close(as_rows(module), expected)
+    assert_same_weights(as_rows(module), expected)
 
 
 def test_sparsegpt_says_that_it_damps_more_and_keeps_the_layer_if_it_cannot():
@@ -132,7 +132,7 @@ def test_batch_sparsegpt(case, options):
             published.batch_fasterprune(w, h, *options)
             for w, h in zip(dense.chunk(len(hessians)), hessians, strict=True)
         ]
-        close(weight, torch.cat(expected))
+        assert_same_weights(weight, torch.cat(expected))
 
 
 def test_batch_sparsegpt_of_dead_columns_silent_and_singular_samples():
@@ -143,11 +143,15 @@ def test_batch_sparsegpt_of_dead_columns_silent_and_singular_samples():
     samples = [[dead], [torch.zeros(4, 24)], [torch.randn(80, 24)]]
     for (x,), weight in zip(samples, batched(module, samples, 0.4, blocksize=8), strict=True):
         h = running_hessian(module, [x])[0]
-        close(weight, published.batch_fasterprune(dense, h, 0.4, blocksize=8))
+        assert_same_weights(weight, published.batch_fasterprune(dense, h, 0.4, blocksize=8))
     (weight, other) = batched(module, [[1e4 * few], [dead]], 0.4, blocksize=8, percdamp=0.0)
-    close(weight, published.batch_fasterprune(dense, -torch.eye(24).double(), 0.4, blocksize=8))
+    assert_same_weights(
+        weight, published.batch_fasterprune(dense, -torch.eye(24).double(), 0.4, blocksize=8)
+    )
     h = running_hessian(module, [dead])[0]
-    close(other, published.batch_fasterprune(dense, h, 0.4, blocksize=8, percdamp=0.0))
+    assert_same_weights(
+        other, published.batch_fasterprune(dense, h, 0.4, blocksize=8, percdamp=0.0)
+    )
 
 
 def test_batch_sparsegpt_counts_its_samples():
@@ -181,7 +185,7 @@ def test_trueobs_unstructured(case, rel_damp):
     dense = as_rows(module).double()
     expected = published.trueobs_prune(dense, hessians[0], sparsities, rel_damp=rel_damp)
     for weight, one in zip(pruner.prune_unstr(sparsities), expected, strict=True):
-        close(weight, one)
+        assert_same_weights(weight, one)
 
 
 def test_trueobs_of_groups_shares_one_count():
@@ -215,7 +219,7 @@ def test_trueobs_of_dead_columns(rel_damp):
     dense = as_rows(module).double()
     expected = published.trueobs_prune(dense, h, [0.1, 0.6], rel_damp=rel_damp)
     for weight, one in zip(pruner.prune_unstr([0.1, 0.6]), expected, strict=True):
-        close(weight, one)
+        assert_same_weights(weight, one)
 
 
 def test_trueobs_patterns_of_a_convolution_run_over_channels():
@@ -227,9 +231,9 @@ def test_trueobs_patterns_of_a_convolution_run_over_channels():
     pruner = trueobs(module, batches)
     pruner.prepare_blocked(size=4)
     (blocked,) = pruner.prune_blocked([0.5])
-    close(blocked[:, order], published.trueobs_prune(dense, h, [0.5], size=4)[0])
+    assert_same_weights(blocked[:, order], published.trueobs_prune(dense, h, [0.5], size=4)[0])
     pruner.nmprune(2, 4)
-    close(as_rows(module)[:, order], published.trueobs_nm(dense, h, 2, 4))
+    assert_same_weights(as_rows(module)[:, order], published.trueobs_nm(dense, h, 2, 4))
 
 
 def test_trueobs_of_a_singular_hessian_takes_the_identity():
@@ -238,7 +242,7 @@ def test_trueobs_of_a_singular_hessian_takes_the_identity():
     pruner.prepare_unstr()
     (pruned,) = pruner.prune_unstr([0.5])
     h = running_hessian(few, [rows], matrix_is_one_sample=False)[0] + torch.eye(24)
-    close(pruned, published.trueobs_prune(as_rows(few).double(), h, [0.5])[0])
+    assert_same_weights(pruned, published.trueobs_prune(as_rows(few).double(), h, [0.5])[0])
 
 
 def test_errors():
