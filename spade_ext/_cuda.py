@@ -77,11 +77,10 @@ def add_hessian_conv2d(
 def invert(h: torch.Tensor, damp: float) -> tuple[torch.Tensor, torch.Tensor, float, int] | None:
     """Inverse of h, the damped h, the damping used and the number of dead columns; None if singular.
 
-    The ladder of spade_ext.damped_inverse, factorised in float64 by torch.linalg.
+    The ladder of spade_ext.damped_inverse, factorised in float64 by torch.linalg. The lower triangle is read.
     """
-    damped = h.double()
-    if damped.data_ptr() == h.data_ptr():
-        damped = damped.clone()
+    damped = h.double().tril()
+    damped += damped.tril(-1).mT
     diagonal = damped.diagonal()
     dead = diagonal == 0
     live = diagonal.masked_fill(dead, 1.0)

@@ -20,6 +20,8 @@ from spade_ext._progress import Callback, reporting
 from spade_ext.errors import SingularHessianError
 from spade_ext.inverse import invert_cuda
 
+# Scales of H (means of its diagonal) at which squares of weights over entries of its inverse are in float32's range.
+_FLOAT32_SCALES = (1e-18, 1e18)
 # dtypes to try, and the damping each needs: less leaves rank-deficient Hessians too ill-conditioned for float32
 _ATTEMPTS = ((torch.float32, 1e-3), (torch.float64, 0.0))
 
@@ -113,7 +115,7 @@ def eliminate(
     threads: int,
     progress: bool | Callback | None,
 ) -> Elimination:
-    """Eliminate all steps of a checked layer; in float64 if the damping is small or float32 loses definiteness."""
+    """Eliminate all steps of a checked layer; in float64 if the damping is small or float32 does not do."""
     if weight.is_cuda:
         return _eliminate_cuda(function, weight, hessian, pattern, damp, threads, progress)
     rows, cols = weight.shape
@@ -153,6 +155,8 @@ def _eliminate_cuda(
     check_finite(function, "weight", weight)
     for dtype, least_damp in attempts(weight, hessian):
         h, w = dense(hessian, dtype), dense(weight, dtype)
+        if dtype == torch.float32 and not _in_range(h):
+            continue
         hinv, damped, used, dead = invert_cuda(function, h, damp)
         if used < least_damp:
             continue
@@ -162,6 +166,13 @@ def _eliminate_cuda(
         if row < 0:
             return Elimination(order, loss, used, w, damped, hinv)
     raise indefinite(function, row, int(info[row]), used)
+
+
+def _in_range(h: torch.Tensor) -> bool:
+    """Whether float32 does for h, as in csrc/python/obc.cpp."""
+    diagonal = h.diagonal().double()
+    mean = float(diagonal.masked_fill(diagonal == 0, 1.0).mean()) if len(h) else 1.0
+    return _FLOAT32_SCALES[0] <= mean <= _FLOAT32_SCALES[1]
 
 
 def _queue(

@@ -90,6 +90,13 @@ class OBCTrace:
         if not counts.is_cpu:
             check_same_device(function, "counts", counts, "the trace", self.weight)
         threads = resolve_threads(function, threads)
+        steps = self.order.shape[1]
+        outside = ((counts < 0) | (counts > steps)).nonzero()
+        if len(outside):
+            row = int(outside[0, 0])
+            raise ValueError(
+                f"{function}: counts must be in [0, {steps}], got {int(counts[row])} for row {row}"
+            )
         return solve_weights(
             function, self.weight, self.hessian, self.hinv, self.order, dense(counts, torch.int64),
             self.block, self.damp, threads, progress,

@@ -29,7 +29,8 @@ def damped_inverse(
     dead column (H_jj = 0). If the sum is not positive definite, damp grows tenfold up to 1.
 
     Args:
-        hessian: [D, D], symmetric, float32 or float64 (16-bit floats are computed in float32). Not modified.
+        hessian: [D, D], symmetric: only the lower triangle is read; float32 or float64 (16-bit floats are computed
+            in float32). Not modified.
         damp: Damping relative to the mean of the diagonal, in [0, 1e6].
         threads: CPU threads; None takes torch.get_num_threads().
 
@@ -37,7 +38,8 @@ def damped_inverse(
         A [D, D] and the damping that was used.
 
     Raises:
-        SingularHessianError: Not positive definite even at damp = 1.
+        SingularHessianError: Not positive definite even at damp = 1, or the inverse is out of the range of the dtype
+            (H near 1e-39 or 1e38 in float32): scale H, or pass float64.
         ValueError: Not square, not finite, or damp out of range.
 
     Warns:
@@ -79,6 +81,13 @@ def invert_cuda(
     if result is None:
         raise SingularHessianError(
             f"{function}: the Hessian is not positive definite, even with damp = {max(damp, 1.0):g}"
+        )
+    least, most = torch.stack([x.diagonal() for x in result[:2]]).aminmax() if len(h) else (1, 1)
+    limits = torch.finfo(h.dtype)
+    if not (float(least) >= limits.tiny and float(most) <= limits.max):
+        raise SingularHessianError(
+            f"{function}: the damped Hessian and its inverse must be in the range of {h.dtype}, "
+            f"[{limits.tiny:g}, {limits.max:g}], got [{float(least):g}, {float(most):g}] on the diagonals"
         )
     return result
 

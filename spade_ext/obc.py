@@ -37,9 +37,10 @@ def obc_trace(
 
     Args:
         weight: [R, D]; float32 or float64 (16-bit floats are computed in float32). Not modified.
-        hessian: [D, D], H = X X^T. Not modified.
+        hessian: [D, D], H = X X^T: only the lower triangle is read. Not modified.
         block: Weights go in blocks of so many consecutive columns, by w_b^T A_bb^-1 w_b; divides D.
-        damp: Damping relative to the mean of the diagonal, in [0, 1e6]. Below 1e-3 the trace runs in float64.
+        damp: Damping relative to the mean of the diagonal, in [0, 1e6]. Below 1e-3, or with a mean outside
+            [1e-18, 1e18], the trace runs in float64.
         threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
         progress: None, True for a bar, or callback(done, total).
 
@@ -82,7 +83,7 @@ def obc_prune(
 
     Args:
         weight: [R, D]. Not modified.
-        hessian: [D, D], H = X X^T. Not modified.
+        hessian: As in obc_trace. Not modified.
         sparsity: In [0, 1]; the ceil(sparsity R D) weights (blocks) of least loss go. Ignored for n:m.
         n: With m: n weights of each m consecutive ones of a row go.
         m: Divides D.

@@ -12,6 +12,7 @@ import spade_ext
 from spade_ext import _cuda, reference
 from spade_ext._elimination import Pattern, _eliminate_cuda, eliminate
 from spade_ext.geometry import Conv2dGeometry
+from spade_ext.inverse import invert_cuda
 
 pytestmark = pytest.mark.skipif(
     spade_ext.build_info().get("nvcc") != "emulated",
@@ -48,6 +49,26 @@ def test_invert(damp):
     assert relative(damped.double() @ inverse.double(), torch.eye(20).double()) < 1e-3
     expected, _ = spade_ext.damped_inverse(h, damp)
     assert relative(inverse, expected.double()) < 1e-5
+
+
+def test_invert_reads_the_lower_triangle_and_knows_its_range():
+    _, h = layer(1, 20, dtype=torch.float32)
+    inverse, damped, _, _ = _cuda.invert(h.tril() + torch.randn(20, 20).triu(1), 0.01)
+    assert relative(inverse, spade_ext.damped_inverse(h)[0].double()) < 1e-5
+    assert torch.equal(damped, damped.T)
+    for scale in (1e-39, 3e38):
+        with pytest.raises(
+            spade_ext.SingularHessianError, match=r"op: .* in the range of torch.fl"
+        ):
+            invert_cuda("op", scale * torch.eye(3), 0.01)
+
+
+def test_eliminate_runs_in_float64_where_float32_is_out_of_range():
+    weight, h = layer(2, 24, dtype=torch.float32)
+    arguments = Pattern(), 0.01, 1, None
+    got = _eliminate_cuda("obc_trace", weight, h * 1e-40, *arguments)
+    assert got.loss.dtype == torch.float64
+    assert torch.equal(got.order, spade_ext.obc_trace(weight, h * 1e-40).order)
 
 
 def test_invert_climbs_the_ladder_and_gives_up():

@@ -43,6 +43,28 @@ def test_threads_do_not_change_a_bit():
     assert torch.equal(one, two) and torch.equal(one, four)
 
 
+@pytest.mark.parametrize("cols", [1, 47, 49, 200])
+def test_only_the_lower_triangle_is_read(cols):
+    _, h = layer(1, cols, dtype=torch.float32)
+    lower = h.tril() + 1e3 * torch.randn(cols, cols).triu(1)
+    assert torch.equal(damped_inverse(lower)[0], damped_inverse(h)[0])
+    torch.testing.assert_close(
+        damped_inverse(lower.double())[0], reference.damped_inverse(h.double())[0]
+    )
+
+
+@pytest.mark.parametrize("scale, got", [(1e-39, "9.9.*e[+]38"), (3e38, "3.*e-39")])
+def test_an_inverse_out_of_range(scale, got):
+    h = scale * torch.eye(3)
+    with pytest.raises(
+        SingularHessianError,
+        match=r"inverse of H must be in the range of float, \[1.*e-38, 3.*e[+]38\], got " + got,
+    ):
+        damped_inverse(h)
+    inverse, _ = damped_inverse(h.double())
+    torch.testing.assert_close(inverse, (h.double() * 1.01).inverse())
+
+
 def test_sixteen_bits_and_empty():
     assert damped_inverse(torch.eye(3).half())[0].dtype == torch.float32
     assert damped_inverse(torch.empty(0, 0))[0].shape == (0, 0)

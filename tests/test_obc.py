@@ -198,6 +198,34 @@ def test_more_damping_is_warned_of_where_the_op_is_called(op):
     assert warned[0].filename == __file__
 
 
+@pytest.mark.parametrize("scale", [1e-41, 1e-39, 1e-20, 1e20, 1e37])
+def test_the_scale_of_the_hessian_changes_no_weight(scale):
+    weight, h = layer(6, 40, dtype=torch.float32)
+    h = h / h.diagonal().mean()
+    trace, expected = obc_trace(weight, h * scale), obc_trace(weight.double(), (h * scale).double())
+    assert torch.equal(trace.order, expected.order)
+    assert torch.allclose(trace.loss.double(), expected.loss, rtol=1e-4, atol=0)
+    pruned, exact = obc_prune(weight, h * scale, 0.5), obc_prune(weight, h, 0.5)
+    assert pruned.dtype == torch.float32
+    assert torch.equal(pruned == 0, exact == 0)
+    assert (pruned - exact).norm() < 1e-3 * exact.norm()  # 1e-41 has three digits
+
+
+def test_a_hessian_that_no_dtype_can_invert():
+    with pytest.raises(SingularHessianError, match=r"obc_trace: .* in the range of double"):
+        obc_trace(torch.ones(1, 2).double(), 1e-310 * torch.eye(2).double())
+
+
+def test_only_the_lower_triangle_of_the_hessian_is_read():
+    weight, h = layer(6, 100, dtype=torch.float32)
+    lower = h.tril() + 1e3 * torch.randn(100, 100).triu(1)
+    assert torch.equal(obc_prune(weight, lower, 0.5), obc_prune(weight, h, 0.5))
+    trace, expected = obc_trace(weight, lower), obc_trace(weight, h)
+    for name in ("order", "loss", "hessian", "hinv"):
+        assert torch.equal(getattr(trace, name), getattr(expected, name))
+    assert torch.equal(trace.hessian, trace.hessian.T)
+
+
 def test_threads_repeats_and_strides_do_not_change_a_bit():
     weight, h = layer(9, 200, dtype=torch.float32)
     one, two, four = (obc_trace(weight, h, threads=t) for t in (1, 2, 4))
@@ -273,7 +301,21 @@ W, H = torch.ones(2, 4), torch.eye(4)
             ValueError,
             "counts must have shape",
         ),
-        (lambda: obc_trace(W, H).prune_rows(torch.tensor([1, 9])), ValueError, "counts must be in"),
+        (
+            lambda: obc_trace(W, H).prune_rows(torch.tensor([1, 9])),
+            ValueError,
+            r"OBCTrace.prune_rows: counts must be in \[0, 4\], got 9 for row 1",
+        ),
+        (
+            lambda: obc_trace(W, H, block=2).prune_rows(torch.tensor([3, 2])),
+            ValueError,
+            r"OBCTrace.prune_rows: counts must be in \[0, 2\], got 3 for row 0",
+        ),
+        (
+            lambda: obc_trace(W, H).prune_rows(torch.tensor([1, -1])),
+            ValueError,
+            r"OBCTrace.prune_rows: counts must be in \[0, 4\], got -1 for row 1",
+        ),
         (
             lambda: obc_trace(W, H).prune_rows(torch.tensor([1, 2], device="meta")),
             ValueError,

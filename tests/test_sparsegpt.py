@@ -128,6 +128,32 @@ def test_rank_deficient_without_much_damping_agrees_with_float64():
     assert ((single == 0) != (expected == 0)).float().mean() < 0.02
 
 
+@pytest.mark.parametrize("scale", [2.0**-112, 2.0**-62, 2.0**60, 2.0**120])
+@pytest.mark.parametrize("damp", [0.01, 1e-4])
+def test_the_scale_of_the_hessian_changes_no_bit(scale, damp):
+    weight, h = layer(8, 60, dtype=torch.float32)
+    weight *= 1e3
+    options = {"block_size": 1, "damp": damp}
+    expected = sparsegpt_prune(weight, h, 0.5, **options)
+    assert torch.equal(sparsegpt_prune(weight, h * scale, 0.5, **options), expected)
+
+
+def test_subnormal_hessian():
+    weight, h = layer(8, 60, dtype=torch.float32)
+    got, expected = sparsegpt_prune(weight, h * 1e-41, 0.5), sparsegpt_prune(weight, h, 0.5)
+    assert torch.equal(got == 0, expected == 0)
+    assert (got - expected).norm() < 1e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("damp", [0.01, 1e-4])
+def test_only_the_lower_triangle_of_the_hessian_is_read(damp):
+    weight, h = layer(8, 150, dtype=torch.float32)
+    lower = h.tril() + 1e3 * torch.randn(150, 150).triu(1)
+    options = {"block_size": 1, "damp": damp}
+    expected = sparsegpt_prune(weight, h, 0.5, **options)
+    assert torch.equal(sparsegpt_prune(weight, lower, 0.5, **options), expected)
+
+
 def test_threads_repeats_and_strides_do_not_change_a_bit():
     weight, h = layer(150, 200, dtype=torch.float32)
     one, two, four = (sparsegpt_prune(weight, h, 0.7, block_size=9, threads=t) for t in (1, 2, 4))
@@ -156,6 +182,16 @@ W, H = torch.ones(2, 4), torch.eye(4)
             lambda: sparsegpt_prune(W, torch.eye(3)),
             ValueError,
             r"hessian must have shape \(4, 4\)",
+        ),
+        (
+            lambda: sparsegpt_prune(W, H[:, :3]),
+            ValueError,
+            r"hessian must be square, got shape \(4, 3\)",
+        ),
+        (
+            lambda: sparsegpt_prune(W, H[None, :, :3]),
+            ValueError,
+            r"hessian must be square, got shape \(1, 4, 3\)",
         ),
         (lambda: sparsegpt_prune(W[None], H), ValueError, "weight must have 2 dimensions"),
         (

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from spade_ext import DampingWarning
 from spade_xai import schedule
 from spade_xai.trace import load_trace, trace, trace_many
 
@@ -123,3 +124,51 @@ def test_forward_precision_changes_little_and_leaves_the_flags(model, sample, pr
 def test_unknown_forward_precision(model, sample):
     with pytest.raises(ValueError, match=r"trace: forward_precision must be one of .* got 'int8'"):
         trace(model, sample, augment=noise, forward_precision="int8", **OPTIONS)
+
+
+class Scaled(nn.Module):
+    """Two linear layers that read inputs of scales far apart."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale, self.first, self.second = scale, nn.Linear(12, 6), nn.Linear(12, 4)
+
+    def forward(self, x):
+        return self.first(x * self.scale).sum(1, keepdim=True) * 0 + self.second(x)
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+@pytest.mark.parametrize("scale", [1e-19, 1e18])
+def test_inputs_of_extreme_scales_are_pruned_as_others(method, scale):
+    torch.manual_seed(0)
+    x = torch.rand(24, 12)
+    options = {"method": method, "sparsity": 0.5, "augment": None, "progress": False}
+    model = Scaled(scale)
+    result, plain = trace(model, x, **options), copy.deepcopy(model)
+    plain.scale = 1.0
+    expected = trace(plain, x, **options)
+    assert result.agreement(expected) == {"first": 1.0, "second": 1.0}
+    for got, usual in zip(result.layers, expected.layers, strict=True):
+        assert got.status == usual.status == "pruned"
+        assert got.relative_loss == pytest.approx(usual.relative_loss, rel=1e-3)
+    assert result.layers[0].loss == pytest.approx(expected.layers[0].loss * scale**2, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+def test_a_layer_whose_hessian_overflows_fails_alone(method):
+    torch.manual_seed(0)
+    model, x = Scaled(1e30), torch.rand(2, 12, 12)
+    with pytest.warns(DampingWarning, match="left dense: first"):
+        results = list(
+            trace_many(
+                model,
+                [x[0], x[1] * 1e-30],
+                method=method,
+                sparsity=0.5,
+                augment=None,
+                progress=False,
+            )
+        )
+    assert [layer.status for layer in results[0].layers] == ["failed", "pruned"]
+    assert torch.equal(results[0].model.first.weight, model.first.weight)
+    assert results[1].layers[0].status == "pruned"

@@ -165,6 +165,35 @@ def test_checkpoint_of_another_run_is_refused(model, samples, tmp_path):
         tune(model, samples, lambda m, i: 1.0, grid=[0.5], checkpoint=path, **options)
 
 
+class Masked(nn.Module):
+    """A linear layer on some of its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x, mask, scale=1.0):
+        return self.layer(x * mask * scale)
+
+
+@pytest.mark.parametrize(
+    "structure", [tuple, lambda values: dict(zip(("x", "mask", "scale"), values, strict=True))]
+)
+def test_checkpoint_knows_every_tensor_of_a_sample(tmp_path, structure):
+    path, x, mask = tmp_path / "run.jsonl", torch.rand(8, 4), torch.ones(8, 4)
+    arguments = {"grid": [0.5], "checkpoint": path, "augment": None, **OPTIONS}
+
+    def run(*values):
+        return tune(model, [structure(values)], lambda m, i: 1.0, **arguments)
+
+    model = Masked()
+    first = run(x, mask, 1.0)
+    assert run(x.clone(), mask, 1.0) == first
+    for values in ((x, 0.5 * mask, 1.0), (x, mask, 2.0), (x, mask.double(), 1.0)):
+        with pytest.raises(ValueError, match="must belong to this run, samples differs"):
+            run(*values)
+
+
 @pytest.mark.parametrize("method", ["obc", "sparsegpt"])
 def test_device_takes_a_copy_and_precision_reaches_the_passes(
     model, samples, monkeypatch, method, device

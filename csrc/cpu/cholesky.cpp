@@ -132,24 +132,34 @@ class Factorisation {
 }  // namespace
 
 template <class S, class T>
-void pack(const S* h, const double* diagonal, double shift, bool reversed, const Panels<T>& u,
-          int threads) {
+void pack(const S* h, const double* diagonal, double shift, double scale, bool reversed,
+          const Panels<T>& u, int threads) {
   const int64_t n = u.n;
-  const auto original = [&](int64_t i) { return reversed ? n - 1 - i : i; };
+  const T factor = static_cast<T>(scale);
   parallel_for(threads_for(n, threads), u.count, no_state, [&](int, int64_t I) {
-    for (int64_t i = I * kPanel; i < (I + 1) * kPanel; ++i)
-      for (int64_t first = I * kPanel; first < u.count * kPanel; first += kPanel) {
-        T* row = u.at(i, first);
-        const int64_t width = i < n ? std::min(kPanel, n - first) : 0;
-        const S* from = h + original(i) * n + (reversed ? n - 1 - first : first);
-        if (reversed)
-          for (int64_t j = 0; j < width; ++j) row[j] = static_cast<T>(from[-j]);
-        else
-          std::copy(from, from + width, row);
-        std::fill(row + width, row + kPanel, T(0));
-        if (first > i) continue;
-        row[i - first] = i < n ? static_cast<T>(diagonal[original(i)] + shift) : T(1);
+    const int64_t top = I * kPanel, height = std::min(kPanel, n - top);
+    for (int64_t J = I; J < u.count; ++J) {
+      const int64_t left = J * kPanel, width = std::min(kPanel, n - left);
+      T* tile = u.tile(I, J);
+      std::fill(tile, tile + kTile, T(0));
+      if (reversed) {
+        const S* last = h + (n - 1 - top) * n + n - 1 - left;
+        for (int64_t i = 0; i < height; ++i)
+          for (int64_t j = 0; j < width; ++j)
+            tile[i * kPanel + j] = static_cast<T>(last[-i * n - j]) * factor;
+      } else {
+        const S* first = h + left * n + top;
+        for (int64_t j = 0; j < width; ++j)
+          for (int64_t i = 0; i < height; ++i)
+            tile[i * kPanel + j] = static_cast<T>(first[j * n + i]) * factor;
       }
+    }
+    T* tile = u.tile(I, I);
+    for (int64_t i = 0; i < kPanel; ++i) {
+      const int64_t at = reversed ? n - 1 - top - i : top + i;
+      tile[i * (kPanel + 1)] =
+          i < height ? static_cast<T>(diagonal[at] * scale + shift * scale) : T(1);
+    }
   });
 }
 
@@ -208,9 +218,9 @@ double live_diagonal(const T* h, int64_t n, double* out) {
   return n ? sum / static_cast<double>(n) : 0.0;
 }
 
-template void pack(const float*, const double*, double, bool, const Panels<float>&, int);
-template void pack(const float*, const double*, double, bool, const Panels<double>&, int);
-template void pack(const double*, const double*, double, bool, const Panels<double>&, int);
+template void pack(const float*, const double*, double, double, bool, const Panels<float>&, int);
+template void pack(const float*, const double*, double, double, bool, const Panels<double>&, int);
+template void pack(const double*, const double*, double, double, bool, const Panels<double>&, int);
 template bool cholesky(const Panels<float>&, float*, int);
 template bool cholesky(const Panels<double>&, double*, int);
 template void cholesky_inverse(const Panels<double>&, const double*, double*, int);

@@ -7,11 +7,11 @@
 
 namespace spade {
 
-// u = the n x n matrix h with `diagonal` + shift in place of its own, upper triangle; with both
-// indices reversed if asked to. Reads rows and columns of h that are equal by symmetry.
+// u = scale * (H with `diagonal` + shift in place of its own), n x n, upper triangle; with both
+// indices reversed if asked to. Of h the lower triangle is read.
 template <class S, class T>
-void pack(const S* h, const double* diagonal, double shift, bool reversed, const Panels<T>& u,
-          int threads);
+void pack(const S* h, const double* diagonal, double shift, double scale, bool reversed,
+          const Panels<T>& u, int threads);
 
 // u = U in place and the inverses of its diagonal tiles, [count, kPanel, kPanel]; false if the
 // matrix is not positive definite. n^3 / 3 flop; the same bits for every number of threads.

@@ -1,6 +1,9 @@
 // spade_damped_inverse: H' + damp mean(diag H') I factorised in double; the damping grows until it
 // holds.
 
+#include <algorithm>
+#include <limits>
+
 #include "core/buffer.h"
 #include "core/damping.h"
 #include "core/finite.h"
@@ -9,6 +12,32 @@
 
 namespace spade {
 namespace {
+
+// The largest entries of a positive definite matrix are on its diagonal: entry j of the damped H
+// and of its inverse must be normal numbers of T.
+template <class T>
+void check_in_range(const char* function, int64_t j, double damped, double inverse) {
+  using Range = std::numeric_limits<T>;
+  if (damped <= Range::max() && inverse >= Range::min() && inverse <= Range::max()) return;
+  fail(SPADE_SINGULAR,
+       "%s: the inverse of H must be in the range of %s, [%g, %g], got %g at (%lld, %lld), where "
+       "the damped H is %g",
+       function, sizeof(T) == sizeof(float) ? "float" : "double", static_cast<double>(Range::min()),
+       static_cast<double>(Range::max()), inverse, static_cast<long long>(j),
+       static_cast<long long>(j), damped);
+}
+
+// to = h with this diagonal, both triangles from the lower one of h.
+template <class T>
+void copy_symmetric(const T* h, const double* diagonal, int64_t D, T* to) {
+  constexpr int64_t kTile = 32;  // rows whose cache lines are written while they are cached
+  for (int64_t top = 0; top < D; top += kTile)
+    for (int64_t left = 0; left <= top; left += kTile)
+      for (int64_t i = top; i < std::min(D, top + kTile); ++i)
+        for (int64_t j = left; j < std::min(i, left + kTile); ++j)
+          to[i * D + j] = to[j * D + i] = h[i * D + j];
+  for (int64_t j = 0; j < D; ++j) to[j * D + j] = static_cast<T>(diagonal[j]);
+}
 
 template <class T>
 void damped_inverse(const T* h, int64_t D, double damp, T* hinv, T* damped, double* damp_used,
@@ -32,18 +61,17 @@ void damped_inverse(const T* h, int64_t D, double damp, T* hinv, T* damped, doub
     if (*damp_used < 0)
       fail(SPADE_SINGULAR, "%s: H is not positive definite, even with damp = %g", function,
            damp > 1 ? damp : 1.0);
-    pack(h, diagonal.get(), *damp_used * mean, false, factor, threads);
+    pack(h, diagonal.get(), *damp_used * mean, 1.0, false, factor, threads);
     if (cholesky(factor, tiles.get(), threads)) break;
   }
   done.add(1);
   if (!done.cancelled()) cholesky_inverse(factor, tiles.get(), inverse.get(), threads);
   done.add(1);
   done.finish();
+  for (int64_t j = 0; j < D; ++j) diagonal[j] += *damp_used * mean;
+  for (int64_t j = 0; j < D; ++j) check_in_range<T>(function, j, diagonal[j], inverse[j * D + j]);
   std::copy(inverse.get(), inverse.get() + D * D, hinv);
-  if (!damped) return;
-  std::copy(h, h + D * D, damped);
-  for (int64_t j = 0; j < D; ++j)
-    damped[j * D + j] = static_cast<T>(diagonal[j] + *damp_used * mean);
+  if (damped) copy_symmetric(h, diagonal.get(), D, damped);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include "cpu/sparsegpt_factor.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "core/damping.h"
 #include "cpu/cholesky.h"
@@ -8,11 +10,20 @@
 namespace spade {
 namespace {
 
+// The power of 4 that brings numbers like `mean` near 1: it changes no bit of the factor's digits,
+// and weights and masks depend on no scale, but squares of weights over those of U would leave T.
+template <class T>
+double scale_for(double mean) {
+  if (mean == 0) return 1;
+  constexpr int kMost = std::numeric_limits<T>::max_exponent - 2;
+  return std::ldexp(1.0, -2 * std::clamp(std::ilogb(mean) / 2, -kMost / 2, kMost / 2));
+}
+
 template <class T, class Wide>
-bool factorise(const T* h, const double* diagonal, double shift, const Panels<Wide>& factor,
-               int threads) {
+bool factorise(const T* h, const double* diagonal, double mean, double damp,
+               const Panels<Wide>& factor, int threads) {
   const Buffer<Wide> inverses(factor.count * kPanel * kPanel);
-  pack(h, diagonal, shift, true, factor, threads);
+  pack(h, diagonal, mean * damp, scale_for<T>(mean), true, factor, threads);
   return cholesky(factor, inverses.get(), threads);
 }
 
@@ -22,13 +33,12 @@ template <class T>
 bool sparsegpt_factor(const T* h, double* damp, const Panels<T>& factor, int threads) {
   const Buffer<double> diagonal(factor.n);
   const double mean = live_diagonal(h, factor.n, diagonal.get());
-  for (; *damp >= 0; *damp = next_damp(*damp)) {
-    const double shift = mean * *damp;
+  for (; *damp >= 0 && std::isfinite(mean); *damp = next_damp(*damp)) {
     if (sizeof(T) == sizeof(double) || *damp >= kFloatFromDamp) {
-      if (factorise(h, diagonal.get(), shift, factor, threads)) return true;
+      if (factorise(h, diagonal.get(), mean, *damp, factor, threads)) return true;
     } else {
       const Panels<double> wide(factor.n);
-      if (!factorise(h, diagonal.get(), shift, wide, threads)) continue;
+      if (!factorise(h, diagonal.get(), mean, *damp, wide, threads)) continue;
       std::copy(wide.panel(0), wide.panel(wide.count), factor.panel(0));
       return true;
     }

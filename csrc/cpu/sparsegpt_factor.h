@@ -5,8 +5,9 @@
 
 namespace spade {
 
-// factor = U' of the damped H: J H J = U'^T U', J the reversal of indices. Starts at *damp and
-// leaves there what it took; false if no damping makes H positive definite.
+// factor = U' of the damped H, times a power of two: J H J = U'^T U', J the reversal of indices;
+// the lower triangle of h is read. Starts at *damp and leaves there what it took; false if no
+// damping makes H positive definite.
 template <class T>
 bool sparsegpt_factor(const T* h, double* damp, const Panels<T>& factor, int threads);
 

@@ -68,13 +68,29 @@ struct Outcome {
   }
 };
 
-// Nothing is eliminated if less damping than least_damp was used.
+// Whether squares of weights times entries of H, or over those of its inverse, are numbers of T
+// with all their digits: by the mean of the diagonal, which has 1 for a dead column.
+template <class T>
+bool in_range(const Layer<T>& layer) {
+  if (sizeof(T) == sizeof(double) || layer.D == 0) return true;
+  double sum = 0;
+  for (int64_t j = 0; j < layer.D; ++j) {
+    const double entry = static_cast<double>(layer.h[j * (layer.D + 1)]);
+    sum += entry == 0 ? 1 : entry;
+  }
+  const double mean = sum / static_cast<double>(layer.D);
+  return mean >= 1e-18 && mean <= 1e18;
+}
+
+// Nothing is eliminated, and no damping (-1) or too little is returned, if H is out of the range of
+// T or less damping than least_damp was used.
 template <class T>
 Outcome eliminate(const Layer<T>& layer, double damp, double least_damp, const Elimination<T>& to,
                   const py::object& progress) {
   const int64_t R = layer.R, D = layer.D;
   const int threads = layer.threads;
   if (!all_finite(layer.w, R * D)) throw py::value_error("the weight must be finite");
+  if (!in_range(layer)) return {-1};
   Outcome outcome{damp};
   run(py::none(), [&](const spade_progress_t* target) {
     return Api<T>::inverse(layer.h, D, damp, to.hinv, to.damped, &outcome.damp, threads, target);

@@ -1,5 +1,6 @@
 """Pruning one layer of one or several samples by exact OBC or SparseGPT."""
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,7 +26,8 @@ class Pruned:
     """A layer pruned for one sample.
 
     Attributes:
-        weights: [groups, rows / groups, cols]; None if no damping made the Hessian positive definite.
+        weights: [groups, rows / groups, cols]; None if no damping made the Hessian positive definite, or it is out of
+            the range of its dtype.
         damp: Damping that was used, the largest of the groups.
         loss: ||(W - W') X||^2 over the augmentations.
         relative_loss: loss / ||W X||^2.
@@ -43,8 +45,10 @@ def order_layer(
     """Exact OBC order of each group of a layer: weight [G, R, D], hessian [G, D, D].
 
     Raises:
-        SingularHessianError: Not positive definite even at damp = 1.
+        SingularHessianError: Not positive definite even at damp = 1, or out of the range of its dtype.
     """
+    if not _finite(hessian):
+        raise SingularHessianError("order_layer: the Hessian is out of the range of its dtype")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DampingWarning)  # reported with the layer instead
         report = progress if len(weight) == 1 else None
@@ -52,6 +56,11 @@ def order_layer(
             obc_trace(w, h, damp=damp, progress=report)
             for w, h in zip(weight, hessian, strict=True)
         ]
+
+
+def _finite(hessian: Tensor) -> bool:
+    """Whether finite inputs have overflowed no entry; the largest are on the diagonal."""
+    return bool(hessian.diagonal(dim1=-2, dim2=-1).isfinite().all())
 
 
 def weights_at(orders: list[OBCTrace], sparsity: float) -> Tensor:
@@ -64,11 +73,14 @@ def weights_at(orders: list[OBCTrace], sparsity: float) -> Tensor:
 
 
 def measure(weight: Tensor, pruned: Tensor, hessian: Tensor) -> tuple[float, float]:
-    """||(W - W') X||^2 and its ratio to ||W X||^2, by tr(D H D^T)."""
+    """||(W - W') X||^2 and its ratio to ||W X||^2, by tr(D H D^T); scaled so that no H overflows."""
     w = weight.to(hessian.dtype)
+    mean = hessian.diagonal(dim1=-2, dim2=-1).mean(dtype=torch.float64)
+    scale = 2.0 ** (math.frexp(float(mean))[1] // 2)
 
     def square(d: Tensor) -> float:
-        return float(((d @ hessian) * d).sum(dtype=torch.float64).clamp_min(0))
+        d = d / scale
+        return float(((d @ hessian) * d).sum(dtype=torch.float64).clamp_min(0)) * scale * scale
 
     loss, whole = square(w - pruned.to(hessian.dtype)), square(w)
     return loss, loss / whole if whole > 0 else 0.0
@@ -90,24 +102,43 @@ def prune_layer(
         layer: The layer.
         weight: [G, R, D], shared by the samples. Not modified.
         hessians: [G, D, D] a sample. Not modified.
-        method: "obc" (SPADE) or "sparsegpt" (FastSPADE: all samples at once, mask blocks of a convolution's kernel
-            taps, of one column otherwise).
+        method: "obc" (SPADE) or "sparsegpt" (FastSPADE).
         sparsity: In [0, 1].
         damp: Damping relative to the mean diagonal.
         progress: Callback(done, total) of a long elimination.
     """
     if method == "obc":
-        results = []
-        for hessian in hessians:
-            try:
-                orders = order_layer(weight, hessian, damp, progress)
-                pruned = weights_at(orders, sparsity)
-            except SingularHessianError:
-                results.append(Pruned(None, max(1.0, damp), 0.0, 0.0))
-                continue
-            used = max(order.damp for order in orders)
-            results.append(Pruned(pruned.to(weight.dtype), used, *measure(weight, pruned, hessian)))
-        return results
+        return [_by_obc(weight, h, sparsity, damp, progress) for h in hessians]
+    ready = [h for h in hessians if _finite(h)]
+    pruned = iter(_by_sparsegpt(layer, weight, ready, sparsity, damp, progress) if ready else ())
+    return [next(pruned) if _finite(h) else _failed(damp) for h in hessians]
+
+
+def _failed(damp: float) -> Pruned:
+    return Pruned(None, max(1.0, damp), 0.0, 0.0)
+
+
+def _by_obc(
+    weight: Tensor, hessian: Tensor, sparsity: float, damp: float, progress: Report | None
+) -> Pruned:
+    try:
+        orders = order_layer(weight, hessian, damp, progress)
+        pruned = weights_at(orders, sparsity)
+    except SingularHessianError:
+        return _failed(damp)
+    used = max(order.damp for order in orders)
+    return Pruned(pruned.to(weight.dtype), used, *measure(weight, pruned, hessian))
+
+
+def _by_sparsegpt(
+    layer: Layer,
+    weight: Tensor,
+    hessians: list[Tensor],
+    sparsity: float,
+    damp: float,
+    progress: Report | None,
+) -> list[Pruned]:
+    """All samples at once, in mask blocks of a convolution's kernel taps, of one column otherwise."""
     samples, groups = len(hessians), layer.groups
     batch = sparsegpt_prune_batch(
         weight.repeat(samples, 1, 1) if groups > 1 else weight[0],
@@ -122,7 +153,7 @@ def prune_layer(
     damps = batch.damp.reshape(shape).amax(1).tolist()
     failed = batch.failed.reshape(shape).any(1).tolist()
     return [
-        Pruned(None, damps[i], 0.0, 0.0)
+        _failed(damps[i])
         if failed[i]
         else Pruned(weights[i], damps[i], *measure(weight, weights[i], hessians[i]))
         for i in range(samples)

@@ -333,7 +333,7 @@ def _warn(function: str, traces: Sequence[Trace]) -> None:
     """Say which layers needed more damping or failed."""
     for status, what in (
         ("damped", "needed more damping than asked for"),
-        ("failed", "have no positive definite Hessian even at damp = 1 and were left dense"),
+        ("failed", "have no Hessian that can be inverted, even at damp = 1, and were left dense"),
     ):
         names = dict.fromkeys(x.name for t in traces for x in t.layers if x.status == status)
         if names:

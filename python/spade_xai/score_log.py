@@ -6,15 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spade_xai.augment import ImageAugment
-from spade_xai.inputs import first_tensor
+from spade_xai.inputs import Inputs
 from spade_xai.layers import Layer
 from spade_xai.run import Run
 from spade_xai.text_augment import TextAugment
-from spade_xai.trace_file import fingerprint
+from spade_xai.trace_file import describe, fingerprint
 
 
 def identity_of(
@@ -24,8 +23,7 @@ def identity_of(
     options = run.options
     samples = hashlib.blake2b(digest_size=16)
     for source in run.sources:
-        values = first_tensor(source.inputs).detach().cpu().contiguous().flatten()
-        samples.update(values.view(torch.uint8).numpy().tobytes())
+        samples.update(json.dumps(_content(source.inputs)).encode())
     weights = hashlib.blake2b(json.dumps(fingerprint(model)).encode(), digest_size=16)
     known = (str, ImageAugment, TextAugment, type(None))  # of others nothing can be said
     augment = repr(options.augment) if isinstance(options.augment, known) else "given"
@@ -46,6 +44,21 @@ def identity_of(
         "groups": json.dumps([[x.name for x in g] for g in groups]),
         "inputs": json.dumps(inputs),  # what Hessians and orders depend on
     }
+
+
+def _content(inputs: Inputs) -> list[list[str]]:
+    """Name and content of each tensor and option that the model is given."""
+    if isinstance(inputs, dict):
+        named = list(inputs.items())
+    else:
+        named = list(enumerate(inputs if isinstance(inputs, tuple) else (inputs,)))
+    plain = (str, int, float, bool, type(None))  # of others only the type is known to last
+    return [
+        [str(name), *describe(value)]
+        if isinstance(value, Tensor)
+        else [str(name), repr(value) if isinstance(value, plain) else type(value).__name__]
+        for name, value in named
+    ]
 
 
 class ScoreLog:

@@ -18,15 +18,17 @@ _FORMAT = "spade_xai.Trace.1"
 def fingerprint(model: nn.Module) -> dict[str, list[str]]:
     """Shape, dtype and digest of each tensor of the model's state."""
     return {
-        name: [str(list(value.shape)), str(value.dtype), _digest(value)]
+        name: describe(value)
         for name, value in model.state_dict().items()
         if isinstance(value, Tensor)
     }
 
 
-def _digest(value: Tensor) -> str:
+def describe(value: Tensor) -> list[str]:
+    """Shape, dtype and digest of a tensor."""
     flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.blake2b(flat.numpy().tobytes(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(flat.numpy().tobytes(), digest_size=16).hexdigest()
+    return [str(list(value.shape)), str(value.dtype), digest]
 
 
 def save_trace(trace: Trace, path: str | os.PathLike[str]) -> None:

@@ -36,7 +36,8 @@ typedef enum {
   SPADE_SUCCESS = 0,
   SPADE_INVALID_ARGUMENT = 1, /* a size, pointer or option out of range */
   SPADE_NOT_FINITE = 2,       /* NaN or Inf in an input */
-  SPADE_SINGULAR = 3,         /* a matrix is not positive definite, even with damp = 1 */
+  SPADE_SINGULAR = 3,         /* a matrix is not positive definite, even with damp = 1, or its inverse
+                                 is out of the range of its type */
   SPADE_OUT_OF_MEMORY = 4,
   SPADE_CANCELLED = 5, /* the progress callback asked to stop */
   SPADE_INTERNAL = 6,
@@ -151,11 +152,13 @@ SPADE_API spade_status_t spade_hessian_conv2d_set_f64(const double* x, const spa
  *
  * H' is H with every dead column (H_jj = 0) given a unit diagonal. If the sum is not positive
  * definite the damping grows tenfold (from 1e-6 if it was 0) up to 1.
+ * @param h               D x D, symmetric; the lower triangle is read
  * @param damp            >= 0, relative to the mean of the diagonal
  * @param[out] hinv       D x D, both triangles
  * @param[out] damped     D x D, the matrix that was inverted; NULL if not wanted
  * @param[out] damp_used  the damping that succeeded, >= damp
- * @returns SPADE_SINGULAR if damp = 1 (or `damp`, if larger) is not enough
+ * @returns SPADE_SINGULAR if damp = 1 (or `damp`, if larger) is not enough, or if the inverse has
+ *          entries on its diagonal that are no normal numbers of its type
  */
 SPADE_API spade_status_t spade_damped_inverse_f32(const float* h, int64_t D, double damp,
                                                   float* hinv, float* damped, double* damp_used,
@@ -235,8 +238,8 @@ SPADE_API spade_status_t spade_obc_counts_f64(const double* loss, int64_t R, int
  * kept (with H) or pruned (with A), in double.
  *
  * @param w       R x D, the dense weights w0
- * @param h       D x D, damped Hessian (the inverse of hinv)
- * @param hinv    D x D
+ * @param h       D x D, damped Hessian (the inverse of hinv), symmetric; both triangles are read
+ * @param hinv    D x D, symmetric; both triangles are read
  * @param order   R x steps, as from spade_obc_trace
  * @param counts  R, 0 <= counts[r] <= steps
  * @param[out] out   R x D
@@ -272,7 +275,7 @@ typedef struct {
  * w^2 / U_jj^2 over all rows go (U: upper Cholesky factor of H^-1; ties: lowest row-major index),
  * and the columns to the right compensate. A dead column (H_jj = 0) is pruned first, at no loss.
  * @param w         R x D weights; sample s starts at w + s * w_stride (0: shared by all samples)
- * @param h         S x D x D
+ * @param h         S x D x D, symmetric; the lower triangles are read. Any scale will do
  * @param[out] out  S x R x D
  * @param[out] damp_used  S; damping that succeeded, see spade_damped_inverse
  * @param[out] info       S; 0, or SPADE_SINGULAR: out[s] is then a copy of the dense weights; the
