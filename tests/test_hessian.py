@@ -53,6 +53,8 @@ def test_linear(samples, cols):
         ((2, 3), (1, 2), (0, 2), (2, 1), 4, (2, 8, 9, 7)),
         (5, 1, 4, 2, 1, (1, 2, 3, 3)),
         (3, 1, 1, 1, 1, (2, 230, 5, 5)),
+        ((1, 3), 1, (0, 1), 1, 1, (2, 110, 5, 6)),
+        ((3, 4), 1, (1, 2), 1, 1, (2, 100, 6, 5)),
         (3, 1, 1, 1, 12, (2, 12, 8, 8)),
         (1, 1, 0, 1, 2, (2, 66, 4, 4)),
         (1, 2, 1, 1, 1, (2, 210, 5, 6)),
@@ -168,10 +170,13 @@ def test_empty_inputs():
 
 @pytest.mark.parametrize("form", ["tap_offsets", "direct"])
 def test_threads_do_not_change_a_bit(form):
-    x = torch.randn(3, 70, 12, 12)
-    one, two, four = (hessian(x, kernel_size=3, padding=1, form=form, threads=t) for t in (1, 2, 4))
-    assert torch.equal(one, two) and torch.equal(one, four)
-    depthwise = {"kernel_size": 3, "groups": 70, "form": form}
+    for channels in (70, 100):  # each thread its own tiles, or all share them
+        x = torch.randn(3, channels, 12, 12)
+        one, two, four = (
+            hessian(x, kernel_size=3, padding=1, form=form, threads=t) for t in (1, 2, 4)
+        )
+        assert torch.equal(one, two) and torch.equal(one, four)
+    depthwise = {"kernel_size": 3, "groups": channels, "form": form}
     assert torch.equal(hessian(x, threads=1, **depthwise), hessian(x, threads=3, **depthwise))
     for cols in (40, 64, 250):
         rows = torch.randn(5000, cols)

@@ -72,7 +72,7 @@ struct GramTask {
   TiledRows<T> rows;
   int64_t a, b, m, n;
   bool symmetric;  // a = b and the same rows on both sides: the lower triangle is enough
-  double* out;     // [m, ldo], added to
+  double* out;     // [m, ldo], added to; or null: sums stay in `partial`, see gram()
   int64_t ldo;
 };
 
@@ -83,10 +83,10 @@ inline int64_t gram_width(int64_t n) {
   return ((n + count - 1) / count + kGramColumns - 1) / kGramColumns * kGramColumns;
 }
 
-// Output tiles (I, J), I >= J, of n columns.
-inline std::vector<std::pair<int64_t, int64_t>> lower_tiles(int64_t n) {
+// Output tiles (I, J), I >= J, of n columns, `width` of them a tile.
+inline std::vector<std::pair<int64_t, int64_t>> lower_tiles(int64_t n, int64_t width) {
   std::vector<std::pair<int64_t, int64_t>> pairs;
-  for (int64_t I = 0; I * gram_width(n) < n; ++I)
+  for (int64_t I = 0; I * width < n; ++I)
     for (int64_t J = 0; J <= I; ++J) pairs.emplace_back(I, J);
   return pairs;
 }
@@ -101,7 +101,8 @@ inline void mirror_tile(double* h, int64_t n, int64_t I, int64_t J) {
         for (int64_t j = j0; j < std::min({columns, j0 + 8, i}); ++j) h[j * n + i] = h[i * n + j];
 }
 
-// partial: kGramWidth x kGramWidth, contents lost.
+// partial: kGramWidth x kGramWidth, contents lost. Without task.out the product of two packed tiles
+// over at most kPromote rows: partial is the sum, [m, n] of row stride kGramColumns.
 #define SPADE_DECLARE_GRAM(isa)                                                                   \
   namespace isa {                                                                                 \
   void gram(const GramTask<float>& task, const std::vector<Segment>& segments, float* partial);   \

@@ -124,12 +124,12 @@ void gram_of(const GramTask<T>& task, const std::vector<Segment>& segments, T* p
       multiply_block(task, segment.a + k, segment.b + k, count, summed == 0, partial);
       k += count;
       summed += count;
-      if (summed == kPromote) {
+      if (summed == kPromote && task.out) {
         promote(task, partial);
         summed = 0;
       }
     }
-  if (summed) promote(task, partial);
+  if (summed && task.out) promote(task, partial);
 }
 
 }  // namespace

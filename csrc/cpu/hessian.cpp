@@ -29,6 +29,23 @@ void clear(S* h, int64_t count, int threads) {
              [&](int64_t begin, int64_t end) { std::fill(h + begin, h + end, S(0)); });
 }
 
+// First touch of what all threads will write piecemeal, each huge page by one of them: else they
+// would have the system clear the same pages at once.
+template <class S>
+void touch(S* h, int64_t count, int threads) {
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t first = reinterpret_cast<uintptr_t>(h) / kHugePage;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(h + count);
+  parallel_for(
+      threads, static_cast<int64_t>(end / kHugePage - first + 1), [] { return 0; },
+      [&](int, int64_t i) {
+        const uintptr_t begin = (first + i) * kHugePage;
+        S* const from = begin < reinterpret_cast<uintptr_t>(h) ? h : reinterpret_cast<S*>(begin);
+        S* const to = reinterpret_cast<S*>(std::min(end, begin + kHugePage));
+        for (S* p = from; p < to; p += kPage / sizeof(S)) *p = S(0);
+      });
+}
+
 // H written as T by add(double*), which adds to H.
 template <class T, class Add>
 void set_by(T* h, int64_t count, int threads, Add&& add) {
@@ -96,8 +113,10 @@ void checked_conv2d(const char* function, const T* x, const spade_conv2d_t* conv
   std::optional<TapPlan> plan;
   const bool choose = form == SPADE_HESSIAN_AUTO && sizes.taps > 1 && sizes.channels > 1;
   if (form == SPADE_HESSIAN_TAP_OFFSETS || choose) plan.emplace(*conv);
-  if (plan && (form == SPADE_HESSIAN_TAP_OFFSETS || taps_cost(*conv, *plan) < direct_cost(*conv)))
+  if (plan && (form == SPADE_HESSIAN_TAP_OFFSETS || taps_cost(*conv, *plan) < direct_cost(*conv))) {
+    if (!add) touch(h, entries, threads);
     return hessian_taps(x, *conv, *plan, h, add, threads, progress);
+  }
   if constexpr (std::is_same_v<S, double>)
     if (add) return hessian_direct(x, *conv, h, threads, progress);
   if constexpr (std::is_same_v<S, T>)

@@ -21,8 +21,9 @@ constexpr int64_t kNarrowEntries = 1 << 17;  // of a narrow piece: it stays in a
 constexpr int64_t kWideRows = 2048;          // of a wide piece: D^2 sums go to double once a piece
 constexpr int64_t kPackRows = 64;            // of a packing task
 constexpr int64_t kPackLine = 8;             // rows copied at a time then
-constexpr double kCopyCost = 3;              // multiply-adds that copying one entry costs
-constexpr double kRowCost = 300;             // and finding a row
+constexpr double kCopyCost = 3;              // multiply-adds that copying one entry costs,
+constexpr double kRowCost = 300;             // finding a row,
+constexpr double kEntryCost = 30;            // and clearing, mirroring and writing an entry of H
 
 // A row stride for D columns that does not map rows to few sets of the cache.
 int64_t row_stride(int64_t D) { return ((D + 15) / 16 | 1) * 16; }
@@ -47,7 +48,7 @@ class DirectHessian {
         groups_(conv.groups),
         h_(h),
         threads_(threads),
-        tiles_(lower_tiles(D_)),
+        tiles_(lower_tiles(D_, gram_width(D_))),
         jobs_(groups_ * static_cast<int64_t>(tiles_.size())),
         slots_(std::max<int64_t>(1, std::min(kJobs / jobs_, N_ / std::max(kSlotRows, 2 * D_)))),
         sums_((slots_ - !rows_.taps_first()) * groups_ * D_ * D_),
@@ -210,8 +211,8 @@ void hessian_linear(const T* x, int64_t N, int64_t D, int64_t ldx, double* h, in
 double direct_cost(const spade_conv2d_t& conv) {
   const ConvSizes sizes(conv);
   const double rows = static_cast<double>(sizes.positions), D = static_cast<double>(sizes.D);
-  return static_cast<double>(conv.groups) * rows *
-         (D * (D / 2 + kGramColumns / 4. + kCopyCost) + kRowCost);
+  return static_cast<double>(conv.groups) *
+         (rows * (D * (D / 2 + kGramColumns / 4. + kCopyCost) + kRowCost) + kEntryCost * D * D);
 }
 
 template <class T>

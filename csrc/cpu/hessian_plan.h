@@ -12,12 +12,11 @@
 // large values lie. (Exact for every kernel, stride, padding and dilation.)
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "core/conv.h"
-#include "cpu/gram.h"
+
 namespace spade {
 
 // Rows or columns of the input: `count` from `first`, one stride apart.
@@ -73,36 +72,6 @@ class TapPlan {
   const Axis rows_, columns_;
   std::vector<OffsetGram> grams_;
   std::vector<int64_t> place_;  // [cells of rows, cells of columns] in grams_, or -1
-};
-
-// The input packed so that the pixels of an offset gram's lines are contiguous: line, slot, image,
-// channel, where the slots of a line hold its pixels 0, s, 2 s, ..., then 1, s + 1, ...
-class PackedLines {
- public:
-  // `along` pixels a line at stride s.
-  PackedLines(int64_t along, int64_t stride, int64_t batch)
-      : along_(along), batch_(batch), slot_(static_cast<size_t>(along)) {
-    int64_t next = 0;
-    for (int64_t residue = 0; residue < std::min(stride, along); ++residue)
-      for (int64_t z = residue; z < along; z += stride) slot_[z] = next++;
-  }
-
-  int64_t row(int64_t line, int64_t z) const { return (line * along_ + slot_[z]) * batch_; }
-
-  // Rows of the products between pixels zs of line `line` and zs + dz of line `other`.
-  void add_segment(int64_t line, int64_t other, const Lines& zs, int64_t dz,
-                   std::vector<Segment>& out) const {
-    const Segment next{row(line, zs.first), row(other, zs.first + dz), zs.count * batch_};
-    if (!out.empty() && out.back().a + out.back().length == next.a &&
-        out.back().b + out.back().length == next.b)
-      out.back().length += next.length;
-    else
-      out.push_back(next);
-  }
-
- private:
-  int64_t along_, batch_;
-  std::vector<int64_t> slot_;
 };
 
 }  // namespace spade

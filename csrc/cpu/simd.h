@@ -37,29 +37,30 @@ template <class T>
 inline void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
+
+// Whether vectors may be streamed to p. stream() stores one past the caches where vectors are whole
+// cache lines; end_stream() orders it before what the thread stores next.
+inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % kVectorBytes == 0; }
+template <class T>
+inline void stream(T* p, Vec<T> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    _mm512_stream_ps(p, v);
+  else
+    _mm512_stream_pd(p, v);
+#else
+  store(p, v);
+#endif
+}
+inline void end_stream() {
+#if defined(__AVX512F__)
+  _mm_sfence();
+#endif
+}
+
 template <class T>
 inline Vec<T> splat(T x) {
   return x - Vec<T>{};
-}
-
-// p[places[l]] of each lane l.
-inline Vec<float> gather(const float* p, const int32_t* places) {
-#if defined(__AVX512F__)
-  return _mm512_i32gather_ps(_mm512_loadu_si512(places), p, 4);
-#else
-  Vec<float> v;
-  for (int l = 0; l < Simd<float>::lanes; ++l) v[l] = p[places[l]];
-  return v;
-#endif
-}
-inline Vec<double> gather(const double* p, const int32_t* places) {
-#if defined(__AVX512F__)
-  return _mm512_i32gather_pd(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(places)), p, 8);
-#else
-  Vec<double> v;
-  for (int l = 0; l < Simd<double>::lanes; ++l) v[l] = p[places[l]];
-  return v;
-#endif
 }
 
 // The four elements at p, repeated to fill a vector; of a two-lane vector, the pair number `half`.

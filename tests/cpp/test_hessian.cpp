@@ -19,8 +19,9 @@ void linear(int64_t N, int64_t D, int threads) {
   for (int64_t i = 0; i < D * D; ++i) CHECK(close(h[i], expected[i], 1e-4));
 }
 
-void convolution(spade_hessian_form_t form, int64_t groups, int64_t stride, int threads) {
-  const int64_t B = 2, C = 6, H = 7, W = 5, k = 3, pad = 1;
+void convolution(spade_hessian_form_t form, int64_t groups, int64_t stride, int threads,
+                 int64_t C = 6) {
+  const int64_t B = 2, H = 7, W = 5, k = 3, pad = 1;
   const auto x = normal<double>(B * C * H * W, 2);
   const spade_conv2d_t conv{B,      C,      H,   W,   C * H * W, H * W, W, 1, k,     k,
                             stride, stride, pad, pad, pad,       pad,   1, 1, groups};
@@ -108,5 +109,6 @@ int main() {
       for (int64_t groups : {1, 2, 6})
         for (int64_t stride : {1, 2}) convolution(form, groups, stride, threads);
   }
+  convolution(SPADE_HESSIAN_TAP_OFFSETS, 1, 2, 2, 100);  // each thread its own tiles of channels
   errors();
 }
