@@ -97,18 +97,25 @@ def check_int(function: str, name: str, value: object, low: int, high: int = 2**
     return value
 
 
-def check_nm(function: str, n: object, m: object, columns: int) -> tuple[int, int] | None:
+def check_nm(
+    function: str, n: object, m: object, columns: int, names: tuple[str, str] = ("n", "m")
+) -> tuple[int, int] | None:
     """Return (n, m) of an n:m pattern over columns, or None if neither is given."""
     if n is None and m is None:
         return None
+    name_n, name_m = names
     if n is None or m is None:
-        raise ValueError(f"{function}: n and m go together, got n={n}, m={m}")
-    m_ = check_int(function, "m", m, 1)
-    n_ = check_int(function, "n", n, 0)
+        raise ValueError(
+            f"{function}: {name_n} and {name_m} go together, got {name_n}={n}, {name_m}={m}"
+        )
+    m_ = check_int(function, name_m, m, 1)
+    n_ = check_int(function, name_n, n, 0)
     if n_ > m_:
-        raise ValueError(f"{function}: n must be at most m, got n={n_}, m={m_}")
+        raise ValueError(
+            f"{function}: {name_n} must be at most {name_m}, got {name_n}={n_}, {name_m}={m_}"
+        )
     if columns % m_:
-        raise ValueError(f"{function}: m must divide the {columns} columns, got {m_}")
+        raise ValueError(f"{function}: {name_m} must divide the {columns} columns, got {m_}")
     return n_, m_
 
 

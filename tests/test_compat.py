@@ -253,8 +253,144 @@ def test_errors():
     pruner = TrueOBS(nn.Linear(3, 2))
     with pytest.raises(RuntimeError, match="add_batch first"):
         pruner.prepare_unstr()
-    with pytest.raises(RuntimeError, match="call the prepare method first"):
+    with pytest.raises(RuntimeError, match="prune_unstr: no trace yet; call prepare_unstr"):
         pruner.prune_unstr([0.5])
     pruner.free()
     with pytest.raises(RuntimeError, match="free"):
         pruner.prune_unstr([0.5])
+
+
+NAN = float("nan")
+X = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+
+
+def fasterprune(inputs=X, layer=None, sparsity=0.5, **options):
+    pruner = SparseGPT(layer or nn.Linear(4, 3))
+    pruner.add_batch(inputs)
+    pruner.fasterprune(sparsity, **options)
+
+
+def batch_prune(model_num=1, layers=None, sparsity=0.5, **options):
+    pruner = BatchSparseGPT(nn.Linear(4, 3), model_num)
+    for _ in range(model_num):
+        pruner.add_batch(X)
+        pruner.inc_model_counter()
+    pruner.fasterprune(sparsity, layers or [nn.Linear(4, 3)], **options)
+
+
+def exact_obc(inputs=X, **options):
+    pruner = TrueOBS(nn.Linear(4, 3), **options)
+    pruner.add_batch(inputs)
+    pruner.prepare_unstr()
+    return pruner
+
+
+@pytest.mark.parametrize(
+    "call, error, text",
+    [
+        (lambda: SparseGPT(None), TypeError, "layer must be an nn.Module, got NoneType"),
+        (
+            lambda: fasterprune(sparsity=NAN),
+            ValueError,
+            r"SparseGPT.fasterprune: sparsity must be in \[0.0, 1.0\], got nan",
+        ),
+        (
+            lambda: fasterprune(sparsity="0.5"),
+            TypeError,
+            "SparseGPT.fasterprune: sparsity must be a number, got str",
+        ),
+        (
+            lambda: fasterprune(sparsity=-0.1),
+            ValueError,
+            r"SparseGPT.fasterprune: sparsity must be in .* got -0.1",
+        ),
+        (
+            lambda: fasterprune(blocksize=0),
+            ValueError,
+            "SparseGPT.fasterprune: blocksize must be at least 1, got 0",
+        ),
+        (
+            lambda: fasterprune(percdamp=-1.0),
+            ValueError,
+            "SparseGPT.fasterprune: percdamp must be in",
+        ),
+        (
+            lambda: fasterprune(prunen=2, prunem=3),
+            ValueError,
+            "SparseGPT.fasterprune: prunem must divide the 4 columns, got 3",
+        ),
+        (
+            lambda: fasterprune(prunen=5, prunem=4),
+            ValueError,
+            "prunen must be at most prunem, got prunen=5, prunem=4",
+        ),
+        (lambda: fasterprune(None), TypeError, "SparseGPT.add_batch: inp must be a torch.Tensor"),
+        (
+            lambda: fasterprune(X[:0]),
+            ValueError,
+            r"SparseGPT.add_batch: inp must hold a sample, got shape \(0, 4\)",
+        ),
+        (lambda: fasterprune(X.long()), TypeError, "SparseGPT.add_batch: inp must have dtype"),
+        (lambda: fasterprune(X * NAN), ValueError, "x must be finite, got 80 NaN or Inf"),
+        (lambda: batch_prune(0), ValueError, "BatchSparseGPT: model_num must be at least 1, got 0"),
+        (
+            lambda: batch_prune(percdamp=NAN),
+            ValueError,
+            "BatchSparseGPT.fasterprune: percdamp must be in .* got nan",
+        ),
+        (
+            lambda: batch_prune(layers=[nn.ReLU()]),
+            ValueError,
+            r"layers\[0\] must have a weight of 12 entries, got none of ReLU",
+        ),
+        (
+            lambda: exact_obc(rel_damp=NAN),
+            ValueError,
+            r"TrueOBS: rel_damp must be in .* got nan",
+        ),
+        (lambda: exact_obc(torch.tensor(1.0)), ValueError, "TrueOBS.add_batch: inp must hold a"),
+        (
+            lambda: exact_obc().prune_unstr([0.5, NAN]),
+            ValueError,
+            r"TrueOBS.prune_unstr: sparsities must be in \[0.0, 1.0\], got nan",
+        ),
+        (
+            lambda: exact_obc().prune_unstr([-0.5]),
+            ValueError,
+            r"TrueOBS.prune_unstr: sparsities must be in \[0.0, 1.0\], got -0.5",
+        ),
+        (
+            lambda: exact_obc().prune_unstr(0.5),
+            TypeError,
+            "TrueOBS.prune_unstr: sparsities must be a list of numbers, got float",
+        ),
+        (
+            lambda: exact_obc().prune_blocked([0.5]),
+            RuntimeError,
+            "TrueOBS.prune_blocked: no trace yet; call prepare_blocked first",
+        ),
+        (
+            lambda: exact_obc().prepare_blocked(3),
+            ValueError,
+            "TrueOBS.prepare_blocked: size must divide the 4 columns, got 3",
+        ),
+        (
+            lambda: exact_obc().nmprune(5, 4),
+            ValueError,
+            "TrueOBS.nmprune: n must be at most m, got n=5, m=4",
+        ),
+    ],
+)
+def test_bad_arguments(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
+
+
+def test_a_wrong_layer_leaves_all_as_they_were():
+    layers = [nn.Linear(4, 3), nn.Linear(5, 3)]
+    before = [layer.weight.clone() for layer in layers]
+    with pytest.raises(
+        ValueError, match=r"layers\[1\] must have a weight of 12 entries, got \(3, 5\)"
+    ):
+        batch_prune(2, layers)
+    assert all(torch.equal(a.weight, b) for a, b in zip(layers, before, strict=True))

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from spade_ext._checks import check_tensor
 from spade_ext.accumulator import HessianAccumulator
 
 
@@ -14,6 +15,8 @@ class LayerHessian:
     """
 
     def __init__(self, layer: nn.Module) -> None:
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"compat: layer must be an nn.Module, got {type(layer).__name__}")
         self.layer = layer
         self.accumulator = HessianAccumulator(layer)
         self.groups = int(getattr(layer, "groups", 1))
@@ -26,10 +29,13 @@ class LayerHessian:
         weight = self.layer.get_parameter("weight").data
         return weight.t() if self.transposed else weight.flatten(1)
 
-    def add(self, inputs: torch.Tensor, samples: int) -> None:
-        """Add a batch of the layer's inputs that counts as so many samples."""
+    def add(self, function: str, inputs: torch.Tensor, matrix_is_one: bool = False) -> None:
+        """Add a batch of the layer's inputs; a matrix counts as one sample or as one a row."""
+        check_tensor(function, "inp", inputs)
+        if inputs.ndim < 1 or not inputs.numel():
+            raise ValueError(f"{function}: inp must hold a sample, got shape {tuple(inputs.shape)}")
         self.accumulator.update(inputs)
-        self.samples += samples
+        self.samples += 1 if matrix_is_one and inputs.ndim == 2 else len(inputs)
 
     def hessians(self, function: str) -> torch.Tensor:
         """[groups, D, D] float32 or float64."""

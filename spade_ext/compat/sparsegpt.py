@@ -5,16 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from spade_ext._checks import MOST_DAMP, check_int, check_nm, check_range
 from spade_ext.compat.layer import LayerHessian
 from spade_ext.errors import SingularHessianError
 from spade_ext.inverse import warn_damping
 from spade_ext.reference.published import LEAST_BATCH_DAMP
 from spade_ext.sparsegpt import SparseGPTBatch, sparsegpt_prune_batch
-
-
-def _samples_of(inputs: torch.Tensor) -> int:
-    """Samples that the published classes count in a batch: a matrix is one."""
-    return 1 if inputs.ndim == 2 else inputs.shape[0]
 
 
 def _floored(sparsity: float, rows: int, columns: int, blocksize: int) -> float:
@@ -24,6 +20,23 @@ def _floored(sparsity: float, rows: int, columns: int, blocksize: int) -> float:
     """
     sizes = {rows * width for width in (min(blocksize, columns), columns % blocksize) if width}
     return max((int(size * sparsity) / size for size in sizes if size), default=0.0)
+
+
+def _check_options(
+    function: str,
+    columns: int,
+    sparsity: float,
+    prunen: int,
+    prunem: int,
+    blocksize: int,
+    percdamp: float,
+) -> None:
+    """Check the arguments of fasterprune under the names that the caller knows."""
+    check_range(function, "sparsity", sparsity, 0.0, 1.0)
+    if prunen:
+        check_nm(function, prunen, prunem, columns, ("prunen", "prunem"))
+    check_int(function, "blocksize", blocksize, 1)
+    check_range(function, "percdamp", percdamp, 0.0, MOST_DAMP)
 
 
 def _fasterprune(
@@ -60,7 +73,7 @@ class SparseGPT:
 
     def add_batch(self, inp: torch.Tensor, out: object = None, blocksize: int = 1024) -> None:
         """Add a batch of the layer's inputs; out and blocksize are ignored."""
-        self._held().add(inp, _samples_of(inp))
+        self._held().add("SparseGPT.add_batch", inp, matrix_is_one=True)
 
     def fasterprune(
         self,
@@ -73,6 +86,7 @@ class SparseGPT:
         """Prune the layer in place: int(sparsity * numel) + 1 weights of each block go, or prunen of prunem.
 
         Raises:
+            ValueError: An option is out of range.
             SingularHessianError: H is not positive definite even at damp = 1; the layer is as before.
 
         Warns:
@@ -80,6 +94,7 @@ class SparseGPT:
         """
         function = "SparseGPT.fasterprune"
         inputs = self._held()
+        _check_options(function, self.columns, sparsity, prunen, prunem, blocksize, percdamp)
         hessians = inputs.hessians(function)[None]
         weights, batch = _fasterprune(
             inputs, hessians, sparsity, prunen, prunem, blocksize, percdamp
@@ -112,6 +127,7 @@ class BatchSparseGPT:
 
     def __init__(self, layer: nn.Module, model_num: int) -> None:
         self.layer = layer
+        check_int("BatchSparseGPT", "model_num", model_num, 1)
         self._samples = [LayerHessian(layer) for _ in range(model_num)]
         self.rows, self.columns = LayerHessian(layer).weight().shape
         self.model_counter = 0
@@ -127,7 +143,7 @@ class BatchSparseGPT:
                 f"BatchSparseGPT.add_batch: model_counter must be below {len(self._samples)}, "
                 f"got {self.model_counter}"
             )
-        self._samples[self.model_counter].add(inp, _samples_of(inp))
+        self._samples[self.model_counter].add("BatchSparseGPT.add_batch", inp, matrix_is_one=True)
 
     def fasterprune(
         self,
@@ -141,7 +157,7 @@ class BatchSparseGPT:
         """Give layers[i] the weight pruned for sample i; by magnitude where its Hessian is singular.
 
         Raises:
-            ValueError: Not one layer a sample.
+            ValueError: Not one layer of the right size a sample, or an option is out of range. No layer is changed.
             RuntimeError: A sample without inputs, or free() was called.
         """
         function = "BatchSparseGPT.fasterprune"
@@ -152,6 +168,15 @@ class BatchSparseGPT:
                 f"{function}: layers must hold {len(self._samples)} layers, got {len(layers)}"
             )
         first = self._samples[0]
+        _check_options(function, self.columns, sparsity, prunen, prunem, blocksize, percdamp)
+        for i, layer in enumerate(layers):
+            weight = getattr(layer, "weight", None)
+            if not isinstance(weight, torch.Tensor) or weight.numel() != first.weight().numel():
+                got = tuple(weight.shape) if isinstance(weight, torch.Tensor) else "none"
+                raise ValueError(
+                    f"{function}: layers[{i}] must have a weight of {first.weight().numel()} entries, "
+                    f"got {got} of {type(layer).__name__}"
+                )
         hessians = torch.stack([s.hessians(function).float() for s in self._samples])
         diagonal = hessians.diagonal(dim1=-2, dim2=-1)
         mean = diagonal.mean(-1, keepdim=True)

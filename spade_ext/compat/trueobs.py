@@ -1,11 +1,12 @@
 """The published exact OBC class."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
+from spade_ext._checks import MOST_DAMP, check_int, check_nm, check_range
 from spade_ext.compat.layer import LayerHessian
 from spade_ext.obc import OBCTrace, obc_prune, obc_trace
 
@@ -23,34 +24,41 @@ class TrueOBS:
 
     def __init__(self, layer: nn.Module, rel_damp: float = 0.0) -> None:
         self.layer = layer
-        self.rel_damp = rel_damp
+        self.rel_damp = check_range("TrueOBS", "rel_damp", rel_damp, 0.0, MOST_DAMP)
         self._inputs: LayerHessian | None = LayerHessian(layer)
         self.rows, self.columns = self._inputs.rows, self._inputs.columns
         self._traces: list[OBCTrace] = []
+        self._prepared = ""  # the method that made the traces
         self._inverse_order = torch.arange(self.columns)
 
     def add_batch(self, inp: torch.Tensor, out: object = None) -> None:
         """Add a batch of the layer's inputs; out is ignored. Every row of a matrix is a sample."""
-        self._held().add(inp, inp.shape[0])
+        self._held().add("TrueOBS.add_batch", inp)
 
     def prepare_unstr(self, parallel: int = 32) -> None:
         """Compute the order of every weight; parallel is ignored."""
-        self._prepare(None)
+        self._prepare("prepare_unstr", None)
 
     def prepare_blocked(self, size: int = 4, parallel: int = 32) -> None:
         """Compute the order of blocks of `size` columns; parallel is ignored."""
-        self._prepare(size)
+        check_int("TrueOBS.prepare_blocked", "size", size, 1)
+        if self.columns % size:
+            raise ValueError(
+                f"TrueOBS.prepare_blocked: size must divide the {self.columns} columns, got {size}"
+            )
+        self._prepare("prepare_blocked", size)
 
     def prune_unstr(self, sparsities: Sequence[float]) -> list[torch.Tensor]:
         """Weights [rows, columns] for each sparsity: the ceil(sparsity * numel) least losses of the layer go."""
-        return self._prune("TrueOBS.prune_unstr", sparsities)
+        return self._prune("prune_unstr", "prepare_unstr", sparsities)
 
     def prune_blocked(self, sparsities: Sequence[float]) -> list[torch.Tensor]:
         """Weights [rows, columns] for each sparsity, in blocks."""
-        return self._prune("TrueOBS.prune_blocked", sparsities)
+        return self._prune("prune_blocked", "prepare_blocked", sparsities)
 
     def nmprune(self, n: int = 2, m: int = 4, parallel: int = 32) -> None:
         """Prune the layer in place, n of each m weights; parallel is ignored."""
+        check_nm("TrueOBS.nmprune", n, m, self.columns)
         weights, hessians, inverse = self._ordered(columns_last=True)
         pruned = [
             obc_prune(w, h, n=n, m=m, damp=0.0) for w, h in zip(weights, hessians, strict=True)
@@ -89,21 +97,30 @@ class TrueOBS:
             hessians.append(h[order][:, order])
         return weights, hessians, order.argsort()
 
-    def _prepare(self, block: int | None) -> None:
+    def _prepare(self, method: str, block: int | None) -> None:
         weights, hessians, self._inverse_order = self._ordered(columns_last=block is not None)
         self._traces = [
             obc_trace(w, h, block=block, damp=0.0) for w, h in zip(weights, hessians, strict=True)
         ]
+        self._prepared = method
 
-    def _prune(self, function: str, sparsities: Sequence[float]) -> list[torch.Tensor]:
+    def _prune(
+        self, method: str, preparation: str, sparsities: Sequence[float]
+    ) -> list[torch.Tensor]:
+        function = f"TrueOBS.{method}"
         self._held()
-        if not self._traces:
-            raise RuntimeError(f"{function}: no trace yet; call the prepare method first")
+        if not self._traces or self._prepared != preparation:
+            raise RuntimeError(f"{function}: no trace yet; call {preparation} first")
+        if isinstance(sparsities, (float, int, str)) or not isinstance(sparsities, Iterable):
+            raise TypeError(
+                f"{function}: sparsities must be a list of numbers, got {type(sparsities).__name__}"
+            )
+        ratios = [check_range(function, "sparsities", s, 0.0, 1.0) for s in sparsities]
         loss = torch.cat([trace.loss for trace in self._traces])
         order = loss.flatten().argsort(stable=True) // loss.shape[1]  # row of each loss, ascending
         result = []
-        for sparsity in sparsities:
-            gone = order[: math.ceil(loss.numel() * float(sparsity))]
+        for ratio in ratios:
+            gone = order[: math.ceil(loss.numel() * ratio)]
             counts = gone.bincount(minlength=self.rows).chunk(len(self._traces))
             rows = [t.prune_rows(c) for t, c in zip(self._traces, counts, strict=True)]
             result.append(torch.cat(rows)[:, self._inverse_order].float())
