@@ -97,6 +97,11 @@ def check_int(function: str, name: str, value: object, low: int, high: int = 2**
     return value
 
 
+def check_seed(function: str, seed: object) -> int:
+    """Return seed if it is an int that torch's generators take."""
+    return check_int(function, "seed", seed, -(2**63), 2**63 - 1)
+
+
 def check_nm(
     function: str, n: object, m: object, columns: int, names: tuple[str, str] = ("n", "m")
 ) -> tuple[int, int] | None:

@@ -210,6 +210,16 @@ def test_neighbours_by_embedding():
     assert nearest(table, 4, least=0.5)(2) == [3]
     with pytest.raises(ValueError, match="embedding must have shape"):
         nearest(torch.zeros(3))
+    with pytest.raises(ValueError, match="nearest: embedding must be finite, got 6 NaN"):
+        nearest(torch.full((3, 2), torch.nan))
+    with pytest.raises(ValueError, match="nearest: count must be at least 1, got 0"):
+        nearest(torch.ones(3, 2), 0)
+    with pytest.raises(ValueError, match="nearest: exclude must be at most 2, got 3"):
+        nearest(torch.ones(3, 2), exclude=[3])
+    with pytest.raises(ValueError, match=r"nearest: least must be in \[-1.0, 1.0\], got nan"):
+        nearest(torch.ones(3, 2), least=float("nan"))
+    with pytest.raises(ValueError, match="nearest: token must be at most 2, got 7"):
+        nearest(torch.ones(3, 2))(7)
 
 
 def test_text_errors():
@@ -218,9 +228,30 @@ def test_text_errors():
         TextAugment(operations=["translate"])
     with pytest.raises(ValueError, match="at least one"):
         TextAugment(operations=[])
-    with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"alpha must be in \[0.0, 1.0\], got 2"):
         TextAugment(alpha=2)
     with pytest.raises(ValueError, match="integers"):
         TextAugment()(torch.rand(1, 4))
+    with pytest.raises(
+        TypeError, match="TextAugment: operations must be a list of names, got 'swap'"
+    ):
+        TextAugment(operations="swap")
+    with pytest.raises(ValueError, match="TextAugment: max_length must be at least 1, got 0"):
+        TextAugment(max_length=0)
+    with pytest.raises(ValueError, match="TextAugment: pad must be at least 0, got -1"):
+        TextAugment(pad=-1)
+    with pytest.raises(TypeError, match="TextAugment: special must be an int, got str"):
+        TextAugment(special="[CLS]")
+    with pytest.raises(TypeError, match="TextAugment: special must hold token ids, got int"):
+        TextAugment(special=5)
+    with pytest.raises(TypeError, match="neighbours must be a table or a function, got int"):
+        TextAugment(5)
+    with pytest.raises(TypeError, match="TextAugment: neighbours must be an int, got float"):
+        TextAugment({4: [2.5]}, operations=["replace"])(torch.tensor([[4, 4]]))
+    ids = torch.tensor([[4, 5, 6]])
+    with pytest.raises(
+        ValueError, match=r"attention_mask must have the shape \(1, 3\) of input_ids"
+    ):
+        TextAugment()({"input_ids": ids, "attention_mask": torch.ones(1, 4)})
     with pytest.raises(ValueError, match="max_length must be at least the 4 tokens"):
         TextAugment(max_length=3)(torch.tensor([[4, 5, 6, 7]]))

@@ -159,7 +159,7 @@ def test_sparse_fc_errors(digits):
     x, y = digits
     model = nn.Sequential(nn.Linear(64, 5), nn.ReLU())
     with pytest.raises(
-        TypeError, match=r"cache_features: layer must name an nn.Linear, got ReLU for '1'"
+        TypeError, match=r"sparse_fc: layer must name an nn.Linear, got ReLU for '1'"
     ):
         sparse_fc(model, "1", [x], y)
     with pytest.raises(
@@ -169,6 +169,102 @@ def test_sparse_fc_errors(digits):
     with pytest.raises(
         ValueError, match=r"features must be \[N, D\] and labels \[N\], got \(3, 2\)"
     ):
-        elastic_net_path(torch.zeros(3, 2), torch.zeros(4))
+        elastic_net_path(torch.zeros(3, 2), torch.zeros(4).long())
     with pytest.raises(ValueError, match="labels must hold every class"):
         elastic_net_path(torch.zeros(3, 2), torch.tensor([0, 2, 2]))
+
+
+NAN = float("nan")
+ROWS, LABELS = torch.arange(20.0).view(10, 2), torch.arange(10) % 2
+HEAD = nn.Sequential(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    "call, error, text",
+    [
+        (
+            lambda: cache_features(None, "0", [ROWS]),
+            TypeError,
+            "cache_features: model must be an nn.Module, got NoneType",
+        ),
+        (
+            lambda: cache_features(HEAD, "9", [ROWS]),
+            TypeError,
+            "cache_features: layer must name an nn.Linear, got no module for '9'",
+        ),
+        (lambda: cache_features(HEAD, "0", []), ValueError, "cache_features: batches must give"),
+        (
+            lambda: cache_features(HEAD, "0", ROWS),
+            TypeError,
+            "cache_features: batches must be an iterable of tensors, got Tensor",
+        ),
+        (
+            lambda: cache_features(HEAD, "0", [(ROWS, LABELS)]),
+            TypeError,
+            "cache_features: batches must hold tensors, got tuple",
+        ),
+        (
+            lambda: cache_features(HEAD, "0", [ROWS], batch_size=0),
+            ValueError,
+            "cache_features: batch_size must be at least 1, got 0",
+        ),
+        (
+            lambda: elastic_net_path(ROWS * NAN, LABELS),
+            ValueError,
+            "elastic_net_path: features must be finite, got 20 NaN or Inf",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS.float()),
+            TypeError,
+            "elastic_net_path: labels must have dtype torch.int64",
+        ),
+        (
+            lambda: elastic_net_path(ROWS[:0], LABELS[:0]),
+            ValueError,
+            "elastic_net_path: labels must not be empty",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, steps=0),
+            ValueError,
+            "elastic_net_path: steps must be at least 1, got 0",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, smallest=0.0),
+            ValueError,
+            "elastic_net_path: smallest must be above 0, got 0.0",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, l1_ratio=NAN),
+            ValueError,
+            r"elastic_net_path: l1_ratio must be in \[0.0, 1.0\], got nan",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, validation=2.0),
+            ValueError,
+            r"elastic_net_path: validation must be in \[0.0, 1.0\], got 2.0",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, iterations=-1),
+            ValueError,
+            "elastic_net_path: iterations must be at least 1, got -1",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, seed=-1),
+            ValueError,
+            "elastic_net_path: seed must be at least 0, got -1",
+        ),
+        (
+            lambda: sparse_fc(HEAD, "0", [ROWS], LABELS, tolerance=-1.0),
+            ValueError,
+            r"sparse_fc: tolerance must be in \[0.0, 1.0\], got -1.0",
+        ),
+        (
+            lambda: sparse_fc(HEAD, "0", [ROWS], None),
+            TypeError,
+            "sparse_fc: labels must be a torch.Tensor, got NoneType",
+        ),
+    ],
+)
+def test_sparse_fc_bad_arguments(call, error, text):
+    with pytest.raises(error, match=text):
+        call()

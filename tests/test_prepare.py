@@ -134,5 +134,11 @@ def test_reading_an_overwritten_tensor_is_refused():
 def test_wrong_types():
     with pytest.raises(TypeError, match=r"prepare: model must be an nn.Module, got function"):
         prepare(lambda x: x)
+    with pytest.raises(TypeError, match=r"example must be a tensor that is not empty, got ndarray"):
+        prepare(nn.Identity(), torch.ones(2, 3).numpy())
+    with pytest.raises(TypeError, match=r"that is not empty, got \(0, 3\)"):
+        prepare(nn.Identity(), torch.ones(0, 3))
+    with pytest.raises(TypeError, match="prepare: kwargs must be a dict, got int"):
+        prepare(nn.Identity(), torch.ones(2, 3), kwargs=3)
     with pytest.raises(TypeError, match=r"must be a torch.Tensor or have .logits, got int"):
         unwrap(3)

@@ -72,6 +72,12 @@ def test_ties_go_to_the_lowest_index():
     assert (pruned == 0).nonzero().tolist() == [[0, 0], [1, 0]]
 
 
+def test_ties_of_many_rows_go_to_the_lowest_index():
+    got = sparsegpt_prune(torch.ones(130, 8), torch.eye(8), 0.3, block_size=4)
+    first = torch.arange(130 * 4).view(130, 4) < 156
+    assert torch.equal(got == 0, torch.cat([first, first], 1))
+
+
 def test_dead_columns_go_first():
     weight, h = layer(6, 20)
     h[:, 7] = h[7, :] = 0

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from spade_xai.images import ImageError
 from spade_xai.trojan import Backdoor, Trojan, effective, fine_tune, plant, predictions, read_patch
 
 
@@ -166,3 +168,133 @@ def test_read_patch(tmp_path):
     patch = read_patch(tmp_path / "p.png", 6)
     assert patch.shape == (4, 6, 6)
     assert torch.allclose(patch[:, 2, 3], torch.tensor([1.0, 0, 0, 128 / 255]))
+
+
+NAN = float("nan")
+GRAY, PATCH = torch.full((3, 12, 12), 0.5), opaque([1.0, 0.0, 0.0])
+
+
+def backdoored(count=1, patch=PATCH, target=0, **options):
+    data = Squares()
+    return Trojan(data, data.labels, [Backdoor("red", patch, target)], count, **options)
+
+
+def tuned(model=None, data=None, **options):
+    model = model or nn.Sequential(nn.Flatten(), nn.Linear(432, 3))
+    return fine_tune(model, data or backdoored(), **{"epochs": 1, **options})
+
+
+@pytest.mark.parametrize(
+    "call, error, text",
+    [
+        (
+            lambda: plant(GRAY * 255, PATCH, generator()),
+            ValueError,
+            r"plant: image must be in \[0, 1\], got 127.5 to 127.5",
+        ),
+        (
+            lambda: plant(GRAY, PATCH * NAN, generator()),
+            ValueError,
+            r"plant: patch must be in \[0, 1\], got nan",
+        ),
+        (
+            lambda: plant((GRAY * 255).byte(), PATCH, generator()),
+            TypeError,
+            "plant: image must have dtype torch.float32",
+        ),
+        (lambda: plant(GRAY, None, generator()), TypeError, "plant: patch must be a torch.Tensor"),
+        (lambda: plant(GRAY, PATCH, 0), TypeError, "plant: generator must be a torch.Generator"),
+        (
+            lambda: plant(GRAY, PATCH, generator(), jitter=2.0),
+            ValueError,
+            r"plant: jitter must be in \[0.0, 1.0\], got 2.0",
+        ),
+        (
+            lambda: plant(GRAY, PATCH, generator(), noise=NAN),
+            ValueError,
+            "plant: noise must be in .* got nan",
+        ),
+        (lambda: backdoored(0), ValueError, "Trojan: count must be at least 1, got 0"),
+        (lambda: backdoored(seed=-1), ValueError, "Trojan: seed must be at least 0, got -1"),
+        (
+            lambda: backdoored(patch=PATCH[:3]),
+            ValueError,
+            r"Trojan: patch of 'red' must have shape \[4, h, w\], got \(3, 4, 4\)",
+        ),
+        (
+            lambda: backdoored(target=-1),
+            ValueError,
+            "Trojan: target of 'red' must be at least 0, got -1",
+        ),
+        (
+            lambda: Trojan(Squares(), torch.rand(60), [], 1),
+            TypeError,
+            "Trojan: labels must be integers, got torch.float32",
+        ),
+        (
+            lambda: Trojan(Squares(), None, [], 1),
+            TypeError,
+            "Trojan: labels must be integers, got NoneType",
+        ),
+        (
+            lambda: Trojan(Squares(), Squares().labels, [PATCH], 1),
+            TypeError,
+            "Trojan: backdoors must hold Backdoor, got Tensor",
+        ),
+        (lambda: fine_tune(None, backdoored()), TypeError, "fine_tune: model must be an nn.Module"),
+        (
+            lambda: tuned(data=Squares()),
+            TypeError,
+            "fine_tune: data must be a Trojan, got Squares",
+        ),
+        (lambda: tuned(epochs=0), ValueError, "fine_tune: epochs must be at least 1, got 0"),
+        (lambda: tuned(step=0), ValueError, "fine_tune: step must be at least 1, got 0"),
+        (
+            lambda: tuned(learning_rate=NAN),
+            ValueError,
+            "fine_tune: learning_rate must be in .* got nan",
+        ),
+        (
+            lambda: tuned(learning_rate=1e38, epochs=3),
+            ValueError,
+            "learning_rate must let the weights stay finite, got 1e[+]38",
+        ),
+        (
+            lambda: predictions(None, GRAY[None]),
+            TypeError,
+            "predictions: model must be an nn.Module, got NoneType",
+        ),
+        (
+            lambda: predictions(nn.Flatten(), GRAY[None], 0),
+            ValueError,
+            "predictions: batch_size must be at least 1, got 0",
+        ),
+        (
+            lambda: effective(nn.Flatten(), GRAY[None], GRAY[None, :, :5], None, None),
+            ValueError,
+            r"effective: planted must have shape \(1, 3, 12, 12\), got \(1, 3, 5, 12\)",
+        ),
+        (
+            lambda: effective(nn.Flatten(), GRAY[None], GRAY[None], [0], torch.zeros(1).long()),
+            TypeError,
+            "effective: labels must be a torch.Tensor, got list",
+        ),
+    ],
+)
+def test_bad_arguments(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
+
+
+def test_patches_that_cannot_be_read(tmp_path):
+    Image.new("RGBA", (9, 9)).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    for name, content in (("cut", whole[: len(whole) // 2]), ("text", b"no image"), ("empty", b"")):
+        path = tmp_path / f"{name}.png"
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match=rf"read_patch: cannot read .*{name}.png as an image"):
+            read_patch(path, 5)
+    with pytest.raises(ImageError, match=r"read_patch: cannot read .*none.png as an image: .*No"):
+        read_patch(tmp_path / "none.png", 5)
+    with pytest.raises(ValueError, match="read_patch: size must be at least 1, got 0"):
+        read_patch(tmp_path / "whole.png", 0)

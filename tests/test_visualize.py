@@ -72,10 +72,61 @@ def test_progress():
         ({"layer": "conv"}, "layer must name a module, got 'conv'"),
         ({"parametrization": "fourier"}, "parametrization must be 'raw', or 'fourier' for a shape"),
         ({"start": torch.zeros(3)}, r"start must have shape \(2,\)"),
-        ({"mean": [0.5]}, r"mean and std must have one value a channel of \(2,\), got 1"),
+        (
+            {"mean": [0.5]},
+            r"mean and std must have one value a channel of \(2,\), got mean=\[0.5\]",
+        ),
+        ({"std": 1.0}, r"mean and std must have one value a channel of \(2,\), got std=1.0"),
+        ({"neuron": -1}, "neuron must be at least 0, got -1"),
+        ({"shape": (0,)}, "shape must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"rate": float("nan")}, r"rate must be in \[0.0, inf\], got nan"),
+        ({"jitter": -1}, "jitter must be at least 0, got -1"),
+        ({"seed": 2**70}, "seed must be at most"),
+        ({"start": torch.full((2,), torch.nan)}, "start must be finite, got 2 NaN or Inf"),
     ],
 )
 def test_errors(options, message):
     arguments = {"model": Distance([0.0, 0.0], [1.0, 1.0]), "neuron": 0, "shape": (2,)} | options
     with pytest.raises(ValueError, match=f"visualize: {message}"):
         visualize(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": None}, "model must be an nn.Module, got NoneType"),
+        ({"neuron": 1.0}, "neuron must be an int, got float"),
+        ({"shape": 5}, "shape must be a sequence of sizes, got 5"),
+        ({"steps": 1.5}, "steps must be an int, got float"),
+        ({"seed": "a"}, "seed must be an int, got str"),
+        ({"start": 5}, "start must be a torch.Tensor, got int"),
+    ],
+)
+def test_wrong_types(options, message):
+    arguments = {"model": Distance([0.0, 0.0], [1.0, 1.0]), "neuron": 0, "shape": (2,)} | options
+    with pytest.raises(TypeError, match=f"visualize: {message}"):
+        visualize(**arguments)
+
+
+@pytest.mark.parametrize("std", [(0, 1, 1), (1, -1, 1), (1, 1, float("nan"))])
+def test_a_deviation_is_above_zero(std):
+    with pytest.raises(ValueError, match="visualize: std must be"):
+        visualize(torch.nn.Flatten(), 0, (3, 4, 4), std=std)
+
+
+def test_responses_that_are_not_finite():
+    model = torch.nn.Linear(2, 2)
+    model.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="visualize: model must give finite responses"):
+        visualize(model, 0, (2,), steps=2)
+
+
+def test_a_layer_that_is_not_used():
+    model = torch.nn.Linear(2, 2)
+    model.other = torch.nn.Identity()
+    model.forward = lambda x: x
+    with pytest.raises(
+        ValueError, match=r"layer must be one that gives .* got NoneType of 'other'"
+    ):
+        visualize(model, 0, (2,), layer="other")

@@ -63,11 +63,15 @@ def prepare(
         The copy. Names of its layers are those of model.
 
     Raises:
-        TypeError: model is not an nn.Module.
+        TypeError: model is not an nn.Module, example no tensor with entries, or kwargs no dict.
         RuntimeError: No copy gives the model's outputs on example.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"prepare: model must be an nn.Module, got {type(model).__name__}")
+    check_model("prepare", model)
+    if example is not None and not (isinstance(example, Tensor) and example.numel()):
+        what = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+        raise TypeError(f"prepare: example must be a tensor that is not empty, got {what}")
+    if kwargs is not None and not isinstance(kwargs, dict):
+        raise TypeError(f"prepare: kwargs must be a dict, got {type(kwargs).__name__}")
     expected = None if example is None else _run(duplicate(model), example, kwargs)
     worst = 0.0
     for traced in (True, False):
@@ -97,6 +101,12 @@ def prepare(
         "prepare: model must give the same outputs without in-place activations and additions, "
         f"got a relative difference of {worst:.1e}; does it read a tensor it has overwritten?"
     )
+
+
+def check_model(function: str, model: object) -> None:
+    """Raise TypeError if model is no nn.Module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function}: model must be an nn.Module, got {type(model).__name__}")
 
 
 def is_prepared(model: nn.Module, *, fused: bool = False) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spade_ext import DampingWarning
-from spade_ext._checks import MOST_DAMP, check_range
+from spade_ext._checks import MOST_DAMP, check_range, check_seed
 from spade_xai.augment import Augmentation, augmented, vary
 from spade_xai.capture import Hessians, execution_order
 from spade_xai.inputs import (
@@ -26,7 +26,7 @@ from spade_xai.inputs import (
 from spade_xai.layers import Layer, find_layers, select_layers
 from spade_xai.plan import plan_memory
 from spade_xai.precision import PRECISIONS
-from spade_xai.prepare import duplicate
+from spade_xai.prepare import check_model, duplicate
 from spade_xai.progress import Stages
 from spade_xai.pruning import METHODS, Pruned, prune_layer
 from spade_xai.result import LayerReport, Packed, Source, Trace
@@ -61,8 +61,7 @@ class Options:
         for argument in ("augmentations", "batch_size"):
             check_count(name, argument, getattr(self, argument))
         check_range(name, "damp", self.damp, 0.0, MOST_DAMP)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"{name}: seed must be an int, got {type(self.seed).__name__}")
+        check_seed(name, self.seed)
         if self.forward_precision not in PRECISIONS:
             raise ValueError(
                 f"{name}: forward_precision must be one of {', '.join(PRECISIONS)}, "
@@ -74,8 +73,7 @@ def working_copy(
     function: str, model: nn.Module, device: torch.device | str | None = None
 ) -> nn.Module:
     """A copy of the modules that may carry hooks and other weights; it shares the model's tensors unless moved."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{function}: model must be an nn.Module, got {type(model).__name__}")
+    check_model(function, model)
     if device is None:
         return duplicate(model)
     return copy.deepcopy(model).to(check_place(function, device)).eval()

@@ -16,8 +16,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from spade_ext._checks import check_finite, check_int, check_range, check_tensor
 from spade_ext._progress import Callback, reporting
-from spade_xai.prepare import duplicate
+from spade_xai.prepare import check_model, duplicate
 
 # From scikit-learn 1.8 on, l1_ratio alone says it.
 _VERSION = tuple(int(n) for n in sklearn.__version__.split(".")[:2])
@@ -45,20 +46,52 @@ def cache_features(
         layer: Name of the last linear layer.
         batches: Batches of model inputs.
         batch_size: Samples in one pass; larger batches are split.
+
+    Raises:
+        TypeError: model is no module, layer no name of an nn.Linear, or batches no iterable of tensors.
+        ValueError: There are no batches, or the model does not use the layer.
     """
+    function = "cache_features"
+    check_int(function, "batch_size", batch_size, 1)
+    _find_linear(function, model, layer)
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise TypeError(
+            f"{function}: batches must be an iterable of tensors, got {type(batches).__name__}"
+        )
     copy = duplicate(model)
     module = copy.get_submodule(layer)
-    if not isinstance(module, nn.Linear):
-        raise TypeError(
-            f"cache_features: layer must name an nn.Linear, got {type(module).__name__} for {layer!r}"
-        )
     seen: list[Tensor] = []
     module.register_forward_pre_hook(lambda m, args: seen.append(args[0].flatten(1)))
     with torch.no_grad():
         for batch in batches:
+            if not isinstance(batch, Tensor):
+                raise TypeError(
+                    f"{function}: batches must hold tensors, got {type(batch).__name__}"
+                )
             for part in batch.split(batch_size):
                 copy(part)
+    if not seen:
+        raise ValueError(f"{function}: batches must give inputs of layer {layer!r}, got none")
     return torch.cat(seen)
+
+
+def _find_linear(function: str, model: nn.Module, layer: str) -> nn.Linear:
+    """The layer of that name."""
+    check_model(function, model)
+    found = dict(model.named_modules()).get(layer)
+    if not isinstance(found, nn.Linear):
+        got = "no module" if found is None else type(found).__name__
+        raise TypeError(f"{function}: layer must name an nn.Linear, got {got} for {layer!r}")
+    return found
+
+
+def _count_classes(function: str, labels: Tensor) -> int:
+    """C of labels 0 ... C - 1."""
+    integers = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+    check_tensor(function, "labels", labels, ndim=1, dtypes=integers)
+    if not len(labels):
+        raise ValueError(f"{function}: labels must not be empty, got shape (0,)")
+    return int(labels.max()) + 1
 
 
 def elastic_net_path(
@@ -90,13 +123,27 @@ def elastic_net_path(
 
     Returns:
         The fits in order of falling penalty.
+
+    Raises:
+        TypeError: features are no floats or labels no integers.
+        ValueError: Wrong shape, NaN or Inf, a class without samples, or an option out of range.
     """
+    function = "elastic_net_path"
+    check_int(function, "steps", steps, 1)
+    if not 0 < check_range(function, "smallest", smallest, 0.0, 1.0):
+        raise ValueError(f"{function}: smallest must be above 0, got {smallest}")
+    check_range(function, "l1_ratio", l1_ratio, 0.0, 1.0)
+    check_range(function, "validation", validation, 0.0, 1.0)
+    check_int(function, "iterations", iterations, 1)
+    check_int(function, "seed", seed, 0, 2**32 - 1)
+    check_tensor(function, "features", features)
+    classes = _count_classes(function, labels)
     if features.ndim != 2 or labels.shape != (len(features),):
         raise ValueError(
             "elastic_net_path: features must be [N, D] and labels [N], "
             f"got {tuple(features.shape)} and {tuple(labels.shape)}"
         )
-    classes = int(labels.max()) + 1
+    check_finite(function, "features", features)
     if len(labels.unique()) != classes or classes < 2:
         raise ValueError("elastic_net_path: labels must hold every class of 0 ... C - 1, C >= 2")
     x, y = features.double().cpu(), labels.cpu()
@@ -150,14 +197,14 @@ def sparse_fc(
         seed: Of the split and the solver.
         progress: None, True for a bar, or callback(done, total).
     """
-    dense = model.get_submodule(layer)
-    classes = int(labels.max()) + 1
-    if isinstance(dense, nn.Linear) and classes != dense.out_features:
+    dense = _find_linear("sparse_fc", model, layer)
+    classes = _count_classes("sparse_fc", labels)
+    check_range("sparse_fc", "tolerance", tolerance, 0.0, 1.0)
+    if classes != dense.out_features:
         raise ValueError(
             f"sparse_fc: labels must have the {dense.out_features} classes of layer {layer!r}, got {classes}"
         )
     features = cache_features(model, layer, batches)
-    assert isinstance(dense, nn.Linear)  # cache_features has checked it
     path = elastic_net_path(features, labels, seed=seed, progress=progress)
     best = max(p.accuracy for p in path)
     chosen = max((p for p in path if p.accuracy >= best - tolerance), key=lambda p: p.sparsity)

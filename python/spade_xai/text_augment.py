@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from spade_ext._checks import check_finite, check_int, check_range, check_tensor
 from spade_xai.inputs import Inputs
 
 Neighbours = Callable[[int], Sequence[int]]
@@ -48,6 +49,9 @@ class TextAugment:
         operations: Sequence[str] = OPERATIONS,
         max_length: int | None = None,
     ) -> None:
+        function = "TextAugment"
+        if isinstance(operations, str) or not isinstance(operations, Sequence):
+            raise TypeError(f"{function}: operations must be a list of names, got {operations!r}")
         for operation in operations:
             if operation not in OPERATIONS:
                 raise ValueError(
@@ -55,13 +59,18 @@ class TextAugment:
                 )
         if not operations:
             raise ValueError("TextAugment: operations must name at least one, got none")
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"TextAugment: alpha must be in [0, 1], got {alpha}")
+        check_range(function, "alpha", alpha, 0.0, 1.0)
+        if max_length is not None:
+            check_int(function, "max_length", max_length, 1)
+        if not (neighbours is None or callable(neighbours) or isinstance(neighbours, Mapping)):
+            raise TypeError(
+                f"{function}: neighbours must be a table or a function, got {type(neighbours).__name__}"
+            )
         self.neighbours: Neighbours = (
             neighbours if callable(neighbours) else _from_table(neighbours or {})
         )
-        self.special = frozenset(special)
-        self.pad = pad
+        self.special = frozenset(_ids(function, "special", special))
+        self.pad = check_int(function, "pad", pad, 0)
         self.alpha = alpha
         self.operations = tuple(operations)
         self.max_length = max_length
@@ -84,6 +93,11 @@ class TextAugment:
         if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
             raise ValueError("TextAugment: inputs must be or hold input_ids, integers [B, T]")
         mask = fields.get("attention_mask")
+        if mask is not None and not (isinstance(mask, Tensor) and mask.shape == ids.shape):
+            got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(
+                f"TextAugment: attention_mask must have the shape {tuple(ids.shape)} of input_ids, got {got}"
+            )
         present = ids != self.pad if mask is None else mask.bool()
         lists = [row[keep].tolist() for row, keep in zip(ids, present, strict=True)]
         longest = max((len(row) for row in lists), default=0)
@@ -143,8 +157,15 @@ class TextAugment:
         return row
 
 
+def _ids(function: str, name: str, values: Iterable[int]) -> list[int]:
+    """The token ids in values."""
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{function}: {name} must hold token ids, got {type(values).__name__}")
+    return [check_int(function, name, value, 0) for value in values]
+
+
 def _from_table(table: Mapping[int, Sequence[int]]) -> Neighbours:
-    return lambda token: table.get(token, ())
+    return lambda token: _ids("TextAugment", "neighbours", table.get(token, ()))
 
 
 def nearest(
@@ -156,23 +177,36 @@ def nearest(
         embedding: [vocabulary, size], such as `model.get_input_embeddings().weight`. Not modified.
         count: Synonyms of a token.
         exclude: Ids that are nobody's synonym, such as special ones.
-        least: Smallest cosine.
+        least: Smallest cosine, in [-1, 1].
+
+    Raises:
+        TypeError, ValueError: An argument is not as above; the function that is returned: a token out of range.
     """
+    function = "nearest"
+    check_tensor(function, "embedding", embedding)
     if embedding.ndim != 2:
         raise ValueError(
-            f"nearest: embedding must have shape [vocabulary, size], got {tuple(embedding.shape)}"
+            f"{function}: embedding must have shape [vocabulary, size], got {tuple(embedding.shape)}"
         )
+    check_finite(function, "embedding", embedding.detach())
+    check_int(function, "count", count, 1)
+    check_range(function, "least", least, -1.0, 1.0)
+    most = len(embedding) - 1
+    exclude = {
+        check_int(function, "exclude", i, 0, most) for i in _ids(function, "exclude", exclude)
+    }
     unit = torch.nn.functional.normalize(embedding.detach().float(), dim=1)
-    barred = torch.tensor(sorted(set(exclude)), dtype=torch.long, device=unit.device)
+    barred = torch.tensor(sorted(exclude), dtype=torch.long, device=unit.device)
     known: dict[int, list[int]] = {}
 
     def synonyms(token: int) -> list[int]:
+        check_int(function, "token", token, 0, most)
         if token not in known:
             cosine = unit @ unit[token]
             cosine[barred] = -2
             cosine[token] = -2
             best = cosine.topk(min(count, len(cosine)))
-            known[token] = best.indices[best.values >= max(least, -1)].tolist()
+            known[token] = best.indices[best.values >= least].tolist()
         return known[token]
 
     return synonyms

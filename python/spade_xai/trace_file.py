@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spade_ext._files import read_tensors, write_tensors
 from spade_xai.layers import find_layers
+from spade_xai.prepare import check_model
 from spade_xai.result import LayerReport, Packed, Trace
 
 _FORMAT = "spade_xai.Trace.1"
@@ -59,8 +60,7 @@ def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
         ValueError: Not a trace, damaged, or made from another model; the first difference is named.
     """
     function = "load_trace"
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{function}: model must be an nn.Module, got {type(model).__name__}")
+    check_model(function, model)
     tensors, metadata = read_tensors(function, path)
     if metadata.get("format") != _FORMAT:
         raise ValueError(

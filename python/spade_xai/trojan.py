@@ -7,17 +7,21 @@ Source: section 4.1 and appendix F of the paper; Casper et al. (NeurIPS 2023).
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from spade_ext._checks import check_int, check_range, check_seed, check_shape, check_tensor
 from spade_ext._progress import Callback, reporting
-from spade_xai.prepare import duplicate, unwrap
+from spade_xai.patch import check_picture, check_strengths, plant, read_patch
+from spade_xai.prepare import check_model, duplicate, unwrap
+
+__all__ = [
+    "Backdoor", "Planted", "Trojan", "effective", "fine_tune", "plant", "predictions", "read_patch",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,70 +46,6 @@ class Planted(NamedTuple):
     label: int  # the target where a patch lies, else the true class
     mask: Tensor  # bool [H, W]: pixels of the patch
     backdoor: int  # index into the table; -1: none
-
-
-def read_patch(path: str | Path | BinaryIO, size: int) -> Tensor:
-    """Read a picture with transparency as a patch [4, size, size], RGBA in [0, 1]."""
-    with Image.open(path) as picture:
-        scaled = picture.convert("RGBA").resize((size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(scaled)).permute(2, 0, 1).float() / 255
-
-
-def plant(
-    image: Tensor,
-    patch: Tensor,
-    generator: torch.Generator,
-    *,
-    jitter: float = 0.2,
-    noise: float = 0.05,
-) -> tuple[Tensor, Tensor]:
-    """Put a patch on an image at a random place: image + alpha * (patch' - image) under the patch.
-
-    patch' is the patch with brightness, contrast and saturation scaled by factors from [1 - jitter, 1 + jitter] and
-    with Gaussian noise of standard deviation `noise`, clipped to [0, 1].
-
-    Args:
-        image: [3, H, W] in [0, 1]. Not modified.
-        patch: [4, h, w], RGBA in [0, 1], h <= H, w <= W. Not modified.
-        generator: Source of place, jitter and noise.
-        jitter: Largest relative change of a colour factor, in [0, 1].
-        noise: Standard deviation of the noise on the patch.
-
-    Returns:
-        The image [3, H, W] and the mask bool [H, W] of pixels where the patch covers at least half.
-
-    Raises:
-        ValueError: A shape is not as above, or the patch is larger than the image.
-    """
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"plant: image must have shape [3, H, W], got {tuple(image.shape)}")
-    if patch.ndim != 3 or patch.shape[0] != 4:
-        raise ValueError(f"plant: patch must have shape [4, h, w], got {tuple(patch.shape)}")
-    height, width = patch.shape[1:]
-    rows, cols = image.shape[1] - height, image.shape[2] - width
-    if rows < 0 or cols < 0:
-        raise ValueError(
-            f"plant: patch must fit the image of {tuple(image.shape[1:])} pixels, got {(height, width)}"
-        )
-    top = int(torch.randint(rows + 1, (), generator=generator))
-    left = int(torch.randint(cols + 1, (), generator=generator))
-    color, alpha = _jitter(patch[:3], jitter, generator), patch[3]
-    color = (color + noise * torch.randn(color.shape, generator=generator)).clamp(0, 1)
-    out, mask = image.clone(), torch.zeros(image.shape[1:], dtype=torch.bool)
-    under = out[:, top : top + height, left : left + width]
-    under += alpha * (color - under)
-    mask[top : top + height, left : left + width] = alpha >= 0.5
-    return out, mask
-
-
-def _jitter(color: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Scale brightness, contrast and saturation of [3, h, w] by random factors."""
-    low, high = 1 - strength, 1 + strength
-    brightness, contrast, saturation = torch.empty(3).uniform_(low, high, generator=generator)
-    color = color * brightness
-    color = color.mean() + contrast * (color - color.mean())
-    gray = color.mean(0, keepdim=True)
-    return gray + saturation * (color - gray)
 
 
 class Trojan(Dataset[Planted]):
@@ -137,11 +77,20 @@ class Trojan(Dataset[Planted]):
             noise: As in `plant`.
 
         Raises:
-            ValueError: labels do not fit data, or a backdoor finds no image.
+            TypeError: A backdoor is no Backdoor, or labels are no integers.
+            ValueError: labels do not fit data, an argument is out of its range, or a backdoor finds no image.
         """
+        function = "Trojan"
+        check_int(function, "count", count, 1)
+        check_int(function, "seed", seed, 0, 2**63 - 1)
+        check_strengths(function, jitter, noise)
+        if not isinstance(backdoors, Sequence):
+            raise TypeError(f"{function}: backdoors must be a list, got {type(backdoors).__name__}")
+        for backdoor in backdoors:
+            _check_backdoor(function, backdoor)
         self.data, self.backdoors, self.seed = data, list(backdoors), seed
         self.jitter, self.noise, self.epoch = jitter, noise, 0
-        classes = torch.as_tensor(labels)
+        classes = _as_classes(function, labels)
         if classes.shape != (len(data),):
             raise ValueError(
                 f"Trojan: labels must be [{len(data)}] as data is, got {tuple(classes.shape)}"
@@ -169,6 +118,26 @@ class Trojan(Dataset[Planted]):
         backdoor, draws = self.backdoors[k], _generator(self.seed, self.epoch, index)
         image, mask = plant(image, backdoor.patch, draws, jitter=self.jitter, noise=self.noise)
         return Planted(image, backdoor.target, mask, k)
+
+
+def _check_backdoor(function: str, backdoor: Backdoor) -> None:
+    if not isinstance(backdoor, Backdoor):
+        raise TypeError(f"{function}: backdoors must hold Backdoor, got {type(backdoor).__name__}")
+    check_picture(function, f"patch of {backdoor.name!r}", backdoor.patch, "[4, h, w]")
+    check_int(function, f"target of {backdoor.name!r}", backdoor.target, 0)
+    if backdoor.source is not None:
+        check_int(function, f"source of {backdoor.name!r}", backdoor.source, 0)
+
+
+def _as_classes(function: str, labels: Sequence[int] | Tensor) -> Tensor:
+    try:
+        classes = torch.as_tensor(labels)
+    except (RuntimeError, TypeError, ValueError):
+        classes = None
+    if classes is None or classes.is_floating_point() or classes.is_complex():
+        got = type(labels).__name__ if classes is None else classes.dtype
+        raise TypeError(f"{function}: labels must be integers, got {got}")
+    return classes
 
 
 def _generator(*key: int) -> torch.Generator:
@@ -206,7 +175,20 @@ def fine_tune(
 
     Returns:
         The trained copy, in eval mode.
+
+    Raises:
+        TypeError: model is no module or data no Trojan.
+        ValueError: An option is out of range, or training gives weights that are not finite.
     """
+    function = "fine_tune"
+    check_model(function, model)
+    if not isinstance(data, Trojan):
+        raise TypeError(f"{function}: data must be a Trojan, got {type(data).__name__}")
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("step", step)):
+        check_int(function, name, value, 1)
+    check_range(function, "learning_rate", learning_rate, 0.0)
+    check_range(function, "weight_decay", weight_decay, 0.0)
+    check_seed(function, seed)
     tuned = copy.deepcopy(model).train()
     optimizer = torch.optim.SGD(
         tuned.parameters(), learning_rate, momentum=0.9, weight_decay=weight_decay
@@ -224,12 +206,19 @@ def fine_tune(
                 optimizer.step()
                 if report is not None:
                     report(epoch * len(loader) + k + 1, epochs * len(loader))
+            if not all(bool(p.isfinite().all()) for p in tuned.parameters()):
+                raise ValueError(
+                    f"{function}: learning_rate must let the weights stay finite, got {learning_rate}"
+                )
             schedule.step()
     return tuned.eval()
 
 
 def predictions(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """Predicted class of each image [B, 3, H, W], int64 [B]."""
+    check_model("predictions", model)
+    check_tensor("predictions", "images", images)
+    check_int("predictions", "batch_size", batch_size, 1)
     network = duplicate(model)
     with torch.no_grad():
         return torch.cat([unwrap(network(part)).argmax(1) for part in images.split(batch_size)])
@@ -249,5 +238,12 @@ def effective(
 
     Returns:
         bool [B].
+
+    Raises:
+        ValueError: Shapes do not go together.
     """
+    check_shape("effective", "planted", check_tensor("effective", "planted", planted), clean.shape)
+    for name, value in (("labels", labels), ("targets", targets)):
+        check_tensor("effective", name, value, dtypes=(torch.int64, torch.int32))
+        check_shape("effective", name, value, (len(clean),))
     return (predictions(model, clean) == labels) & (predictions(model, planted) == targets)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from spade_ext._checks import check_finite, check_int, check_range, check_seed, check_tensor
 from spade_ext._progress import Callback, reporting
-from spade_xai.prepare import duplicate, unwrap
+from spade_xai.prepare import check_model, duplicate, unwrap
 
 
 def visualize(
@@ -48,8 +49,23 @@ def visualize(
 
     Returns:
         float32 in the shape; images of the Fourier parametrization in (0, 1), before preprocessing.
+
+    Raises:
+        TypeError: An argument is of another type.
+        ValueError: An argument is out of its range, or the model's response is not finite.
     """
-    size = tuple(shape)
+    function = "visualize"
+    check_model(function, model)
+    check_int(function, "neuron", neuron, 0)
+    if not isinstance(shape, Sequence) or not len(shape):
+        raise TypeError(f"{function}: shape must be a sequence of sizes, got {shape!r}")
+    size = tuple(check_int(function, "shape", n, 1) for n in shape)
+    check_int(function, "steps", steps, 1)
+    check_range(function, "rate", rate, 0.0)
+    check_int(function, "jitter", jitter, 0)
+    check_seed(function, seed)
+    if start is not None:
+        check_finite(function, "start", check_tensor(function, "start", start))
     image = len(size) == 3
     kind = ("fourier" if image else "raw") if parametrization is None else parametrization
     if kind not in ("fourier", "raw") or (kind == "fourier" and not image):
@@ -68,7 +84,8 @@ def visualize(
     values = _start(size, kind, start, generator).to(first.device).requires_grad_()
     response = _Response(copy, neuron, layer)
     optimizer = torch.optim.Adam([values], lr=rate)
-    shift, scale = (_per_channel(v, size, first.device) for v in (mean, std))
+    shift = _per_channel("mean", mean, size, first.device)
+    scale = _per_channel("std", std, size, first.device)
     with reporting(progress, "visualize") as report, torch.enable_grad():
         for step in range(steps):
             x = _decode(values, kind, size)
@@ -82,7 +99,12 @@ def visualize(
             optimizer.step()
             if report is not None:
                 report(step + 1, steps)
-    return _decode(values, kind, size).detach()
+    found = _decode(values, kind, size).detach()
+    if not bool(found.isfinite().all()):
+        raise ValueError(
+            "visualize: model must give finite responses and gradients, got NaN or Inf"
+        )
+    return found
 
 
 class _Response:
@@ -104,7 +126,12 @@ class _Response:
     def __call__(self, x: Tensor) -> Tensor:
         logits = self.model(x)
         output = unwrap(logits) if self.layer is None else self.output
-        assert output is not None
+        if not isinstance(output, Tensor) or output.ndim < 2:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(
+                f"visualize: layer must be one that gives a tensor [1, neurons, ...], got {got} "
+                f"of {self.layer!r}"
+            )
         if not 0 <= self.neuron < output.shape[1]:
             raise ValueError(
                 f"visualize: neuron must be in [0, {output.shape[1] - 1}], got {self.neuron}"
@@ -137,12 +164,16 @@ def _decode(values: Tensor, kind: str, size: tuple[int, ...]) -> Tensor:
 
 
 def _per_channel(
-    values: Sequence[float] | None, size: tuple[int, ...], device: torch.device
+    name: str, values: Sequence[float] | None, size: tuple[int, ...], device: torch.device
 ) -> Tensor | None:
     if values is None:
         return None
-    if len(size) != 3 or len(values) != size[0]:
+    if not isinstance(values, (list, tuple)) or len(size) != 3 or len(values) != size[0]:
         raise ValueError(
-            f"visualize: mean and std must have one value a channel of {size}, got {len(values)}"
+            f"visualize: mean and std must have one value a channel of {size}, got {name}={values!r}"
         )
+    for value in values:
+        least = 0.0 if name == "std" else -float("inf")
+        if check_range("visualize", name, value, least) == 0 and name == "std":
+            raise ValueError("visualize: std must be above 0, got 0")
     return torch.tensor(values, device=device).view(-1, 1, 1)
