@@ -12,8 +12,14 @@ from torch import Tensor
 
 @contextmanager
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary name beside path, which gets that name at the end, and is gone after an error."""
+    """A temporary name beside path, which gets that name at the end, and is gone after an error.
+
+    Raises:
+        OSError: path is a folder or a device: only files are replaced.
+    """
     target = Path(path)
+    if target.exists() and not target.is_file():
+        raise OSError(f"only a file can be replaced, got {target}")
     part = target.with_name(f"{target.name}.part{os.getpid()}")
     try:
         yield part

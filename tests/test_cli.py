@@ -244,17 +244,33 @@ def test_library_model(run, pictures):
         (["explain", "pictures/a.png", "--masks", "black"], "neither all black nor all white"),
         (["explain", "pictures/a_mask.png", "--masks", "."], "an image beside the masks"),
         (["tune", "pictures/a.png", "--grid", "0,much"], "--grid must be numbers"),
+        (["trace", "pictures/a.png", "-w", "numbered.pt"], "must hold a dict of tensors by name"),
+        (["trace", "pictures/a.png", "-s", "null.json"], "'0' must be a number, got NoneType"),
+        (["trace", "pictures/a.png", "-s", "bytes.json"], "bytes.json must be JSON, or TOML if"),
+        (["explain", "pictures/a.png", "--class-names", "bytes.json"], "must be text in UTF-8"),
+        (["trace", "pictures/a.png", "--normalize", "nan,0,0/1,1,1"], "one finite entry a channel"),
+        (["trace", "pictures/a.png", "--seed", str(2**70)], "seed must be at most"),
+        (["trace", "pictures/a.png", "-o", "text.png"], "--out must be in a folder that can be ma"),
+        (["explain", "pictures/a.png", "-o", "text.png/x"], "--out must be in a folder that can b"),
+        (["evaluate", "pictures/a.png", "-o", "black"], "--out must be a file, got black"),
+        (["tune", "pictures/a.png", "-o", "black"], "--out must be a file, got black"),
+        (["demo", "-o", "text.png"], "--out must be in a folder that can be made, got text.png"),
     ],
 )
 def test_what_cannot_be_used_ends_with_one_line_and_code_1(run, pictures, arguments, message):
     Path("text.png").write_text("no picture")
     save_file({"0.weight": torch.zeros(1)}, "other.safetensors")
+    torch.save({0: torch.zeros(1)}, "numbered.pt")
+    Path("null.json").write_text('{"0": null}')
+    Path("bytes.json").write_bytes(b"\xff\xfe\x00")
     Path("black").mkdir()
     Image.new("L", (16, 16)).save("black/a.png")
-    model = [] if "-m" in arguments else FAST
+    model = [] if "-m" in arguments or arguments[0] == "demo" else FAST
+    before = sorted(Path().rglob("*"))
     code, out, err = run(*arguments, *model)
     assert code == 1
     assert out == ""
+    assert sorted(p for p in Path().rglob("*") if p.is_file() and p not in before) == []
     assert err.startswith("spade-xai: ") and err.count("\n") == 1
     assert message in err
 
@@ -269,6 +285,7 @@ def test_what_cannot_be_used_ends_with_one_line_and_code_1(run, pictures, argume
         ["explain", "pictures/a.png", *FAST, "-a", "grad"],
         ["trace", "pictures/a.png", *FAST, "--device", "abacus"],
         ["trace", "pictures/a.png", *FAST, "--forward-precision", "int8"],
+        ["trace", "pictures/a.png", *FAST, "--size", "100000"],
     ],
 )
 def test_wrong_usage_ends_with_code_2(run, pictures, arguments):

@@ -1,5 +1,7 @@
 """Files that are damaged, half written, of another kind, or cannot be written."""
 
+import os
+
 import pytest
 import torch
 from problems import layer
@@ -107,3 +109,12 @@ def test_an_interrupted_write_keeps_the_old_file(obc, tmp_path, monkeypatch):
         obc.save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_files_are_replaced(obc, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(OSError, match=f"only a file can be replaced, got {path}"):
+            obc.save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"] and pipe.is_fifo()

@@ -146,6 +146,13 @@ def test_counts_are_those_of_a_stable_sort(rows, steps, values, sparsity, data):
     assert torch.equal(trace.counts(sparsity), torch.bincount(chosen // steps, minlength=rows))
 
 
+def test_counts_end_where_losses_of_one_magnitude_end():
+    loss = torch.tensor([1.0, 1024.0])[:, None].expand(2, 5000).contiguous()
+    trace = OBCTrace(torch.empty(0), loss, 0.0, loss, loss, loss)
+    assert trace.counts(0.5).tolist() == [5000, 0]
+    assert trace.counts(0.5001).tolist() == [5000, 1]
+
+
 def test_ties_go_to_the_lowest_column():
     weight = torch.zeros(1, 100)
     weight[0, 50:] = 1

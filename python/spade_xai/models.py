@@ -1,6 +1,7 @@
 """Models by name and weights by path; nothing is downloaded and no code in a weights file runs."""
 
 import importlib
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -193,8 +194,10 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
             break
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ModelError(f"read_state: {file} must hold a dict of tensors")
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
+    ):
+        raise ModelError(f"read_state: {file} must hold a dict of tensors by name")
     if loaded and all(key.startswith("module.") for key in loaded):
         return {key.removeprefix("module."): value for key, value in loaded.items()}
     return dict(loaded)
@@ -211,9 +214,11 @@ def normalized(model: nn.Module, mean: Sequence[float], std: Sequence[float]) ->
         mean: Of each channel, subtracted.
         std: Of each channel, > 0.
     """
-    if len(mean) != len(std) or min(std) <= 0:
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if len(mean) != len(std) or not finite or min(std) <= 0:
         raise ValueError(
-            f"normalized: mean and std must have one entry a channel, std > 0, got {mean} and {std}"
+            "normalized: mean and std must have one finite entry a channel, std > 0, "
+            f"got {mean} and {std}"
         )
     layer = nn.BatchNorm2d(len(mean), eps=0.0, affine=False)
     layer.running_mean = torch.tensor(mean, dtype=torch.float32)

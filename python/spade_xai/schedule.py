@@ -118,8 +118,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, float]:
         ValueError: Neither JSON nor TOML, or not a table of ratios.
     """
     file = Path(path)
-    text = file.read_text(encoding="utf-8")
     try:
+        text = file.read_text(encoding="utf-8")
         data: Any = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
     except ValueError as error:
         raise ValueError(
@@ -129,7 +129,10 @@ def load(path: str | os.PathLike[str]) -> dict[str, float]:
     if not isinstance(table, dict) or not table:
         raise ValueError(f"schedule.load: {file} must hold a table of patterns and ratios")
     for pattern, ratio in table.items():
-        check_ratio(f"schedule.load: {file}", repr(pattern), ratio)
+        try:
+            check_ratio(f"schedule.load: {file}", repr(pattern), ratio)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
     return {pattern: float(ratio) for pattern, ratio in table.items()}
 
 

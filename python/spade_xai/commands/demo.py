@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from spade_xai.commands import options as o
-from spade_xai.commands.output import print_json, show_progress
+from spade_xai.commands.output import print_json, ready_folder, show_progress
 from spade_xai.explain import GRADIENT_METHODS
 
 
@@ -33,6 +33,7 @@ def demo(
     """
     from spade_xai.demo import run_demo
 
+    ready_folder(out)
     result = run_demo(
         out, trojan=trojan, clean=clean, methods=methods, augmentations=augmentations, seed=seed,
         progress=show_progress(progress), report=lambda line: typer.echo(line, err=as_json),

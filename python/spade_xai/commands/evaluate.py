@@ -8,7 +8,7 @@ import typer
 from spade_xai import tables
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
-from spade_xai.commands.output import print_json, show_progress
+from spade_xai.commands.output import print_json, ready_file, show_progress
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
 from spade_xai.evaluate import evaluate as evaluate_maps
@@ -42,6 +42,8 @@ def evaluate(
       spade-xai evaluate 'trojan/*.png' --masks trojan -m mypackage.nets:make
     """
     given = load_inputs(inputs, masks=masks)
+    if out is not None:
+        ready_file(out)
     planted = None if given.masks is None else (given.images, given.masks)
     names = [tracer.value for tracer in tracers]
     bars = show_progress(progress)

@@ -9,7 +9,7 @@ import typer
 
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
-from spade_xai.commands.output import print_fidelity, print_json, show_progress
+from spade_xai.commands.output import print_fidelity, print_json, ready_folder, show_progress
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
 from spade_xai.explain import GRADIENT_METHODS, Explanation, class_name
@@ -50,6 +50,7 @@ def explain(
       spade-xai explain dog.png -m mypackage.nets:make --target 3 --json
     """
     given = load_inputs(inputs, class_names, masks, target)
+    ready_folder(out)
     of_name = {} if given.masks is None else dict(zip(given.names, given.masks, strict=True))
     found: list[Explanation] = []
     files: list[Path] = []

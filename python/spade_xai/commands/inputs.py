@@ -155,7 +155,10 @@ def _read_masks(paths: Sequence[Path], folder: Path, size: int | None, images: T
 def _class_names(file: Path | None, known: Sequence[str] | None, count: int) -> list[str] | None:
     if file is None:
         return list(known) if known is not None and len(known) == count else None
-    names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--class-names {file} must be text in UTF-8: {error}") from None
     names = [name for name in names if name]
     if len(names) != count:
         raise ValueError(f"--class-names {file} must hold {count} names, got {len(names)}")

@@ -73,7 +73,7 @@ Classes = Annotated[
 Size = Annotated[
     int | None,
     typer.Option(
-        min=1, rich_help_panel=MODEL,
+        min=1, max=8192, rich_help_panel=MODEL,
         help="Scale images and cut this square; default: what the model's library says, else as they are.",
     ),
 ]  # fmt: skip

@@ -2,11 +2,38 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
+
+
+def ready_folder(path: Path) -> None:
+    """Make the folder that --out names, before the work whose results go there.
+
+    Raises:
+        OSError: It cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--out must be in a folder that can be made, got {path}: {error}") from None
+    if not os.access(path, os.W_OK):
+        raise OSError(f"--out must be in a folder that can be written to, got {path}")
+
+
+def ready_file(path: Path) -> None:
+    """Make the folder of the file that --out names, before the work whose result goes there.
+
+    Raises:
+        OSError: It cannot be made or written to, or path is something else than a file.
+    """
+    ready_folder(path.parent)
+    if path.exists() and not path.is_file():
+        raise OSError(f"--out must be a file, got {path}")
 
 
 def show_progress(asked: bool | None) -> bool:

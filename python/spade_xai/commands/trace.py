@@ -9,7 +9,13 @@ import typer
 
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
-from spade_xai.commands.output import print_fidelity, print_json, print_table, show_progress
+from spade_xai.commands.output import (
+    print_fidelity,
+    print_json,
+    print_table,
+    ready_folder,
+    show_progress,
+)
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
 from spade_xai.explain import TRACERS, short_fidelity
@@ -56,7 +62,7 @@ def trace(
         "progress": show_progress(progress),
         **pruning.arguments(),
     }
-    out.mkdir(parents=True, exist_ok=True)
+    ready_folder(out)
     traces: Iterator[Trace] = trace_many(given.model, given.images, **arguments)
     if sequential:
         samples = given.images.split(1)

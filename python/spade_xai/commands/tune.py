@@ -9,7 +9,7 @@ from torch import nn
 from spade_xai import metrics
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, Inputs, load_inputs
-from spade_xai.commands.output import print_json, print_table, show_progress
+from spade_xai.commands.output import print_json, print_table, ready_file, show_progress
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
 from spade_xai.explain import TRACERS
@@ -66,6 +66,7 @@ def tune(
       spade-xai explain cat.jpg -m my.nets:make -s sparsity.json
     """
     given = load_inputs(inputs, masks=masks)
+    ready_file(out)
     tuned = tune_model(
         given.model, given.images.split(1), map_metric(given, methods, pruning.seed),
         grid=o.parse_numbers("--grid", grid),
@@ -73,7 +74,6 @@ def tune(
         method=TRACERS[tracer.value], checkpoint=checkpoint, progress=show_progress(progress),
         **pruning.arguments(),
     )  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
     tuned.save(out)
     if as_json:
         print_json({"file": str(out), "score": tuned.score, "sparsity": tuned.sparsity})
