@@ -59,6 +59,13 @@ def check_same_device(
     return value
 
 
+def all_finite(value: torch.Tensor) -> torch.Tensor:
+    """Whether value holds neither NaN nor Inf, as a tensor on its device: nothing waits for it."""
+    if not value.numel():
+        return torch.ones((), dtype=torch.bool, device=value.device)
+    return torch.isfinite(torch.stack(torch.aminmax(value))).all()
+
+
 def check_finite(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
     """Return value if it holds neither NaN nor Inf."""
     dtype = value.dtype
@@ -66,6 +73,8 @@ def check_finite(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
         finite = _C.all_finite_f32(value.data_ptr(), value.numel())
     elif value.is_cpu and dtype == torch.float64 and value.is_contiguous():
         finite = _C.all_finite_f64(value.data_ptr(), value.numel())
+    elif value.is_cuda:
+        finite = bool(all_finite(value))
     else:
         # A finite sum means finite entries, and is ten times faster to get than a test of each.
         finite = bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())

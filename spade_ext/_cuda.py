@@ -74,33 +74,13 @@ def add_hessian_conv2d(
     )  # fmt: skip
 
 
-def invert(h: torch.Tensor, damp: float) -> tuple[torch.Tensor, torch.Tensor, float, int] | None:
-    """Inverse of h, the damped h, the damping used and the number of dead columns; None if singular.
-
-    The ladder of spade_ext.damped_inverse, factorised in float64 by torch.linalg. The lower triangle is read.
-    """
-    damped = h.double().tril()
-    damped += damped.tril(-1).mT
-    diagonal = damped.diagonal()
-    dead = diagonal == 0
-    live = diagonal.masked_fill(dead, 1.0)
-    mean = live.mean()
-    used = damp
-    while True:
-        diagonal.copy_(live + used * mean)
-        factor, info = torch.linalg.cholesky_ex(damped)
-        if int(info) == 0:
-            inverse = torch.cholesky_inverse(factor)
-            return inverse.to(h.dtype), damped.to(h.dtype), used, int(dead.sum())
-        if used >= 1:
-            return None
-        used = min(1.0, used * 10 if used else 1e-6)
-
-
 def obc_trace(
     weight: torch.Tensor, hinv: torch.Tensor, steps: int, update: str = "auto"
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Order [R, steps] int32, losses [R, steps] and info [R] of eliminating weights [R, D] float32."""
+    """Order [G, R, steps] int32, losses as order and info [G, R] of eliminating weights [G, R, D] float32.
+
+    hinv [G, D, D] has the inverse Hessian of each group.
+    """
     return _obc_trace("cuda_obc_trace", weight, hinv, steps, (steps,), update)
 
 
@@ -108,7 +88,7 @@ def obc_trace_nm(
     weight: torch.Tensor, hinv: torch.Tensor, n: int, m: int, update: str = "auto"
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As obc_trace with n of each m consecutive columns eliminated."""
-    steps = weight.shape[1] // m * n
+    steps = weight.shape[2] // m * n
     return _obc_trace("cuda_obc_trace_nm", weight, hinv, steps, (n, m), update)
 
 
@@ -120,34 +100,35 @@ def _obc_trace(
     pattern: tuple[int, ...],
     update: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    rows, cols = weight.shape
-    device = weight.device
-    order = torch.empty(rows, steps, dtype=torch.int32, device=device)
-    loss = torch.empty(rows, steps, device=device)
-    info = torch.empty(rows, dtype=torch.int32, device=device)
+    groups, each, cols = weight.shape
+    order, loss, info = _new_trace(weight, steps)
+    rows = groups * each
     size = getattr(_C, f"{function}_workspace")(rows, cols, *pattern, _limit(weight))
     _run(
         weight, getattr(_C, function), size,
-        weight.data_ptr(), hinv.data_ptr(), rows, cols, *pattern, _UPDATES[update],
+        weight.data_ptr(), hinv.data_ptr(), rows, groups, cols, *pattern, _UPDATES[update],
         order.data_ptr(), loss.data_ptr(), info.data_ptr(),
     )  # fmt: skip
     return order, loss, info
+
+
+def _new_trace(weight: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    shape = weight.shape[:2]
+    order = weight.new_empty(*shape, steps, dtype=torch.int32)
+    return order, weight.new_empty(*shape, steps), weight.new_empty(shape, dtype=torch.int32)
 
 
 def obc_trace_pattern(
     weight: torch.Tensor, hinv: torch.Tensor, steps: int, n: int = 0, m: int = 0, block: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As obc_trace in double, in the dtype of weight, of any number of columns; n:m or blocks of columns."""
-    rows, cols = weight.shape
-    device = weight.device
-    order = torch.empty(rows, steps, dtype=torch.int32, device=device)
-    loss = torch.empty(rows, steps, dtype=weight.dtype, device=device)
-    info = torch.empty(rows, dtype=torch.int32, device=device)
-    pattern = (steps, n, m, block)
+    groups, each, cols = weight.shape
+    order, loss, info = _new_trace(weight, steps)
+    rows, pattern = groups * each, (steps, n, m, block)
     size = _C.cuda_obc_trace_pattern_workspace(rows, cols, *pattern, _limit(weight))
     _run(
         weight, getattr(_C, f"cuda_obc_trace_pattern_{suffix(weight)}"), size,
-        weight.data_ptr(), hinv.data_ptr(), rows, cols, *pattern,
+        weight.data_ptr(), hinv.data_ptr(), rows, groups, cols, *pattern,
         order.data_ptr(), loss.data_ptr(), info.data_ptr(),
     )  # fmt: skip
     return order, loss, info
@@ -160,14 +141,15 @@ def obc_weights(
     order: torch.Tensor,
     counts: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights [R, D] after counts[r] eliminations of each row, and info [R]."""
-    rows, cols = weight.shape
+    """Weights [G, R, D] after counts[g, r] eliminations of each row, and info [G, R]."""
+    groups, each, cols = weight.shape
+    rows = groups * each
     out = torch.empty_like(weight)
-    info = torch.empty(rows, dtype=torch.int32, device=weight.device)
+    info = weight.new_empty(groups, each, dtype=torch.int32)
     size = _C.cuda_obc_weights_workspace(rows, cols, _limit(weight))
     _run(
         weight, getattr(_C, f"cuda_obc_weights_{suffix(weight)}"), size,
-        weight.data_ptr(), hessian.data_ptr(), hinv.data_ptr(), rows, cols, order.shape[1],
+        weight.data_ptr(), hessian.data_ptr(), hinv.data_ptr(), rows, groups, cols, order.shape[2],
         order.data_ptr(), counts.data_ptr(), out.data_ptr(), info.data_ptr(),
     )  # fmt: skip
     return out, info
@@ -181,10 +163,9 @@ def sparsegpt_prune(
     """Weights [S, R, D], damping [S] float64 and info [S]; options: the fields of spade_sparsegpt_t."""
     samples, cols, _ = hessian.shape
     rows = weight.shape[-2]
-    device = hessian.device
-    out = torch.empty(samples, rows, cols, device=device)
-    used = torch.empty(samples, dtype=torch.float64, device=device)
-    info = torch.empty(samples, dtype=torch.int32, device=device)
+    out = hessian.new_empty(samples, rows, cols)
+    used = hessian.new_empty(samples, dtype=torch.float64)
+    info = hessian.new_empty(samples, dtype=torch.int32)
     size = _C.cuda_sparsegpt_prune_workspace(samples, rows, cols, *options, _limit(hessian))
     _run(
         hessian, _C.cuda_sparsegpt_prune, size,

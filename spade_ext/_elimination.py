@@ -1,11 +1,13 @@
-"""The elimination of a layer by exact OBC: damped inverse, order and losses, on the layer's device."""
+"""The elimination of a layer by exact OBC: damped inverse, order and losses; here on the CPU."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
-from spade_ext import _C, _cuda
+from spade_ext import _C
 from spade_ext._checks import (
     check_device,
     check_finite,
@@ -17,11 +19,8 @@ from spade_ext._checks import (
     suffix,
 )
 from spade_ext._progress import Callback, reporting
-from spade_ext.errors import SingularHessianError
-from spade_ext.inverse import invert_cuda
+from spade_ext.errors import SingularHessianError, of_group
 
-# Scales of H (means of its diagonal) at which squares of weights over entries of its inverse are in float32's range.
-_FLOAT32_SCALES = (1e-18, 1e18)
 # dtypes to try, and the damping each needs: less leaves rank-deficient Hessians too ill-conditioned for float32
 _ATTEMPTS = ((torch.float32, 1e-3), (torch.float64, 0.0))
 
@@ -49,12 +48,23 @@ class Elimination(NamedTuple):
     hinv: torch.Tensor
 
 
+def combined(change: Callable[..., torch.Tensor], damp: float, *parts: Elimination) -> Elimination:
+    """An elimination whose tensors are change(those of the parts)."""
+
+    def of(name: str) -> torch.Tensor:
+        return change(*(getattr(part, name) for part in parts))
+
+    return Elimination(of("order"), of("loss"), damp, of("weight"), of("hessian"), of("hinv"))
+
+
 def check_layer(function: str, weight: torch.Tensor, hessian: torch.Tensor) -> int:
-    """D of weight [R, D] and hessian [D, D] on one device."""
-    check_tensor(function, "weight", weight, ndim=2)
-    check_tensor(function, "hessian", hessian, ndim=2)
-    cols = weight.shape[1]
-    check_shape(function, "hessian", hessian, (cols, cols))
+    """D of weight [R, D] and hessian [D, D], or [G, R, D] and [G, D, D], on one device."""
+    check_tensor(function, "weight", weight, ndim=(2, 3))
+    check_tensor(function, "hessian", hessian, ndim=weight.ndim)
+    *groups, _, cols = weight.shape
+    check_shape(function, "hessian", hessian, (*groups, cols, cols))
+    if 0 in groups:
+        raise ValueError(f"{function}: weight must have a group, got shape {tuple(weight.shape)}")
     check_device(function, "weight", weight)
     check_same_device(function, "hessian", hessian, "weight", weight)
     return cols
@@ -100,12 +110,6 @@ def indefinite(function: str, row: int, step: int, damp: float) -> SingularHessi
     return SingularHessianError(f"{function}: {what} (damp={damp:g}); use more damping", row)
 
 
-def first_failure(info: torch.Tensor) -> int:
-    """The first row whose info is not 0, or -1."""
-    failed = info.nonzero()
-    return int(failed[0, 0]) if len(failed) else -1
-
-
 def eliminate(
     function: str,
     weight: torch.Tensor,
@@ -116,8 +120,8 @@ def eliminate(
     progress: bool | Callback | None,
 ) -> Elimination:
     """Eliminate all steps of a checked layer; in float64 if the damping is small or float32 does not do."""
-    if weight.is_cuda:
-        return _eliminate_cuda(function, weight, hessian, pattern, damp, threads, progress)
+    if weight.ndim == 3:
+        return _eliminate_groups(function, weight, hessian, pattern, damp, threads, progress)
     rows, cols = weight.shape
     steps = pattern.steps(cols)
     for dtype, least_damp in attempts(weight, hessian):
@@ -136,7 +140,7 @@ def eliminate(
     raise indefinite(function, row, step, used)
 
 
-def _eliminate_cuda(
+def _eliminate_groups(
     function: str,
     weight: torch.Tensor,
     hessian: torch.Tensor,
@@ -145,43 +149,14 @@ def _eliminate_cuda(
     threads: int,
     progress: bool | Callback | None,
 ) -> Elimination:
-    if pattern.block > _cuda.MOST_BLOCK:  # has no CUDA kernel
-        host = eliminate(function, weight.cpu(), hessian.cpu(), pattern, damp, threads, progress)
-        device = weight.device
-        return Elimination(
-            host.order.to(device), host.loss.to(device), host.damp, host.weight.to(device),
-            host.hessian.to(device), host.hinv.to(device),
-        )  # fmt: skip
-    check_finite(function, "weight", weight)
-    for dtype, least_damp in attempts(weight, hessian):
-        h, w = dense(hessian, dtype), dense(weight, dtype)
-        if dtype == torch.float32 and not _in_range(h):
-            continue
-        hinv, damped, used, dead = invert_cuda(function, h, damp)
-        if used < least_damp:
-            continue
-        w = w.masked_fill(h.diagonal() == 0, 0) if dead else w.clone()
-        order, loss, info = _queue(w, hinv, pattern)
-        row = first_failure(info)
-        if row < 0:
-            return Elimination(order, loss, used, w, damped, hinv)
-    raise indefinite(function, row, int(info[row]), used)
-
-
-def _in_range(h: torch.Tensor) -> bool:
-    """Whether float32 does for h, as in csrc/python/obc.cpp."""
-    diagonal = h.diagonal().double()
-    mean = float(diagonal.masked_fill(diagonal == 0, 1.0).mean()) if len(h) else 1.0
-    return _FLOAT32_SCALES[0] <= mean <= _FLOAT32_SCALES[1]
-
-
-def _queue(
-    w: torch.Tensor, hinv: torch.Tensor, pattern: Pattern
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Order, losses and info by the kernel for the pattern: the fast ones in float32, or that in double."""
-    cols = w.shape[1]
-    if w.dtype == torch.float32 and cols <= _cuda.MOST_COLUMNS and pattern.block == 1:
-        if pattern.m:
-            return _cuda.obc_trace_nm(w, hinv, pattern.n, pattern.m)
-        return _cuda.obc_trace(w, hinv, cols)
-    return _cuda.obc_trace_pattern(w, hinv, pattern.steps(cols), *pattern)
+    """The groups one after another; float64 if any of them is."""
+    made = []
+    with reporting(progress, function) as report:
+        for group, (w, h) in enumerate(zip(weight, hessian, strict=True)):
+            try:
+                made.append(eliminate(function, w, h, pattern, damp, threads, None))
+            except SingularHessianError as error:
+                raise of_group(error, group) from None
+            if report is not None:
+                report(group + 1, len(weight))
+    return combined(lambda *each: torch.stack(each), max(x.damp for x in made), *made)

@@ -77,7 +77,7 @@ def obc_trace_op(
 
 @obc_trace_op.register_fake
 def _(weight, hessian, block, damp, threads):  # type: ignore[no-untyped-def]
-    shape = (weight.shape[0], weight.shape[1] // block)
+    shape = (*weight.shape[:-1], weight.shape[-1] // block)
     return (
         weight.new_empty(shape, dtype=torch.int32),
         weight.new_empty(shape, dtype=torch.float64),

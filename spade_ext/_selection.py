@@ -6,19 +6,22 @@ import torch
 
 from spade_ext import _C, _cuda
 from spade_ext._checks import dense, suffix
-from spade_ext._elimination import first_failure, indefinite
+from spade_ext._elimination import indefinite
 from spade_ext._progress import Callback, reporting
+from spade_ext.errors import SingularHessianError, of_group
 
 
 def count_steps(loss: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """Steps [R] int64 that each row takes when the ceil(sparsity * R * steps) least of loss [R, steps] go."""
-    rows, steps = loss.shape
+    """Steps [..., R] int64 that each row takes when the ceil(sparsity * numel) least of loss [..., R, steps] go."""
     if loss.is_cuda:
-        total = math.ceil((sparsity - 1e-9) * rows * steps)
+        total = math.ceil((sparsity - 1e-9) * loss.numel())
         chosen = loss.flatten().argsort(stable=True)[: max(0, total)]
-        return torch.bincount(chosen // max(1, steps), minlength=rows)
+        gone = torch.zeros(loss.numel(), dtype=torch.bool, device=loss.device)
+        gone.index_fill_(0, chosen, True)  # bincount would wait for the device
+        return gone.reshape(loss.shape).sum(-1)
     loss = dense(loss, loss.dtype)
-    counts = torch.empty(rows, dtype=torch.int64)
+    counts = torch.empty(loss.shape[:-1], dtype=torch.int64)
+    rows, steps = counts.numel(), loss.shape[-1]
     getattr(_C, f"obc_counts_{suffix(loss)}")(
         loss.data_ptr(), rows, steps, sparsity, counts.data_ptr()
     )
@@ -37,25 +40,56 @@ def solve_weights(
     threads: int,
     progress: bool | Callback | None = None,
 ) -> torch.Tensor:
-    """Weights [R, D] after the first counts[r] steps (int64) of order [R, steps] of each row.
+    """Weights [R, D] after the first counts[r] steps (int64) of order [R, steps] of each row, or of each group's.
 
     weight, damped, hinv and order are an Elimination's, of block columns a step.
     """
-    rows, cols = weight.shape
     if weight.is_cuda:
-        if block > 1:
-            within = torch.arange(block, dtype=torch.int32, device=order.device)
-            order = (order[:, :, None] * block + within).flatten(1)
-            counts = counts * block
-        out, info = _cuda.obc_weights(weight, damped, hinv, order, counts.to(weight.device))
-        row = first_failure(info)
-    else:
-        out = torch.empty(rows, cols, dtype=weight.dtype)
+        return _solve_cuda(function, weight, damped, hinv, order, counts, block, damp)
+    if weight.ndim == 3:
+        solved = []
         with reporting(progress, "obc_weights") as report:
-            row = getattr(_C, f"obc_weights_{suffix(weight)}")(
-                weight.data_ptr(), damped.data_ptr(), hinv.data_ptr(), rows, cols, block,
-                order.shape[1], order.data_ptr(), counts.data_ptr(), out.data_ptr(), threads, report,
-            )  # fmt: skip
+            for group, part in enumerate(zip(weight, damped, hinv, order, counts, strict=True)):
+                try:
+                    solved.append(solve_weights(function, *part, block, damp, threads))
+                except SingularHessianError as error:
+                    raise of_group(error, group) from None
+                if report is not None:
+                    report(group + 1, len(weight))
+        return torch.stack(solved)
+    rows, cols = weight.shape
+    out = torch.empty(rows, cols, dtype=weight.dtype)
+    with reporting(progress, "obc_weights") as report:
+        row = getattr(_C, f"obc_weights_{suffix(weight)}")(
+            weight.data_ptr(), damped.data_ptr(), hinv.data_ptr(), rows, cols, block,
+            order.shape[1], order.data_ptr(), counts.data_ptr(), out.data_ptr(), threads, report,
+        )  # fmt: skip
     if row >= 0:
         raise indefinite(function, row, 0, damp)
     return out
+
+
+def _solve_cuda(
+    function: str,
+    weight: torch.Tensor,
+    damped: torch.Tensor,
+    hinv: torch.Tensor,
+    order: torch.Tensor,
+    counts: torch.Tensor,
+    block: int,
+    damp: float,
+) -> torch.Tensor:
+    """All groups at once; waits for the device once."""
+    counts = counts.to(weight.device)
+    if block > 1:
+        within = torch.arange(block, dtype=torch.int32, device=order.device)
+        order = (order[..., None] * block + within).flatten(-2)
+        counts = counts * block
+    parts = [weight, damped, hinv, order, counts]
+    grouped = weight.ndim == 3
+    out, info = _cuda.obc_weights(*(x.contiguous() if grouped else x[None] for x in parts))
+    if info.any():
+        group, row = info.nonzero()[0].tolist()
+        error = indefinite(function, row, 0, damp)
+        raise of_group(error, group) if grouped else error
+    return out if grouped else out[0]

@@ -26,10 +26,12 @@ _TENSORS = ("order", "loss", "weight", "hessian", "hinv")
 class OBCTrace:
     """Elimination order of every weight of a layer and what is needed to prune by it.
 
+    Tensors of a layer of groups have those as their first dimension, G.
+
     Attributes:
         order: [R, D] int32, column of row r removed at step k; [R, D / block] blocks if block > 1.
         loss: as order, cost 0.5 * w_p^2 / A_pp of each step (0.5 * w_b^T A_bb^-1 w_b of a block).
-        damp: Damping that was used, relative to the mean diagonal of H.
+        damp: Damping that was used, relative to the mean diagonal of H; the most of any group.
         weight: [R, D] dense weights, dead columns set to 0.
         hessian: [D, D] damped Hessian.
         hinv: [D, D] its inverse A.
@@ -51,14 +53,15 @@ class OBCTrace:
         as 3; ties: lowest row-major index.
 
         Returns:
-            [R] int64.
+            [R] int64, [G, R] of a layer of groups.
         """
         sparsity = check_range("OBCTrace.counts", "sparsity", sparsity, 0.0, 1.0)
         return count_steps(self.loss, sparsity)
 
     def prune(self, sparsity: float, *, threads: int | None = None) -> torch.Tensor:
-        """Weights [R, D] of the layer at this sparsity, in [0, 1], chosen by least loss over all rows."""
-        return self.prune_rows(self.counts(sparsity), threads=threads)
+        """Weights of the layer at this sparsity, in [0, 1], chosen by least loss over all rows and groups."""
+        function = "OBCTrace.prune"
+        return self._solved(function, self.counts(sparsity), resolve_threads(function, threads))
 
     def prune_rows(
         self,
@@ -73,33 +76,44 @@ class OBCTrace:
         the pruned side, whichever is smaller. Pruned weights are exactly 0.
 
         Args:
-            counts: [R] integers, steps of each row, in [0, D / block]. Not modified.
+            counts: [R], or [G, R], integers: steps of each row, in [0, D / block]. Not modified.
             threads: CPU threads; None takes torch.get_num_threads().
             progress: None, True for a bar, or callback(done, total).
 
         Returns:
-            [R, D], dtype of the trace.
+            [R, D], or [G, R, D], dtype of the trace.
 
         Raises:
             ValueError: A count out of range.
             SingularHessianError: A kept set whose Hessian is not positive definite.
         """
         function = "OBCTrace.prune_rows"
-        check_tensor(function, "counts", counts, ndim=1, dtypes=(torch.int32, torch.int64))
-        check_shape(function, "counts", counts, (len(self.weight),))
+        check_tensor(function, "counts", counts, dtypes=(torch.int32, torch.int64))
+        check_shape(function, "counts", counts, self.weight.shape[:-1])
         if not counts.is_cpu:
             check_same_device(function, "counts", counts, "the trace", self.weight)
         threads = resolve_threads(function, threads)
-        steps = self.order.shape[1]
-        outside = ((counts < 0) | (counts > steps)).nonzero()
-        if len(outside):
-            row = int(outside[0, 0])
+        counts = dense(counts, torch.int64)
+        steps = self.order.shape[-1]
+        outside = (counts < 0) | (counts > steps)
+        if outside.any():
+            at = outside.nonzero()[0].tolist()
+            group = f" of group {at[0]}" if len(at) > 1 else ""
             raise ValueError(
-                f"{function}: counts must be in [0, {steps}], got {int(counts[row])} for row {row}"
+                f"{function}: counts must be in [0, {steps}], got {int(counts[tuple(at)])} for row {at[-1]}{group}"
             )
+        return self._solved(function, counts, threads, progress)
+
+    def _solved(
+        self,
+        function: str,
+        counts: torch.Tensor,
+        threads: int,
+        progress: bool | Callback | None = None,
+    ) -> torch.Tensor:
         return solve_weights(
-            function, self.weight, self.hessian, self.hinv, self.order, dense(counts, torch.int64),
-            self.block, self.damp, threads, progress,
+            function, self.weight, self.hessian, self.hinv, self.order, counts, self.block, self.damp,
+            threads, progress,
         )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -141,18 +155,19 @@ def _check_trace(function: str, trace: OBCTrace) -> None:
     """Raise ValueError or TypeError if parts of a trace do not fit together: native code relies on that."""
     check_range(function, "damp", trace.damp, 0.0)
     weight = check_tensor(
-        function, "weight", trace.weight, ndim=2, dtypes=(torch.float32, torch.float64)
+        function, "weight", trace.weight, ndim=(2, 3), dtypes=(torch.float32, torch.float64)
     )
-    rows, cols = weight.shape
+    *groups, rows, cols = weight.shape
     block = check_int(function, "block", trace.block, 1)
     if cols % block:
         raise ValueError(f"{function}: block must divide the {cols} columns, got {block}")
     steps = cols // block
-    for name, shape in (("loss", (rows, steps)), ("hessian", (cols, cols)), ("hinv", (cols, cols))):
+    square = (*groups, cols, cols)
+    for name, shape in (("loss", (*groups, rows, steps)), ("hessian", square), ("hinv", square)):
         value = check_tensor(function, name, getattr(trace, name), dtypes=(weight.dtype,))
         check_shape(function, name, value, shape)
     order = check_tensor(function, "order", trace.order, dtypes=(torch.int32,))
-    check_shape(function, "order", order, (rows, steps))
+    check_shape(function, "order", order, (*groups, rows, steps))
     inside = ((order >= 0) & (order < steps)).all()
-    if not inside or not order.new_zeros(order.shape).scatter_(1, order.long(), 1).all():
+    if not inside or not order.new_zeros(order.shape).scatter_(-1, order.long(), 1).all():
         raise ValueError(f"{function}: order must hold each of {steps} columns once in every row")

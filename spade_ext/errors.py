@@ -13,5 +13,10 @@ class SingularHessianError(ArithmeticError):
         self.index = index
 
 
+def of_group(error: SingularHessianError, group: int) -> SingularHessianError:
+    """The error of a group's Hessian as that of the whole layer."""
+    return SingularHessianError(f"{error} (group {group})", group)
+
+
 class DampingWarning(UserWarning):
     """More damping than asked for was needed to make a Hessian positive definite."""

@@ -4,7 +4,7 @@ import warnings
 
 import torch
 
-from spade_ext import _C, _cuda
+from spade_ext import _C
 from spade_ext._checks import (
     MOST_DAMP,
     check_device,
@@ -17,6 +17,7 @@ from spade_ext._checks import (
     resolve_threads,
     suffix,
 )
+from spade_ext._inverse_cuda import invert_cuda
 from spade_ext.errors import DampingWarning, SingularHessianError
 
 
@@ -56,7 +57,8 @@ def damped_inverse(
     threads = resolve_threads(function, threads)
     h = dense(hessian, compute_dtype(hessian))
     if h.is_cuda:
-        out, _, used, _ = invert_cuda(function, h, damp)
+        inverse = invert_cuda(function, h[None], damp, h.dtype)
+        out, used = inverse.hinv[0].to(h.dtype), inverse.damp[0]
     else:
         out = torch.empty(h.shape, dtype=h.dtype)
         try:
@@ -70,26 +72,6 @@ def damped_inverse(
             raise
     warn_damping(function, damp, used)
     return out, used
-
-
-def invert_cuda(
-    function: str, h: torch.Tensor, damp: float
-) -> tuple[torch.Tensor, torch.Tensor, float, int]:
-    """Inverse of a CUDA tensor, the damped h, the damping used and the number of dead columns."""
-    check_finite(function, "hessian", h)
-    result = _cuda.invert(h, damp)
-    if result is None:
-        raise SingularHessianError(
-            f"{function}: the Hessian is not positive definite, even with damp = {max(damp, 1.0):g}"
-        )
-    least, most = torch.stack([x.diagonal() for x in result[:2]]).aminmax() if len(h) else (1, 1)
-    limits = torch.finfo(h.dtype)
-    if not (float(least) >= limits.tiny and float(most) <= limits.max):
-        raise SingularHessianError(
-            f"{function}: the damped Hessian and its inverse must be in the range of {h.dtype}, "
-            f"[{limits.tiny:g}, {limits.max:g}], got [{float(least):g}, {float(most):g}] on the diagonals"
-        )
-    return result
 
 
 def warn_damping(function: str, asked: float, used: float) -> None:

@@ -1,9 +1,20 @@
 """Exact OBC: the elimination order of every weight of a layer, and a layer pruned by it."""
 
+from typing import Any
+
 import torch
 
 from spade_ext._checks import MOST_DAMP, check_int, check_nm, check_range, resolve_threads
-from spade_ext._elimination import Pattern, attempts, check_layer, eliminate, indefinite, run_native
+from spade_ext._elimination import (
+    Elimination,
+    Pattern,
+    attempts,
+    check_layer,
+    eliminate,
+    indefinite,
+    run_native,
+)
+from spade_ext._elimination_cuda import eliminate_cuda
 from spade_ext._progress import Callback
 from spade_ext._selection import count_steps, solve_weights
 from spade_ext._trace import OBCTrace
@@ -21,6 +32,11 @@ def _check_block(function: str, block: int | None, cols: int) -> int:
     return block
 
 
+def _eliminate(function: str, weight: torch.Tensor, *arguments: Any) -> Elimination:
+    """Eliminate a checked layer on its device; arguments of eliminate."""
+    return (eliminate_cuda if weight.is_cuda else eliminate)(function, weight, *arguments)
+
+
 def obc_trace(
     weight: torch.Tensor,
     hessian: torch.Tensor,
@@ -36,8 +52,9 @@ def obc_trace(
     w -= A[:,p] w_p / A_pp; ties: lowest j. Already-zero weights and dead columns go first, at no loss.
 
     Args:
-        weight: [R, D]; float32 or float64 (16-bit floats are computed in float32). Not modified.
-        hessian: [D, D], H = X X^T: only the lower triangle is read. Not modified.
+        weight: [R, D], or [G, R, D] of a layer of G groups; float32 or float64 (16-bit floats are computed in
+            float32). Not modified.
+        hessian: [D, D], H = X X^T, or one a group, [G, D, D]: only the lower triangle is read. Not modified.
         block: Weights go in blocks of so many consecutive columns, by w_b^T A_bb^-1 w_b; divides D.
         damp: Damping relative to the mean of the diagonal, in [0, 1e6]. Below 1e-3, or with a mean outside
             [1e-18, 1e18], the trace runs in float64.
@@ -45,11 +62,11 @@ def obc_trace(
         progress: None, True for a bar, or callback(done, total).
 
     Returns:
-        OBCTrace of order [R, D] and losses [R, D], or [R, D / block].
+        OBCTrace of order [R, D] and losses [R, D], or [R, D / block], [G, R, D], [G, R, D / block].
 
     Raises:
         ValueError: Wrong shape or device, NaN or Inf.
-        SingularHessianError: Not positive definite even at damp = 1.
+        SingularHessianError: Not positive definite even at damp = 1; .index is the row or the group.
 
     Warns:
         DampingWarning: More damping than asked for was used.
@@ -62,7 +79,7 @@ def obc_trace(
     pattern = Pattern(block=_check_block(function, block, cols))
     damp = check_range(function, "damp", damp, 0.0, MOST_DAMP)
     threads = resolve_threads(function, threads)
-    made = eliminate(function, weight, hessian, pattern, damp, threads, progress)
+    made = _eliminate(function, weight, hessian, pattern, damp, threads, progress)
     warn_damping(function, damp, made.damp)
     return OBCTrace(*made, pattern.block)
 
@@ -82,9 +99,10 @@ def obc_prune(
     """Prune a layer with exact OBC: unstructured, n:m, or in blocks of consecutive columns.
 
     Args:
-        weight: [R, D]. Not modified.
+        weight: [R, D], or [G, R, D] of a layer of G groups. Not modified.
         hessian: As in obc_trace. Not modified.
-        sparsity: In [0, 1]; the ceil(sparsity R D) weights (blocks) of least loss go. Ignored for n:m.
+        sparsity: In [0, 1]; the ceil(sparsity numel) weights (blocks) of least loss of the whole layer go. Ignored
+            for n:m.
         n: With m: n weights of each m consecutive ones of a row go.
         m: Divides D.
         block: Weights go in blocks of so many consecutive columns; divides D. Not with n and m.
@@ -93,7 +111,7 @@ def obc_prune(
         progress: As in obc_trace.
 
     Returns:
-        [R, D], dtype of weight; pruned weights are exactly 0, kept ones the least-squares optimum.
+        Of weight's shape and dtype; pruned weights are exactly 0, kept ones the least-squares optimum.
 
     Raises:
         ValueError: Wrong shape, device, pattern or range, NaN or Inf.
@@ -118,8 +136,8 @@ def obc_prune(
     threads = resolve_threads(function, threads)
     task = function, weight, hessian, pattern, damp
     out, used = (
-        _prune_cuda(*task, sparsity, threads, progress)
-        if weight.is_cuda
+        _prune_by_trace(*task, sparsity, threads, progress)
+        if weight.is_cuda or weight.ndim == 3
         else _prune_cpu(*task, sparsity, threads, progress)
     )
     warn_damping(function, damp, used)
@@ -148,7 +166,7 @@ def _prune_cpu(
     raise indefinite(function, row, step, used)
 
 
-def _prune_cuda(
+def _prune_by_trace(
     function: str,
     weight: torch.Tensor,
     hessian: torch.Tensor,
@@ -158,9 +176,12 @@ def _prune_cuda(
     threads: int,
     progress: bool | Callback | None,
 ) -> tuple[torch.Tensor, float]:
-    order, loss, used, w, damped, hinv = eliminate(
+    order, loss, used, w, damped, hinv = _eliminate(
         function, weight, hessian, pattern, damp, threads, progress
     )
-    counts = torch.full((len(w),), loss.shape[1]) if pattern.m else count_steps(loss, sparsity)
+    if pattern.m:
+        counts = torch.full(loss.shape[:-1], loss.shape[-1], device=loss.device)
+    else:
+        counts = count_steps(loss, sparsity)
     out = solve_weights(function, w, damped, hinv, order, counts, pattern.block, used, threads)
     return out, used

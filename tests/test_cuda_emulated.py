@@ -3,21 +3,44 @@
 SPADE_CUDA_LIBRARY names the emulated backend (the target spade_cuda_emulated of tests/cuda).
 """
 
+from contextlib import nullcontext
+
 import pytest
+import test_obc_groups
 import torch
 from problems import layer
 from test_devices import relative, same_order
+from test_obc_groups import assert_as_alone, grouped
+from torch.overrides import TorchFunctionMode
 
 import spade_ext
 from spade_ext import _cuda, reference
-from spade_ext._elimination import Pattern, _eliminate_cuda, eliminate
+from spade_ext._elimination import Pattern, eliminate
+from spade_ext._elimination_cuda import eliminate_cuda
 from spade_ext.geometry import Conv2dGeometry
-from spade_ext.inverse import invert_cuda
 
 pytestmark = pytest.mark.skipif(
     spade_ext.build_info().get("nvcc") != "emulated",
     reason="SPADE_CUDA_LIBRARY names no emulated backend",
 )
+
+
+class OnDevice(torch.Tensor):
+    """A CPU tensor that the ops take for one on CUDA."""
+
+    is_cuda = True
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Turns CPU tensors into such that public functions compute with the emulated kernels."""
+    monkeypatch.setattr(_cuda, "_device", lambda tensor: nullcontext())
+    monkeypatch.setattr(_cuda, "_stream", lambda tensor: 0)
+    monkeypatch.setattr(_cuda, "_limit", lambda tensor: 2**28)
+    return lambda tensor: tensor.as_subclass(OnDevice)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -41,59 +64,63 @@ def test_hessian_conv2d_adds_to_the_sum():
 
 
 @pytest.mark.parametrize("damp", [0.0, 0.01])
-def test_invert(damp):
+def test_damped_inverse(on_device, damp):
     _, h = layer(1, 20, dtype=torch.float32)
     h[3] = h[:, 3] = 0
-    inverse, damped, used, dead = _cuda.invert(h, damp)
-    assert used == damp and dead == 1
-    assert relative(damped.double() @ inverse.double(), torch.eye(20).double()) < 1e-3
+    got, used = spade_ext.damped_inverse(on_device(h), damp)
     expected, _ = spade_ext.damped_inverse(h, damp)
-    assert relative(inverse, expected.double()) < 1e-5
+    assert used == damp and relative(got, expected.double()) < 1e-5
 
 
-def test_invert_reads_the_lower_triangle_and_knows_its_range():
+def test_damped_inverse_reads_the_lower_triangle_and_knows_its_range(on_device):
     _, h = layer(1, 20, dtype=torch.float32)
-    inverse, damped, _, _ = _cuda.invert(h.tril() + torch.randn(20, 20).triu(1), 0.01)
-    assert relative(inverse, spade_ext.damped_inverse(h)[0].double()) < 1e-5
+    asymmetric = on_device(h.tril() + torch.randn(20, 20).triu(1))
+    got, _ = spade_ext.damped_inverse(asymmetric)
+    assert relative(got, spade_ext.damped_inverse(h)[0].double()) < 1e-5
+    damped = spade_ext.obc_trace(on_device(torch.ones(1, 20)), asymmetric).hessian
     assert torch.equal(damped, damped.T)
     for scale in (1e-39, 3e38):
-        with pytest.raises(
-            spade_ext.SingularHessianError, match=r"op: .* in the range of torch.fl"
-        ):
-            invert_cuda("op", scale * torch.eye(3), 0.01)
+        with pytest.raises(spade_ext.SingularHessianError, match=r"in the range of torch.fl"):
+            spade_ext.damped_inverse(on_device(scale * torch.eye(3)), 0.01)
 
 
-def test_eliminate_runs_in_float64_where_float32_is_out_of_range():
+def test_eliminate_runs_in_float64_where_float32_is_out_of_range(on_device):
     weight, h = layer(2, 24, dtype=torch.float32)
-    arguments = Pattern(), 0.01, 1, None
-    got = _eliminate_cuda("obc_trace", weight, h * 1e-40, *arguments)
+    got = spade_ext.obc_trace(on_device(weight), on_device(h * 1e-40))
     assert got.loss.dtype == torch.float64
     assert torch.equal(got.order, spade_ext.obc_trace(weight, h * 1e-40).order)
+    with pytest.raises(spade_ext.SingularHessianError, match=r"in the range of torch.float64"):
+        spade_ext.obc_trace(on_device(weight), on_device(torch.eye(24).double() * 1e-310))
 
 
-def test_invert_climbs_the_ladder_and_gives_up():
+def test_damped_inverse_climbs_the_ladder_and_gives_up(on_device):
     h = torch.ones(5, 5)
-    _, _, used, _ = _cuda.invert(h - 0.05 * torch.eye(5), 0.0)
+    indefinite = h - 0.05 * torch.eye(5)
     with pytest.warns(spade_ext.DampingWarning):
-        _, expected = spade_ext.damped_inverse(h - 0.05 * torch.eye(5), 0.0)
-    assert used == pytest.approx(expected)
-    assert _cuda.invert(-h, 0.01) is None
+        got, used = spade_ext.damped_inverse(on_device(indefinite), 0.0)
+    with pytest.warns(spade_ext.DampingWarning):
+        expected, climbed = spade_ext.damped_inverse(indefinite, 0.0)
+    assert used == climbed and relative(got, expected.double()) < 1e-5
+    with pytest.raises(spade_ext.SingularHessianError, match="even with damp = 1"):
+        spade_ext.damped_inverse(on_device(-h), 0.01)
+    with pytest.raises(ValueError, match="hessian must be finite, got 25 NaN or Inf"):
+        spade_ext.damped_inverse(on_device(h * torch.inf), 0.01)
 
 
 @pytest.mark.parametrize("update", ["ffma", "fp16"])
 @pytest.mark.parametrize("cols", [20, 150])
 def test_obc_trace_and_weights(update, cols):
     weight, h = layer(3, cols, dtype=torch.float32)
-    inverse, damped, _, _ = _cuda.invert(h, 0.01)
-    order, loss, info = _cuda.obc_trace(weight, inverse, cols, update)
+    trace = spade_ext.obc_trace(weight, h)
+    order, loss, info = _cuda.obc_trace(weight[None], trace.hinv[None], cols, update)
     assert not info.any()
     expected, expected_loss = reference.obc_trace(weight.double(), h.double())
-    assert same_order(order, loss, weight, h, expected, expected_loss)
-    trace = spade_ext.obc_trace(weight, h)
+    assert same_order(order[0], loss[0], weight, h, expected, expected_loss)
     counts = torch.tensor([0, cols // 3, cols - 1])
-    weights, info = _cuda.obc_weights(weight, damped, inverse, trace.order, counts)
+    arguments = weight, trace.hessian, trace.hinv, trace.order, counts
+    weights, info = _cuda.obc_weights(*(x[None] for x in arguments))
     assert not info.any()
-    assert relative(weights, trace.prune_rows(counts).double()) < 1e-4
+    assert relative(weights[0], trace.prune_rows(counts).double()) < 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -104,11 +131,11 @@ def test_eliminate(monkeypatch, pattern, dtype, most_columns):
     weight, h = layer(3, 48, dtype=dtype)
     h[3] = h[:, 3] = 0
     arguments = "obc_trace", weight, h, pattern, 0.01, 1, None
-    got, expected = _eliminate_cuda(*arguments), eliminate(*arguments)
+    got, expected = eliminate_cuda(*arguments), eliminate(*arguments)
     assert torch.equal(got.order, expected.order) and got.damp == expected.damp
     for name in ("loss", "weight", "hessian", "hinv"):
         assert relative(getattr(got, name), getattr(expected, name).double()) < 1e-4
-    low = _eliminate_cuda("obc_trace", weight, h, pattern, 1e-5, 1, None)
+    low = eliminate_cuda("obc_trace", weight, h, pattern, 1e-5, 1, None)
     assert low.loss.dtype == torch.float64
 
 
@@ -116,44 +143,116 @@ def test_eliminate(monkeypatch, pattern, dtype, most_columns):
 @pytest.mark.parametrize("cols, n, m", [(24, 2, 4), (96, 4, 8), (600, 1, 6)])
 def test_obc_trace_nm(update, cols, n, m):
     weight, h = layer(2, cols, dtype=torch.float32)
-    inverse, _, _, _ = _cuda.invert(h, 0.01)
-    order, loss, info = _cuda.obc_trace_nm(weight, inverse, n, m, update)
+    trace = spade_ext.obc_trace(weight, h)
+    (order,), (loss,), info = _cuda.obc_trace_nm(weight[None], trace.hinv[None], n, m, update)
     assert not info.any() and order.shape == loss.shape == (2, cols // m * n)
     groups = order.long() // m
     assert torch.equal(
         groups.sort(1).values, torch.arange(cols // m).repeat_interleave(n).expand(2, -1)
     )
-    trace = spade_ext.obc_trace(weight, h)
     expected = spade_ext.obc_prune(weight, h, n=n, m=m)
     counts = torch.full((2,), order.shape[1])
-    got, info = _cuda.obc_weights(weight, trace.hessian, trace.hinv, order, counts)
-    assert not info.any() and relative(got, expected.double()) < 1e-4
+    arguments = weight, trace.hessian, trace.hinv, order, counts
+    got, info = _cuda.obc_weights(*(x[None] for x in arguments))
+    assert not info.any() and relative(got[0], expected.double()) < 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "pattern", [{}, {"n": 2, "m": 4}, {"block": 4}, {"block": 8}, {"block": 24}]
+    "pattern",
+    [
+        {"sparsity": 0.3},
+        {"n": 2, "m": 4},
+        {"sparsity": 0.5, "block": 4},
+        {"sparsity": 0.5, "block": 24},
+        {"sparsity": 0.5, "block": 48},
+    ],
 )
-def test_obc_trace_pattern_and_weights(dtype, pattern):
+def test_obc_prune(on_device, dtype, pattern):
     weight, h = layer(3, 48, dtype=dtype)
-    inverse, damped, _, _ = _cuda.invert(h, 0.01)
-    block = pattern.get("block", 1)
-    steps = 24 if "n" in pattern else 48 // block
-    order, loss, info = _cuda.obc_trace_pattern(weight, inverse, steps, **pattern)
-    assert not info.any() and loss.dtype == dtype
-    if "n" in pattern:
-        expected = spade_ext.obc_prune(weight, h, **pattern)
-    else:
-        trace = spade_ext.obc_trace(weight, h, **pattern)
-        assert torch.equal(order, trace.order)
-        assert torch.allclose(loss, trace.loss, rtol=1e-4)
-        order = (order[:, :24, None] * block + torch.arange(block).int()).flatten(1).contiguous()
-        order = order[:, : 24 // block * block].contiguous()
-        expected = trace.prune_rows(torch.full((3,), 24 // block))
-    counts = torch.full((3,), order.shape[1])
-    got, info = _cuda.obc_weights(weight, damped, inverse, order, counts)
-    assert not info.any() and got.dtype == dtype
+    got = spade_ext.obc_prune(on_device(weight), on_device(h), **pattern)
+    expected = spade_ext.obc_prune(weight, h, **pattern)
     assert relative(got, expected.double()) < (1e-4 if dtype == torch.float32 else 1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("rows, cols, options", [(1, 9, {}), (3, 49, {}), (2, 40, {"block": 4})])
+def test_groups_are_as_if_each_were_alone(on_device, rows, cols, options, dtype):
+    weight, h = (x.to(dtype) / 32 for x in grouped(3, rows, cols))
+    h[2, 1] = h[2, :, 1] = 0
+    trace = spade_ext.obc_trace(on_device(weight), on_device(h), **options)
+    assert_as_alone(trace, on_device(weight), on_device(h), **options)
+    assert torch.equal(trace.order[1], spade_ext.obc_trace(weight[1], h[1], **options).order)
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_obc_groups.test_groups_take_the_damping_and_precision_that_each_needs,
+        test_obc_groups.test_errors,
+        test_obc_groups.test_one_group_keeps_its_dimension,
+    ],
+)
+def test_groups_on_the_device(on_device, monkeypatch, test):
+    def on(*arguments):
+        return tuple(on_device(x) for x in grouped(*arguments))
+
+    monkeypatch.setattr(test_obc_groups, "grouped", on)
+    test(torch.device("cpu"))
+
+
+class Waits(TorchFunctionMode):
+    """Counts what makes Python wait for a device."""
+
+    NAMES = frozenset(
+        {
+            "tolist",
+            "item",
+            "__bool__",
+            "__int__",
+            "__float__",
+            "__index__",
+            "nonzero",
+            "cpu",
+            "bincount",
+        }
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        if getattr(function, "__name__", "") in self.NAMES:
+            self.seen.append(function.__name__)
+        return function(*arguments, **(options or {}))
+
+
+def counted(monkeypatch, call, *arguments, **options):
+    """Names of the native calls and of the waits of a call."""
+    native, run = [], _cuda._run
+
+    def record(like, function, *rest):
+        native.append(function.__name__)
+        run(like, function, *rest)
+
+    with monkeypatch.context() as patch, Waits() as waits:
+        patch.setattr(_cuda, "_run", record)
+        call(*arguments, **options)
+    return native, waits.seen
+
+
+@pytest.mark.parametrize(
+    "pattern", [{"sparsity": 0.5}, {"n": 1, "m": 3}, {"sparsity": 0.5, "block": 3}]
+)
+def test_native_calls_and_waits_do_not_grow_with_groups(on_device, monkeypatch, pattern):
+    seen = []
+    for groups in (1, 2, 96):
+        weight, h = (on_device(x) for x in grouped(groups, 1, 9))
+        seen.append(counted(monkeypatch, spade_ext.obc_prune, weight, h, **pattern))
+    assert seen[0] == seen[1] == seen[2]
+    native, waits = seen[0]
+    assert len(native) == 2 and len(waits) == 3
 
 
 @pytest.mark.parametrize(
@@ -175,4 +274,4 @@ def test_sparsegpt_prune(options):
 
 def test_errors_carry_the_text_of_the_backend():
     with pytest.raises(ValueError, match=r"spade_cuda_obc_trace: R must be in .*, got -1"):
-        spade_ext._C.cuda_obc_trace(0, 0, -1, 1, 1, 0, 0, 0, 0, 0, 0, 0)
+        spade_ext._C.cuda_obc_trace(0, 0, -1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0)

@@ -281,7 +281,7 @@ W, H = torch.ones(2, 4), torch.eye(4)
     [
         (lambda: obc_trace(1, H), TypeError, "obc_trace: weight must be a torch.Tensor, got int"),
         (lambda: obc_trace(W, H.long()), TypeError, "obc_trace: hessian must have dtype"),
-        (lambda: obc_trace(W[0], H), ValueError, "weight must have 2 dimensions"),
+        (lambda: obc_trace(W[0], H), ValueError, "weight must have 2 or 3 dimensions"),
         (lambda: obc_trace(W, torch.eye(3)), ValueError, r"hessian must have shape \(4, 4\)"),
         (lambda: obc_trace(W, H, damp=-0.1), ValueError, "damp must be in"),
         (lambda: obc_prune(W, H, 0.5, damp=1e300), ValueError, r"damp must be in .* got 1e\+300"),

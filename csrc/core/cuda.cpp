@@ -117,11 +117,11 @@ spade_status_t spade_cuda_obc_trace_workspace_bytes(int64_t R, int64_t D, int64_
   return SPADE_PASS_ON(obc_trace_workspace_bytes, R, D, steps, limit, bytes);
 }
 
-spade_status_t spade_cuda_obc_trace(const float* w, const float* hinv, int64_t R, int64_t D,
-                                    int64_t steps, int update, int32_t* order, float* loss,
-                                    int32_t* info, void* workspace, size_t workspace_bytes,
-                                    void* stream) {
-  return SPADE_PASS_ON(obc_trace, w, hinv, R, D, steps, update, order, loss, info, workspace,
+spade_status_t spade_cuda_obc_trace(const float* w, const float* hinv, int64_t R, int64_t G,
+                                    int64_t D, int64_t steps, int update, int32_t* order,
+                                    float* loss, int32_t* info, void* workspace,
+                                    size_t workspace_bytes, void* stream) {
+  return SPADE_PASS_ON(obc_trace, w, hinv, R, G, D, steps, update, order, loss, info, workspace,
                        workspace_bytes, stream);
 }
 
@@ -130,11 +130,11 @@ spade_status_t spade_cuda_obc_trace_nm_workspace_bytes(int64_t R, int64_t D, int
   return SPADE_PASS_ON(obc_trace_nm_workspace_bytes, R, D, n, m, limit, bytes);
 }
 
-spade_status_t spade_cuda_obc_trace_nm(const float* w, const float* hinv, int64_t R, int64_t D,
-                                       int64_t n, int64_t m, int update, int32_t* order,
+spade_status_t spade_cuda_obc_trace_nm(const float* w, const float* hinv, int64_t R, int64_t G,
+                                       int64_t D, int64_t n, int64_t m, int update, int32_t* order,
                                        float* loss, int32_t* info, void* workspace,
                                        size_t workspace_bytes, void* stream) {
-  return SPADE_PASS_ON(obc_trace_nm, w, hinv, R, D, n, m, update, order, loss, info, workspace,
+  return SPADE_PASS_ON(obc_trace_nm, w, hinv, R, G, D, n, m, update, order, loss, info, workspace,
                        workspace_bytes, stream);
 }
 
@@ -145,21 +145,21 @@ spade_status_t spade_cuda_obc_trace_pattern_workspace_bytes(int64_t R, int64_t D
 }
 
 spade_status_t spade_cuda_obc_trace_pattern_f32(const float* w, const float* hinv, int64_t R,
-                                                int64_t D, const spade_obc_pattern_t* pattern,
-                                                int32_t* order, float* loss, int32_t* info,
-                                                void* workspace, size_t workspace_bytes,
-                                                void* stream) {
-  return SPADE_PASS_ON(obc_trace_pattern_f32, w, hinv, R, D, pattern, order, loss, info, workspace,
-                       workspace_bytes, stream);
+                                                int64_t G, int64_t D,
+                                                const spade_obc_pattern_t* pattern, int32_t* order,
+                                                float* loss, int32_t* info, void* workspace,
+                                                size_t workspace_bytes, void* stream) {
+  return SPADE_PASS_ON(obc_trace_pattern_f32, w, hinv, R, G, D, pattern, order, loss, info,
+                       workspace, workspace_bytes, stream);
 }
 
 spade_status_t spade_cuda_obc_trace_pattern_f64(const double* w, const double* hinv, int64_t R,
-                                                int64_t D, const spade_obc_pattern_t* pattern,
-                                                int32_t* order, double* loss, int32_t* info,
-                                                void* workspace, size_t workspace_bytes,
-                                                void* stream) {
-  return SPADE_PASS_ON(obc_trace_pattern_f64, w, hinv, R, D, pattern, order, loss, info, workspace,
-                       workspace_bytes, stream);
+                                                int64_t G, int64_t D,
+                                                const spade_obc_pattern_t* pattern, int32_t* order,
+                                                double* loss, int32_t* info, void* workspace,
+                                                size_t workspace_bytes, void* stream) {
+  return SPADE_PASS_ON(obc_trace_pattern_f64, w, hinv, R, G, D, pattern, order, loss, info,
+                       workspace, workspace_bytes, stream);
 }
 
 spade_status_t spade_cuda_obc_weights_workspace_bytes(int64_t R, int64_t D, size_t limit,
@@ -168,18 +168,19 @@ spade_status_t spade_cuda_obc_weights_workspace_bytes(int64_t R, int64_t D, size
 }
 
 spade_status_t spade_cuda_obc_weights(const float* w, const float* h, const float* hinv, int64_t R,
-                                      int64_t D, int64_t steps, const int32_t* order,
+                                      int64_t G, int64_t D, int64_t steps, const int32_t* order,
                                       const int64_t* counts, float* out, int32_t* info,
                                       void* workspace, size_t workspace_bytes, void* stream) {
-  return SPADE_PASS_ON(obc_weights, w, h, hinv, R, D, steps, order, counts, out, info, workspace,
+  return SPADE_PASS_ON(obc_weights, w, h, hinv, R, G, D, steps, order, counts, out, info, workspace,
                        workspace_bytes, stream);
 }
 
 spade_status_t spade_cuda_obc_weights_f64(const double* w, const double* h, const double* hinv,
-                                          int64_t R, int64_t D, int64_t steps, const int32_t* order,
-                                          const int64_t* counts, double* out, int32_t* info,
-                                          void* workspace, size_t workspace_bytes, void* stream) {
-  return SPADE_PASS_ON(obc_weights_f64, w, h, hinv, R, D, steps, order, counts, out, info,
+                                          int64_t R, int64_t G, int64_t D, int64_t steps,
+                                          const int32_t* order, const int64_t* counts, double* out,
+                                          int32_t* info, void* workspace, size_t workspace_bytes,
+                                          void* stream) {
+  return SPADE_PASS_ON(obc_weights_f64, w, h, hinv, R, G, D, steps, order, counts, out, info,
                        workspace, workspace_bytes, stream);
 }
 

@@ -1,5 +1,5 @@
 // One block of kPanel eliminations of each row: rounds (obc_round.cuh) against the row's packed
-// matrix, or against the shared H^-1 in the first block. One block of threads a row. At the end the
+// matrix, or against its H^-1 in the first block. One block of threads a row. At the end the
 // kept columns move together (obc_move.cuh).
 #pragma once
 
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(NT, 512 / NT) obc_panel(PanelTask task) {
   uint16_t* columns = reinterpret_cast<uint16_t*>(view.coefficients + kPanel * C);
   view.columns = columns;
   view.by_column = false;
-  view.matrix = task.step ? rows.matrix + r * rows.matrix_size : rows.hinv;
+  view.matrix = task.step ? rows.matrix + r * rows.matrix_size : rows.hinv.of(r);
   view.stride = task.step ? 0 : rows.D;
   view.panel = rows.panel + at_row * kPanel;
   view.panel_stride = rows.width;

@@ -71,10 +71,11 @@ PatternRows<T> check_pattern(const char* function, int64_t R, int64_t D,
 }
 
 template <class T>
-void trace_pattern(const char* function, const T* w, const T* hinv, int64_t R, int64_t D,
+void trace_pattern(const char* function, const T* w, const T* hinv, int64_t R, int64_t G, int64_t D,
                    const spade_obc_pattern_t* pattern, int32_t* order, T* loss, int32_t* info,
                    void* memory, size_t bytes, cudaStream_t stream) {
   PatternRows<T> rows = check_pattern<T>(function, R, D, pattern);
+  check_matrices(function, R, G);
   check_pointer(function, "info", info, R);
   if (R == 0) return;
   if (rows.steps == 0)
@@ -86,8 +87,9 @@ void trace_pattern(const char* function, const T* w, const T* hinv, int64_t R, i
   const int64_t chunk = chunk_rows(rows, R, bytes);
   Workspace workspace(function, memory, bytes, bytes_of(rows, chunk));
   lay_out(workspace, rows, chunk);
-  rows.hinv = hinv;
+  rows.hinv = matrices_of(hinv, R, G, D);
   for (int64_t first = 0; first < R; first += chunk) {
+    rows.hinv.chunk_start = static_cast<unsigned>(first);
     rows.weights = w + first * D;
     rows.order = order + first * rows.steps;
     rows.loss = loss + first * rows.steps;
@@ -114,22 +116,22 @@ spade_status_t obc_trace_pattern_workspace_bytes(int64_t R, int64_t D,
   });
 }
 
-spade_status_t obc_trace_pattern_f32(const float* w, const float* hinv, int64_t R, int64_t D,
-                                     const spade_obc_pattern_t* pattern, int32_t* order,
+spade_status_t obc_trace_pattern_f32(const float* w, const float* hinv, int64_t R, int64_t G,
+                                     int64_t D, const spade_obc_pattern_t* pattern, int32_t* order,
                                      float* loss, int32_t* info, void* workspace,
                                      size_t workspace_bytes, void* stream) {
   return guarded([&] {
-    obc::trace_pattern("spade_cuda_obc_trace_pattern_f32", w, hinv, R, D, pattern, order, loss,
+    obc::trace_pattern("spade_cuda_obc_trace_pattern_f32", w, hinv, R, G, D, pattern, order, loss,
                        info, workspace, workspace_bytes, as_stream(stream));
   });
 }
 
-spade_status_t obc_trace_pattern_f64(const double* w, const double* hinv, int64_t R, int64_t D,
-                                     const spade_obc_pattern_t* pattern, int32_t* order,
+spade_status_t obc_trace_pattern_f64(const double* w, const double* hinv, int64_t R, int64_t G,
+                                     int64_t D, const spade_obc_pattern_t* pattern, int32_t* order,
                                      double* loss, int32_t* info, void* workspace,
                                      size_t workspace_bytes, void* stream) {
   return guarded([&] {
-    obc::trace_pattern("spade_cuda_obc_trace_pattern_f64", w, hinv, R, D, pattern, order, loss,
+    obc::trace_pattern("spade_cuda_obc_trace_pattern_f64", w, hinv, R, G, D, pattern, order, loss,
                        info, workspace, workspace_bytes, as_stream(stream));
   });
 }

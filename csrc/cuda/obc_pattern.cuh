@@ -8,7 +8,7 @@
 // block of threads a row, D^3 / 2 FMA over D^3 / 2c entries of U: bound by memory.
 #pragma once
 
-#include "cuda/launch.h"
+#include "cuda/obc_matrices.cuh"
 
 namespace spade::cuda::obc {
 
@@ -19,7 +19,7 @@ constexpr int kMostBlock = 32;  // c
 template <class T>
 struct PatternRows {
   const T* weights;  // [rows, D]
-  const T* hinv;     // [D, D]
+  RowMatrices<T> hinv;
   int D, block, blocks, steps;
   int n, m;          // n of each m columns go; m = 0: no such rule
   double* u;         // [rows, steps * block, D]
@@ -54,6 +54,7 @@ class PatternRow {
         D_(rows.D),
         c_(rows.block),
         blocks_(rows.blocks),
+        hinv_(rows.hinv.of(r_)),
         u_(rows.u + r_ * rows.steps * c_ * D_),
         w_(rows.w + r_ * D_),
         diagonal_(rows.diagonal + r_ * c_ * D_),
@@ -100,7 +101,7 @@ class PatternRow {
       for (int i = 0; i < c_; ++i)
         for (int j = 0; j <= i; ++j)
           entry(diagonal_, i, j, b) =
-              static_cast<double>(rows_.hinv[(b * c_ + i) * static_cast<int64_t>(D_) + b * c_ + j]);
+              static_cast<double>(hinv_[(b * c_ + i) * static_cast<int64_t>(D_) + b * c_ + j]);
       score_[b] = score_of(b);
     }
   }
@@ -188,10 +189,10 @@ class PatternRow {
         double v[kTogether];
 #pragma unroll
         for (int i = 0; i < kTogether; ++i)
-          v[i] = first + i < c_
-                     ? static_cast<double>(
-                           rows_.hinv[(pivot + first + i) * static_cast<int64_t>(D_) + j])
-                     : 0.0;
+          v[i] =
+              first + i < c_
+                  ? static_cast<double>(hinv_[(pivot + first + i) * static_cast<int64_t>(D_) + j])
+                  : 0.0;
         for (int q = 0; q < t; ++q) {
           const double x = u(q, j);
 #pragma unroll
@@ -237,6 +238,7 @@ class PatternRow {
   PatternShared& s_;
   const int64_t r_;
   const int D_, c_, blocks_;
+  const T* const hinv_;
   double *const u_, *const w_, *const diagonal_, *const factor_, *const z_, *const score_;
   int* const alive_;
   const int tid;

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cuda/launch.h"
+#include "cuda/obc_matrices.cuh"
 
 namespace spade::cuda::obc {
 
@@ -38,9 +38,9 @@ struct GroupPattern {
 // in the row's own matrix.
 struct ObcRows {
   const float* weights;  // [rows, D]
-  const float* hinv;     // [D, D], shared
-  int D, steps, width;   // width = D rounded up to kTile
-  int n, m;              // of GroupPattern
+  RowMatrices<float> hinv;
+  int D, steps, width;  // width = D rounded up to kTile
+  int n, m;             // of GroupPattern
   int64_t matrix_size;
   float* matrix;    // [rows, matrix_size]: A of the kept columns, packed; stale by the panel
   float* panel;     // [rows, kPanel, width]: U; a single launch has [rows, steps, D]

@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(NT, 384 / NT) obc_single(ObcRows rows) {
   uint16_t* columns = reinterpret_cast<uint16_t*>(view.coefficients + C * steps);
   view.columns = columns;
   view.by_column = true;
-  view.matrix = rows.hinv;
+  view.matrix = rows.hinv.of(r);
   view.stride = D;
   view.panel = rows.panel + r * steps * D;
   view.panel_stride = D;
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(NT, 384 / NT) obc_single(ObcRows rows) {
     const int i = tid + k * NT;
     const bool in = i < D;
     round.w[k] = in ? rows.weights[r * D + i] : 0.0f;
-    round.diagonal[k] = in ? rows.hinv[static_cast<int64_t>(i) * D + i] : 1.0f;
+    round.diagonal[k] = in ? view.matrix[static_cast<int64_t>(i) * D + i] : 1.0f;
     columns[i] = static_cast<uint16_t>(i);
     if (in) round.alive |= 1u << k;
   }
@@ -102,12 +102,13 @@ __global__ void __launch_bounds__(32 * kWarpsOfBlock) obc_warp(ObcRows rows, int
   const int lane = static_cast<int>(threadIdx.x) & 31, D = rows.D;
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kWarpsOfBlock + threadIdx.x / 32;
   if (r >= count) return;
+  const float* hinv = rows.hinv.of(r);
   bool active = lane < D;
   float w = active ? rows.weights[r * D + lane] : 0.0f;
-  float diagonal = active ? rows.hinv[lane * D + lane] : 1.0f;
+  float diagonal = active ? hinv[lane * D + lane] : 1.0f;
   float row[kColumns];  // A[lane, :]
 #pragma unroll
-  for (int k = 0; k < kColumns; ++k) row[k] = active && k < D ? rows.hinv[lane * D + k] : 0.0f;
+  for (int k = 0; k < kColumns; ++k) row[k] = active && k < D ? hinv[lane * D + k] : 0.0f;
   if (lane == 0) rows.info[r] = 0;
   unsigned gone = 0;
   for (int t = 0; t < rows.steps; ++t) {

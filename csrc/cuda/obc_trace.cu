@@ -30,7 +30,7 @@ __global__ void obc_start(ObcRows rows) {
   if (i >= rows.D) return;
   if (rows.m > 0 && i < rows.D / rows.m) rows.gone[r * (rows.D / rows.m) + i] = 0;
   rows.w[r * rows.width + i] = rows.weights[r * rows.D + i];
-  rows.diagonal[r * rows.width + i] = rows.hinv[static_cast<int64_t>(i) * rows.D + i];
+  rows.diagonal[r * rows.width + i] = rows.hinv.of(r)[static_cast<int64_t>(i) * rows.D + i];
   rows.column[r * rows.width + i] = i;
 }
 
@@ -110,12 +110,12 @@ void run_one_launch(const char* function, const ObcRows& rows, int64_t count, cu
 
 // All rows, chunk after chunk, in the given form.
 void trace(const char* function, ObcForm form, const float* w, const float* hinv, int64_t R,
-           const Elimination& e, int update, int32_t* order, float* loss, int32_t* info,
+           int64_t G, const Elimination& e, int update, int32_t* order, float* loss, int32_t* info,
            void* memory, size_t bytes, cudaStream_t stream) {
   const int64_t chunk = chunk_rows(form, R, e, bytes);
   Workspace workspace(function, memory, bytes, bytes_of(form, chunk, e));
   ObcRows rows = lay_out(workspace, form, chunk, e);
-  rows.hinv = hinv;
+  rows.hinv = matrices_of(hinv, R, G, e.D);
   const Device device = form == ObcForm::kTiled ? current_device(function) : Device{};
   // Tensor cores pay where three fp16 products outrun float32: not on the GPUs of 8.6 and 8.9.
   const bool fast_half = device.major >= 9 || (device.major == 8 && device.minor == 0);
@@ -123,6 +123,7 @@ void trace(const char* function, ObcForm form, const float* w, const float* hinv
       update == SPADE_OBC_UPDATE_FP16 || (update == SPADE_OBC_UPDATE_AUTO && fast_half);
   for (int64_t first = 0; first < R; first += chunk) {
     const int64_t count = std::min(chunk, R - first);
+    rows.hinv.chunk_start = static_cast<unsigned>(first);
     rows.weights = w + first * e.D;
     rows.order = order + first * e.steps;
     rows.loss = loss + first * e.steps;
@@ -164,11 +165,12 @@ size_t workspace_bytes_of(const char* function, int64_t R, const Elimination& e,
   return R > 0 && e.steps > 0 ? bytes_of(form, chunk_rows(form, R, e, limit), e) : 0;
 }
 
-void check_and_trace(const char* function, const float* w, const float* hinv, int64_t R,
+void check_and_trace(const char* function, const float* w, const float* hinv, int64_t R, int64_t G,
                      const Elimination& e, int update, int32_t* order, float* loss, int32_t* info,
                      void* workspace, size_t workspace_bytes, cudaStream_t stream) {
   SPADE_CHECK(update >= SPADE_OBC_UPDATE_AUTO && update <= SPADE_OBC_UPDATE_FP16,
               "%s: update must be a spade_obc_update_t, got %d", function, update);
+  check_matrices(function, R, G);
   check_pointer(function, "info", info, R);
   if (R == 0) return;
   if (e.steps == 0)
@@ -177,7 +179,7 @@ void check_and_trace(const char* function, const float* w, const float* hinv, in
   check_pointer(function, "hinv", hinv, 1);
   check_pointer(function, "order", order, 1);
   check_pointer(function, "loss", loss, 1);
-  trace(function, form_of(e.D), w, hinv, R, e, update, order, loss, info, workspace,
+  trace(function, form_of(e.D), w, hinv, R, G, e, update, order, loss, info, workspace,
         workspace_bytes, stream);
 }
 
@@ -195,12 +197,12 @@ spade_status_t obc_trace_workspace_bytes(int64_t R, int64_t D, int64_t steps, si
   });
 }
 
-spade_status_t obc_trace(const float* w, const float* hinv, int64_t R, int64_t D, int64_t steps,
-                         int update, int32_t* order, float* loss, int32_t* info, void* workspace,
-                         size_t workspace_bytes, void* stream) {
+spade_status_t obc_trace(const float* w, const float* hinv, int64_t R, int64_t G, int64_t D,
+                         int64_t steps, int update, int32_t* order, float* loss, int32_t* info,
+                         void* workspace, size_t workspace_bytes, void* stream) {
   return guarded([&] {
     const char* function = "spade_cuda_obc_trace";
-    obc::check_and_trace(function, w, hinv, R, obc::unstructured(function, R, D, steps), update,
+    obc::check_and_trace(function, w, hinv, R, G, obc::unstructured(function, R, D, steps), update,
                          order, loss, info, workspace, workspace_bytes, as_stream(stream));
   });
 }
@@ -214,13 +216,13 @@ spade_status_t obc_trace_nm_workspace_bytes(int64_t R, int64_t D, int64_t n, int
   });
 }
 
-spade_status_t obc_trace_nm(const float* w, const float* hinv, int64_t R, int64_t D, int64_t n,
-                            int64_t m, int update, int32_t* order, float* loss, int32_t* info,
-                            void* workspace, size_t workspace_bytes, void* stream) {
+spade_status_t obc_trace_nm(const float* w, const float* hinv, int64_t R, int64_t G, int64_t D,
+                            int64_t n, int64_t m, int update, int32_t* order, float* loss,
+                            int32_t* info, void* workspace, size_t workspace_bytes, void* stream) {
   return guarded([&] {
     const char* function = "spade_cuda_obc_trace_nm";
-    obc::check_and_trace(function, w, hinv, R, obc::nm(function, R, D, n, m), update, order, loss,
-                         info, workspace, workspace_bytes, as_stream(stream));
+    obc::check_and_trace(function, w, hinv, R, G, obc::nm(function, R, D, n, m), update, order,
+                         loss, info, workspace, workspace_bytes, as_stream(stream));
   });
 }
 

@@ -18,7 +18,7 @@ constexpr int kUpdateThreads = 256;
 
 struct UpdateTask {
   ObcRows rows;  // m2 of each is its `size`
-  bool first;    // old is the shared H^-1
+  bool first;    // old is H^-1
 };
 
 // Row and column of lower tile number n, in order of rows.
@@ -32,6 +32,7 @@ __device__ __forceinline__ void tile_of(int n, int& I, int& J) {
 struct TileEdges {
   int row[kTile], column[kTile];
   float row_scale[kTile], column_scale[kTile];
+  const float* hinv;  // of the block's row
 };
 
 __device__ __forceinline__ void read_edge(const UpdateTask& task, int64_t at_row, int size,
@@ -46,6 +47,7 @@ __device__ __forceinline__ void read_edge(const UpdateTask& task, int64_t at_row
 
 __device__ __forceinline__ void read_edges(TileEdges& edges, const UpdateTask& task, int64_t at_row,
                                            int size, int I, int J) {
+  if (threadIdx.x == 0) edges.hinv = task.rows.hinv.of(blockIdx.y);
   read_edge(task, at_row, size, I * kTile, edges.row, edges.row_scale);
   read_edge(task, at_row, size, J * kTile, edges.column, edges.column_scale);
 }
@@ -74,7 +76,7 @@ __device__ __forceinline__ void subtract(const UpdateTask& task, const TileEdges
   for (int e = 0; e < N; ++e) {
     if (e >= left) continue;
     const int si = edges.row[i], sj = edges.column[j + e];
-    const float old = task.first ? task.rows.hinv[static_cast<int64_t>(si) * task.rows.D + sj]
+    const float old = task.first ? edges.hinv[static_cast<int64_t>(si) * task.rows.D + sj]
                                  : matrix[packed_index(si, sj)];
     to[e] = old - change[e];
   }

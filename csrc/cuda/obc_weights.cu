@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "core/checks.h"
+#include "cuda/obc_matrices.cuh"
 #include "cuda/obc_solve.cuh"
 #include "cuda/ops.h"
 
@@ -17,7 +18,8 @@ namespace spade::cuda::obc {
 
 template <class T>
 struct WeightsTask {
-  const T *w, *h, *hinv;  // [rows, D], [D, D], [D, D]
+  const T* w;  // [rows, D]
+  RowMatrices<T> h, hinv;
   const int32_t* order;   // [rows, steps]
   const int64_t* counts;  // [rows]
   T* out;                 // [rows, D]
@@ -58,7 +60,7 @@ __global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask<T> task) 
   SPADE_SHARED(int, tally, kSolveThreads / 32);
   const int64_t r = blockIdx.x;
   const int tid = static_cast<int>(threadIdx.x), lane = tid & 31, warp = tid >> 5, D = task.D;
-  const T* w0 = task.w + r * D;
+  const T *w0 = task.w + r * D, *h = task.h.of(r), *hinv = task.hinv.of(r);
   T* out = task.out + r * D;
   int* gone = task.gone + r * D;
   int* set = task.set + r * task.width;
@@ -82,7 +84,7 @@ __global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask<T> task) 
   for (int i = warp; i < (k + kEdge - 1) / kEdge * kEdge; i += kSolveThreads / 32) {
     double sum = 0;
     if (i < k && by_kept) {
-      const T* row = task.h + static_cast<int64_t>(set[i]) * D;
+      const T* row = h + static_cast<int64_t>(set[i]) * D;
       for (int j = lane; j < D; j += 32)
         sum += static_cast<double>(row[j]) * static_cast<double>(w0[j]);
       for (int by = 16; by; by /= 2) sum += __shfl_xor_sync(~0u, sum, by);
@@ -92,9 +94,9 @@ __global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask<T> task) 
     if (lane == 0) x[i] = sum;
   }
   __syncthreads();  // b is complete
-  const bool solved = Solver<T>(*shared, by_kept ? task.h : task.hinv, D, set, k,
-                                task.factor + r * task.factor_size, x)
-                          .solve();
+  const bool solved =
+      Solver<T>(*shared, by_kept ? h : hinv, D, set, k, task.factor + r * task.factor_size, x)
+          .solve();
   if (!solved) return;
   if (tid == 0) task.info[r] = 0;
   if (by_kept) {
@@ -107,7 +109,7 @@ __global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask<T> task) 
     double sum = static_cast<double>(w0[j]);
     if (!gone[j])
       for (int i = 0; i < k; ++i)
-        sum -= x[i] * static_cast<double>(task.hinv[static_cast<int64_t>(set[i]) * D + j]);
+        sum -= x[i] * static_cast<double>(hinv[static_cast<int64_t>(set[i]) * D + j]);
     out[j] = gone[j] ? T(0) : static_cast<T>(sum);
   }
 }
@@ -142,10 +144,11 @@ int64_t weights_chunk(int64_t R, int64_t D, size_t limit) {
 }
 
 template <class T>
-void weights(const char* function, const T* w, const T* h, const T* hinv, int64_t R, int64_t D,
-             int64_t steps, const int32_t* order, const int64_t* counts, T* out, int32_t* info,
-             void* workspace, size_t workspace_bytes, cudaStream_t stream) {
+void weights(const char* function, const T* w, const T* h, const T* hinv, int64_t R, int64_t G,
+             int64_t D, int64_t steps, const int32_t* order, const int64_t* counts, T* out,
+             int32_t* info, void* workspace, size_t workspace_bytes, cudaStream_t stream) {
   check_size(function, "R", R);
+  check_matrices(function, R, G);
   check_size(function, "D", D);
   SPADE_CHECK(steps >= 0 && steps <= D, "%s: steps must be in [0, D = %lld], got %lld", function,
               static_cast<long long>(D), static_cast<long long>(steps));
@@ -162,13 +165,14 @@ void weights(const char* function, const T* w, const T* h, const T* hinv, int64_
   const int64_t chunk = weights_chunk(R, D, workspace_bytes);
   Workspace memory(function, workspace, workspace_bytes, weights_bytes(chunk, D));
   WeightsTask<T> task{};
-  task.h = h;
-  task.hinv = hinv;
+  task.h = matrices_of(h, R, G, D);
+  task.hinv = matrices_of(hinv, R, G, D);
   task.D = static_cast<int>(D);
   task.steps = static_cast<int>(steps);
   lay_out(memory, task, chunk);
   for (int64_t first = 0; first < R; first += chunk) {
     const unsigned count = static_cast<unsigned>(std::min(chunk, R - first));
+    task.h.chunk_start = task.hinv.chunk_start = static_cast<unsigned>(first);
     task.w = w + first * D;
     task.order = order + first * steps;
     task.counts = counts + first;
@@ -196,21 +200,22 @@ spade_status_t obc_weights_workspace_bytes(int64_t R, int64_t D, size_t limit, s
   });
 }
 
-spade_status_t obc_weights(const float* w, const float* h, const float* hinv, int64_t R, int64_t D,
-                           int64_t steps, const int32_t* order, const int64_t* counts, float* out,
-                           int32_t* info, void* workspace, size_t workspace_bytes, void* stream) {
+spade_status_t obc_weights(const float* w, const float* h, const float* hinv, int64_t R, int64_t G,
+                           int64_t D, int64_t steps, const int32_t* order, const int64_t* counts,
+                           float* out, int32_t* info, void* workspace, size_t workspace_bytes,
+                           void* stream) {
   return guarded([&] {
-    weights("spade_cuda_obc_weights", w, h, hinv, R, D, steps, order, counts, out, info, workspace,
-            workspace_bytes, as_stream(stream));
+    weights("spade_cuda_obc_weights", w, h, hinv, R, G, D, steps, order, counts, out, info,
+            workspace, workspace_bytes, as_stream(stream));
   });
 }
 
 spade_status_t obc_weights_f64(const double* w, const double* h, const double* hinv, int64_t R,
-                               int64_t D, int64_t steps, const int32_t* order,
+                               int64_t G, int64_t D, int64_t steps, const int32_t* order,
                                const int64_t* counts, double* out, int32_t* info, void* workspace,
                                size_t workspace_bytes, void* stream) {
   return guarded([&] {
-    weights("spade_cuda_obc_weights_f64", w, h, hinv, R, D, steps, order, counts, out, info,
+    weights("spade_cuda_obc_weights_f64", w, h, hinv, R, G, D, steps, order, counts, out, info,
             workspace, workspace_bytes, as_stream(stream));
   });
 }

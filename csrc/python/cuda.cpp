@@ -77,11 +77,11 @@ void bind_hessian_cuda(py::module_& module) {
 
 template <class T, class Function>
 void bind_obc_weights_cuda(py::module_& module, const char* name, Function function) {
-  module.def(name, [function](Address w, Address h, Address hinv, int64_t R, int64_t D,
+  module.def(name, [function](Address w, Address h, Address hinv, int64_t R, int64_t G, int64_t D,
                               int64_t steps, Address order, Address counts, Address out,
                               Address info, Address scratch, size_t bytes, Address stream) {
     queue([&] {
-      return function(pointer<T>(w), pointer<T>(h), pointer<T>(hinv), R, D, steps,
+      return function(pointer<T>(w), pointer<T>(h), pointer<T>(hinv), R, G, D, steps,
                       pointer<int32_t>(order), pointer<int64_t>(counts), pointer<T>(out),
                       pointer<int32_t>(info), pointer<void>(scratch), bytes, pointer<void>(stream));
     });
@@ -90,16 +90,17 @@ void bind_obc_weights_cuda(py::module_& module, const char* name, Function funct
 
 template <class T, class Function>
 void bind_obc_pattern_cuda(py::module_& module, const char* name, Function function) {
-  module.def(name, [function](Address w, Address hinv, int64_t R, int64_t D, int64_t steps,
-                              int64_t n, int64_t m, int64_t block, Address order, Address loss,
-                              Address info, Address scratch, size_t bytes, Address stream) {
-    const spade_obc_pattern_t pattern{steps, n, m, block};
-    queue([&] {
-      return function(pointer<T>(w), pointer<T>(hinv), R, D, &pattern, pointer<int32_t>(order),
-                      pointer<T>(loss), pointer<int32_t>(info), pointer<void>(scratch), bytes,
-                      pointer<void>(stream));
-    });
-  });
+  module.def(name,
+             [function](Address w, Address hinv, int64_t R, int64_t G, int64_t D, int64_t steps,
+                        int64_t n, int64_t m, int64_t block, Address order, Address loss,
+                        Address info, Address scratch, size_t bytes, Address stream) {
+               const spade_obc_pattern_t pattern{steps, n, m, block};
+               queue([&] {
+                 return function(pointer<T>(w), pointer<T>(hinv), R, G, D, &pattern,
+                                 pointer<int32_t>(order), pointer<T>(loss), pointer<int32_t>(info),
+                                 pointer<void>(scratch), bytes, pointer<void>(stream));
+               });
+             });
 }
 
 void bind_obc_cuda(py::module_& module) {
@@ -108,11 +109,11 @@ void bind_obc_cuda(py::module_& module) {
       return spade_cuda_obc_trace_workspace_bytes(R, D, steps, limit, bytes);
     });
   });
-  module.def("cuda_obc_trace", [](Address w, Address hinv, int64_t R, int64_t D, int64_t steps,
-                                  int update, Address order, Address loss, Address info,
-                                  Address scratch, size_t bytes, Address stream) {
+  module.def("cuda_obc_trace", [](Address w, Address hinv, int64_t R, int64_t G, int64_t D,
+                                  int64_t steps, int update, Address order, Address loss,
+                                  Address info, Address scratch, size_t bytes, Address stream) {
     queue([&] {
-      return spade_cuda_obc_trace(pointer<float>(w), pointer<float>(hinv), R, D, steps, update,
+      return spade_cuda_obc_trace(pointer<float>(w), pointer<float>(hinv), R, G, D, steps, update,
                                   pointer<int32_t>(order), pointer<float>(loss),
                                   pointer<int32_t>(info), pointer<void>(scratch), bytes,
                                   pointer<void>(stream));
@@ -124,11 +125,11 @@ void bind_obc_cuda(py::module_& module) {
                  return spade_cuda_obc_trace_nm_workspace_bytes(R, D, n, m, limit, bytes);
                });
              });
-  module.def("cuda_obc_trace_nm", [](Address w, Address hinv, int64_t R, int64_t D, int64_t n,
-                                     int64_t m, int update, Address order, Address loss,
+  module.def("cuda_obc_trace_nm", [](Address w, Address hinv, int64_t R, int64_t G, int64_t D,
+                                     int64_t n, int64_t m, int update, Address order, Address loss,
                                      Address info, Address scratch, size_t bytes, Address stream) {
     queue([&] {
-      return spade_cuda_obc_trace_nm(pointer<float>(w), pointer<float>(hinv), R, D, n, m, update,
+      return spade_cuda_obc_trace_nm(pointer<float>(w), pointer<float>(hinv), R, G, D, n, m, update,
                                      pointer<int32_t>(order), pointer<float>(loss),
                                      pointer<int32_t>(info), pointer<void>(scratch), bytes,
                                      pointer<void>(stream));

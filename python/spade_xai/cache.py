@@ -45,7 +45,7 @@ class SampleCache:
             return self._path(sample, layer, "hessian").exists()
         if self._path(sample, layer, "failed").exists():
             return True
-        return all(self._path(sample, layer, f"{g}").exists() for g in range(layer.groups))
+        return self._path(sample, layer, "order").exists()
 
     @torch.no_grad()
     def fill(self, sample: int) -> None:
@@ -76,12 +76,11 @@ class SampleCache:
             return
         try:
             weight = layer.read(self.run.dense).to(hessian.device)
-            orders = order_layer(weight, hessian, self.run.options.damp)
+            order = order_layer(weight, hessian, self.run.options.damp)
         except SingularHessianError:
             write_tensors("tune", self._path(sample, layer, "failed"), {})
             return
-        for group, order in enumerate(orders):
-            order.save(self._path(sample, layer, f"{group}"))
+        order.save(self._path(sample, layer, "order"))
 
     @torch.no_grad()
     def weights(self, sample: int, layer: Layer, ratio: float) -> Tensor:
@@ -103,8 +102,7 @@ class SampleCache:
             return dense if pruned.weights is None else pruned.weights.to(dense.device)
         if self._path(sample, layer, "failed").exists():
             return dense
-        paths = [self._path(sample, layer, f"{g}") for g in range(layer.groups)]
-        return weights_at([OBCTrace.load(path) for path in paths], ratio).to(dense)
+        return weights_at(OBCTrace.load(self._path(sample, layer, "order")), ratio).to(dense)
 
     def model(self, sample: int, ratios: dict[str, float]) -> nn.Module:
         """The model pruned for a sample at these ratios; it shares other tensors with the dense one."""

@@ -1,9 +1,8 @@
 """Pruning one layer of one or several samples by exact OBC or SparseGPT."""
 
-import math
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -41,48 +40,45 @@ class Pruned:
 
 def order_layer(
     weight: Tensor, hessian: Tensor, damp: float, progress: Report | None = None
-) -> list[OBCTrace]:
-    """Exact OBC order of each group of a layer: weight [G, R, D], hessian [G, D, D].
+) -> OBCTrace:
+    """Exact OBC order of a layer: weight [G, R, D], hessian [G, D, D]; of one group without that dimension.
 
     Raises:
         SingularHessianError: Not positive definite even at damp = 1, or out of the range of its dtype.
     """
-    if not _finite(hessian):
+    if not all_finite([hessian])[0]:
         raise SingularHessianError("order_layer: the Hessian is out of the range of its dtype")
+    if len(weight) == 1:
+        weight, hessian = weight[0], hessian[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DampingWarning)  # reported with the layer instead
-        report = progress if len(weight) == 1 else None
-        return [
-            obc_trace(w, h, damp=damp, progress=report)
-            for w, h in zip(weight, hessian, strict=True)
-        ]
+        return obc_trace(weight, hessian, damp=damp, progress=progress)
 
 
-def _finite(hessian: Tensor) -> bool:
-    """Whether finite inputs have overflowed no entry; the largest are on the diagonal."""
-    return bool(hessian.diagonal(dim1=-2, dim2=-1).isfinite().all())
+def all_finite(hessians: Sequence[Tensor]) -> list[bool]:
+    """Whether finite inputs have overflowed no entry of each; the largest are on the diagonal."""
+    finite = [h.diagonal(dim1=-2, dim2=-1).isfinite().all() for h in hessians]
+    found: list[bool] = torch.stack(finite).tolist() if finite else []
+    return found
 
 
-def weights_at(orders: list[OBCTrace], sparsity: float) -> Tensor:
+def weights_at(order: OBCTrace, sparsity: float) -> Tensor:
     """Weights [G, R, D] of a layer at a sparsity: the least losses over all its groups and rows go."""
-    if len(orders) == 1:
-        return orders[0].prune(sparsity)[None]
-    whole = replace(orders[0], loss=torch.cat([order.loss for order in orders]))
-    counts = whole.counts(sparsity).chunk(len(orders))
-    return torch.stack([o.prune_rows(c) for o, c in zip(orders, counts, strict=True)])
+    pruned = order.prune(sparsity)
+    return pruned if pruned.ndim == 3 else pruned[None]
 
 
 def measure(weight: Tensor, pruned: Tensor, hessian: Tensor) -> tuple[float, float]:
     """||(W - W') X||^2 and its ratio to ||W X||^2, by tr(D H D^T); scaled so that no H overflows."""
     w = weight.to(hessian.dtype)
     mean = hessian.diagonal(dim1=-2, dim2=-1).mean(dtype=torch.float64)
-    scale = 2.0 ** (math.frexp(float(mean))[1] // 2)
+    scale = torch.ldexp(torch.ones_like(mean), torch.frexp(mean)[1] // 2)
 
-    def square(d: Tensor) -> float:
+    def square(d: Tensor) -> Tensor:
         d = d / scale
-        return float(((d @ hessian) * d).sum(dtype=torch.float64).clamp_min(0)) * scale * scale
+        return ((d @ hessian) * d).sum(dtype=torch.float64).clamp_min(0) * scale * scale
 
-    loss, whole = square(w - pruned.to(hessian.dtype)), square(w)
+    loss, whole = torch.stack([square(w - pruned.to(hessian.dtype)), square(w)]).tolist()
     return loss, loss / whole if whole > 0 else 0.0
 
 
@@ -109,9 +105,10 @@ def prune_layer(
     """
     if method == "obc":
         return [_by_obc(weight, h, sparsity, damp, progress) for h in hessians]
-    ready = [h for h in hessians if _finite(h)]
+    finite = all_finite(hessians)
+    ready = [h for h, fine in zip(hessians, finite, strict=True) if fine]
     pruned = iter(_by_sparsegpt(layer, weight, ready, sparsity, damp, progress) if ready else ())
-    return [next(pruned) if _finite(h) else _failed(damp) for h in hessians]
+    return [next(pruned) if fine else _failed(damp) for fine in finite]
 
 
 def _failed(damp: float) -> Pruned:
@@ -122,12 +119,11 @@ def _by_obc(
     weight: Tensor, hessian: Tensor, sparsity: float, damp: float, progress: Report | None
 ) -> Pruned:
     try:
-        orders = order_layer(weight, hessian, damp, progress)
-        pruned = weights_at(orders, sparsity)
+        order = order_layer(weight, hessian, damp, progress)
+        pruned = weights_at(order, sparsity)
     except SingularHessianError:
         return _failed(damp)
-    used = max(order.damp for order in orders)
-    return Pruned(pruned.to(weight.dtype), used, *measure(weight, pruned, hessian))
+    return Pruned(pruned.to(weight.dtype), order.damp, *measure(weight, pruned, hessian))
 
 
 def _by_sparsegpt(

@@ -27,8 +27,8 @@ class TrueOBS:
         self.rel_damp = check_range("TrueOBS", "rel_damp", rel_damp, 0.0, MOST_DAMP)
         self._inputs: LayerHessian | None = LayerHessian(layer)
         self.rows, self.columns = self._inputs.rows, self._inputs.columns
-        self._traces: list[OBCTrace] = []
-        self._prepared = ""  # the method that made the traces
+        self._trace: OBCTrace | None = None
+        self._prepared = ""  # the method that made the trace
         self._inverse_order = torch.arange(self.columns)
 
     def add_batch(self, inp: torch.Tensor, out: object = None) -> None:
@@ -60,48 +60,39 @@ class TrueOBS:
         """Prune the layer in place, n of each m weights; parallel is ignored."""
         check_nm("TrueOBS.nmprune", n, m, self.columns)
         weights, hessians, inverse = self._ordered(columns_last=True)
-        pruned = [
-            obc_prune(w, h, n=n, m=m, damp=0.0) for w, h in zip(weights, hessians, strict=True)
-        ]
-        self._held().set_weight(self.layer, torch.cat(pruned)[:, inverse])
+        pruned = obc_prune(weights, hessians, n=n, m=m, damp=0.0)
+        self._held().set_weight(self.layer, pruned.flatten(0, 1)[:, inverse])
 
     def free(self) -> None:
-        """Drop the sums and the traces."""
-        self._inputs = None
-        self._traces = []
+        """Drop the sums and the trace."""
+        self._inputs = self._trace = None
 
     def _held(self) -> LayerHessian:
         if self._inputs is None:
             raise RuntimeError("TrueOBS: free() was called")
         return self._inputs
 
-    def _ordered(
-        self, columns_last: bool
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
-        """Weights and damped Hessians of each group, and the permutation back to the layer's columns."""
+    def _ordered(self, columns_last: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Weights and damped Hessians of the groups, and the permutation back to the layer's columns."""
         inputs = self._held()
         order = torch.arange(self.columns)
         if columns_last and isinstance(self.layer, nn.Conv2d):
             taps = order.reshape(self.layer.weight.shape[1:])
             order = taps.permute(1, 2, 0).flatten()
-        weights, hessians = [], []
-        parts = inputs.weight().float().chunk(inputs.groups)
-        for w, h in zip(parts, inputs.hessians("TrueOBS").double(), strict=True):
-            diagonal = h.diagonal()
-            diagonal += self.rel_damp * diagonal.mean()
-            dead = diagonal == 0
-            diagonal[dead] = 1
-            if int(torch.linalg.cholesky_ex(h)[1]):
-                diagonal += 1  # as published: a singular H takes the identity
-            weights.append(w.masked_fill(dead, 0)[:, order])
-            hessians.append(h[order][:, order])
-        return weights, hessians, order.argsort()
+        hessians = inputs.hessians("TrueOBS").double()
+        diagonal = hessians.diagonal(dim1=1, dim2=2)
+        diagonal += self.rel_damp * diagonal.mean(1, keepdim=True)
+        dead = diagonal == 0
+        diagonal[dead] = 1
+        singular = torch.linalg.cholesky_ex(hessians)[1] != 0
+        diagonal += singular[:, None]  # as published: a singular H takes the identity
+        weights = inputs.weight().float().reshape(inputs.groups, -1, self.columns)
+        weights = weights.masked_fill(dead[:, None], 0)[:, :, order]
+        return weights, hessians[:, order][:, :, order], order.argsort()
 
     def _prepare(self, method: str, block: int | None) -> None:
         weights, hessians, self._inverse_order = self._ordered(columns_last=block is not None)
-        self._traces = [
-            obc_trace(w, h, block=block, damp=0.0) for w, h in zip(weights, hessians, strict=True)
-        ]
+        self._trace = obc_trace(weights, hessians, block=block, damp=0.0)
         self._prepared = method
 
     def _prune(
@@ -109,19 +100,20 @@ class TrueOBS:
     ) -> list[torch.Tensor]:
         function = f"TrueOBS.{method}"
         self._held()
-        if not self._traces or self._prepared != preparation:
+        trace = self._trace
+        if trace is None or self._prepared != preparation:
             raise RuntimeError(f"{function}: no trace yet; call {preparation} first")
         if isinstance(sparsities, (float, int, str)) or not isinstance(sparsities, Iterable):
             raise TypeError(
                 f"{function}: sparsities must be a list of numbers, got {type(sparsities).__name__}"
             )
         ratios = [check_range(function, "sparsities", s, 0.0, 1.0) for s in sparsities]
-        loss = torch.cat([trace.loss for trace in self._traces])
-        order = loss.flatten().argsort(stable=True) // loss.shape[1]  # row of each loss, ascending
+        loss = trace.loss
+        order = loss.flatten().argsort(stable=True) // loss.shape[-1]  # row of each loss, ascending
         result = []
         for ratio in ratios:
             gone = order[: math.ceil(loss.numel() * ratio)]
-            counts = gone.bincount(minlength=self.rows).chunk(len(self._traces))
-            rows = [t.prune_rows(c) for t, c in zip(self._traces, counts, strict=True)]
-            result.append(torch.cat(rows)[:, self._inverse_order].float())
+            counts = gone.bincount(minlength=self.rows).reshape(loss.shape[:-1])
+            pruned = trace.prune_rows(counts).flatten(0, 1)
+            result.append(pruned[:, self._inverse_order].float())
         return result

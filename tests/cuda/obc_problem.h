@@ -15,7 +15,8 @@ using namespace spade::cuda::obc;
 
 struct Problem {
   int64_t R, D;
-  std::vector<float> w, hinv;  // [R, D], [D, D]
+  std::vector<float> w, hinv;  // [R, D], [G, D, D]
+  int64_t G = 1;
 };
 
 // A = V V^T / k + 0.05 I: correlated columns, condition about 1e3. Each eighth weight is zero.
@@ -50,8 +51,8 @@ Result run(const Problem& p, ObcForm form, const Elimination& e, int update,
   const int64_t chunk = chunk_rows(form, p.R, e, limit);
   DeviceArray<char> memory(static_cast<int64_t>(bytes_of(form, chunk, e)));
   CHECK_SUCCESS(spade::guarded([&] {
-    trace("test", form, w.get(), hinv.get(), p.R, e, update, order.get(), loss.get(), info.get(),
-          memory.get(), static_cast<size_t>(memory.size()), nullptr);
+    trace("test", form, w.get(), hinv.get(), p.R, p.G, e, update, order.get(), loss.get(),
+          info.get(), memory.get(), static_cast<size_t>(memory.size()), nullptr);
   }));
   return {order.values(), info.values(), loss.values()};
 }
@@ -100,6 +101,25 @@ void check_row(const Problem& p, const Result& result, int64_t r, const Eliminat
 bool same(const Result& a, const Result& b) {
   return a.order == b.order && a.info == b.info &&
          std::memcmp(a.loss.data(), b.loss.data(), a.loss.size() * sizeof(float)) == 0;
+}
+
+// Rows of several matrices: each matrix's rows come out as when it is alone, in chunks that cut
+// across matrices too.
+void test_matrices(ObcForm form, int64_t rows, const Elimination& e, int update) {
+  constexpr int64_t G = 3;
+  Problem all{G * rows, e.D, {}, {}, G};
+  Result expected;
+  for (unsigned g = 0; g < G; ++g) {
+    const Problem p = random_problem(rows, e.D, 10 + g);
+    const Result one = run(p, form, e, update);
+    all.w.insert(all.w.end(), p.w.begin(), p.w.end());
+    all.hinv.insert(all.hinv.end(), p.hinv.begin(), p.hinv.end());
+    expected.order.insert(expected.order.end(), one.order.begin(), one.order.end());
+    expected.info.insert(expected.info.end(), one.info.begin(), one.info.end());
+    expected.loss.insert(expected.loss.end(), one.loss.begin(), one.loss.end());
+  }
+  for_each_schedule([&] { CHECK(same(run(all, form, e, update), expected)); });
+  CHECK(same(run(all, form, e, update, 2 * bytes_of(form, 1, e)), expected));
 }
 
 void test_schedules(ObcForm form, int64_t R, const Elimination& e, int update) {

@@ -60,7 +60,7 @@ void test_arguments() {
   for (int j = 0; j < 4; ++j) hinv[5 * j] = 1;
   int32_t order[4], info[1] = {7};
   const auto call = [&](int64_t D, int64_t n, int64_t m, int32_t* to) {
-    return obc_trace_nm(w, hinv, 1, D, n, m, 0, to, loss, info, nullptr, 0, nullptr);
+    return obc_trace_nm(w, hinv, 1, 1, D, n, m, 0, to, loss, info, nullptr, 0, nullptr);
   };
   CHECK_FAILS(call(4, 1, 0, order), SPADE_INVALID_ARGUMENT, "m must be >= 1 and divide D = 4, got");
   CHECK_FAILS(call(4, 1, 3, order), SPADE_INVALID_ARGUMENT, "divide D = 4, got 3");
@@ -109,6 +109,8 @@ int main() {
   test_schedules(ObcForm::kSingle, 2, pattern(72, 2, 4), SPADE_OBC_UPDATE_AUTO);
   test_schedules(ObcForm::kTiled, 2, pattern(264, 2, 4), SPADE_OBC_UPDATE_FFMA);
   test_schedules(ObcForm::kTiled, 1, pattern(264, 2, 4), SPADE_OBC_UPDATE_FP16);
+  test_matrices(ObcForm::kWarp, 3, pattern(12, 2, 4), SPADE_OBC_UPDATE_AUTO);
+  test_matrices(ObcForm::kSingle, 2, pattern(48, 2, 4), SPADE_OBC_UPDATE_AUTO);
   for (const ObcForm form : {ObcForm::kWarp, ObcForm::kSingle, ObcForm::kTiled}) {
     test_ties(form, 24, 2, 4);
     test_stops(form, 20);

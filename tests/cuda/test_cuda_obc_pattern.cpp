@@ -11,7 +11,8 @@ using namespace spade::cuda::obc;
 template <class T>
 struct Problem {
   int64_t R, D;
-  std::vector<T> w, hinv;  // [R, D], [D, D]
+  std::vector<T> w, hinv;  // [R, D], [G, D, D]
+  int64_t G = 1;
 };
 
 // A = V V^T / k + 0.05 I: correlated columns, condition about 1e3. Each eighth weight is zero.
@@ -47,16 +48,16 @@ int64_t steps_of(const spade_obc_pattern_t& p, int64_t D) {
   return p.m > 0 ? D / p.m * p.n : p.steps;
 }
 
-spade_status_t entry(const float* w, const float* hinv, int64_t R, int64_t D,
+spade_status_t entry(const float* w, const float* hinv, int64_t R, int64_t G, int64_t D,
                      const spade_obc_pattern_t& p, int32_t* order, float* loss, int32_t* info,
                      void* memory, size_t bytes) {
-  return spade::cuda::obc_trace_pattern_f32(w, hinv, R, D, &p, order, loss, info, memory, bytes,
+  return spade::cuda::obc_trace_pattern_f32(w, hinv, R, G, D, &p, order, loss, info, memory, bytes,
                                             nullptr);
 }
-spade_status_t entry(const double* w, const double* hinv, int64_t R, int64_t D,
+spade_status_t entry(const double* w, const double* hinv, int64_t R, int64_t G, int64_t D,
                      const spade_obc_pattern_t& p, int32_t* order, double* loss, int32_t* info,
                      void* memory, size_t bytes) {
-  return spade::cuda::obc_trace_pattern_f64(w, hinv, R, D, &p, order, loss, info, memory, bytes,
+  return spade::cuda::obc_trace_pattern_f64(w, hinv, R, G, D, &p, order, loss, info, memory, bytes,
                                             nullptr);
 }
 
@@ -69,8 +70,8 @@ Result<T> run(const Problem<T>& p, const spade_obc_pattern_t& pattern, size_t li
   size_t bytes = 0;
   CHECK_SUCCESS(spade::cuda::obc_trace_pattern_workspace_bytes(p.R, p.D, &pattern, limit, &bytes));
   DeviceArray<char> memory(static_cast<int64_t>(bytes));
-  CHECK_SUCCESS(entry(w.get(), hinv.get(), p.R, p.D, pattern, order.get(), loss.get(), info.get(),
-                      memory.get(), bytes));
+  CHECK_SUCCESS(entry(w.get(), hinv.get(), p.R, p.G, p.D, pattern, order.get(), loss.get(),
+                      info.get(), memory.get(), bytes));
   return {order.values(), info.values(), loss.values()};
 }
 
@@ -148,6 +149,26 @@ void test_schedules() {
   }
 }
 
+// Rows of several matrices: each matrix's rows come out as when it is alone, in chunks that cut
+// across matrices too.
+template <class T>
+void test_matrices(const spade_obc_pattern_t& pattern) {
+  constexpr int64_t rows = 2, D = 20, G = 3;
+  Problem<T> all{G * rows, D, {}, {}, G};
+  Result<T> expected;
+  for (unsigned g = 0; g < G; ++g) {
+    const Problem<T> p = random_problem<T>(rows, D, 10 + g);
+    const Result<T> one = run(p, pattern);
+    all.w.insert(all.w.end(), p.w.begin(), p.w.end());
+    all.hinv.insert(all.hinv.end(), p.hinv.begin(), p.hinv.end());
+    expected.order.insert(expected.order.end(), one.order.begin(), one.order.end());
+    expected.info.insert(expected.info.end(), one.info.begin(), one.info.end());
+    expected.loss.insert(expected.loss.end(), one.loss.begin(), one.loss.end());
+  }
+  for_each_schedule([&] { CHECK(run(all, pattern) == expected); });
+  CHECK(run(all, pattern, 1) == expected);
+}
+
 // Equal scores: lowest block first.
 void test_ties() {
   Problem<float> p{1, 12, std::vector<float>(12, 1.0f), std::vector<float>(144, 0.0f)};
@@ -179,7 +200,7 @@ void test_arguments() {
   int32_t order[4], info[1] = {7};
   for (int j = 0; j < 4; ++j) hinv[5 * j] = 1;
   const auto call = [&](const spade_obc_pattern_t& p) {
-    return entry(w, hinv, 1, 4, p, order, loss, info, nullptr, 0);
+    return entry(w, hinv, 1, 1, 4, p, order, loss, info, nullptr, 0);
   };
   const auto refused = [&](const spade_obc_pattern_t& p, const char* text) {
     CHECK_FAILS(call(p), SPADE_INVALID_ARGUMENT, text);
@@ -202,6 +223,9 @@ int main() {
   test_schedules();
 #ifndef __SANITIZE_THREAD__
   test_orders();
+  test_matrices<float>(columns(20));
+  test_matrices<double>(groups(2, 4));
+  test_matrices<float>(blocks(20, 4));
   test_wide();
   test_ties();
   test_stops();

@@ -93,7 +93,7 @@ void test_arguments() {
   float x[4] = {1, 0, 0, 1}, loss[4];
   int32_t order[4], info[2] = {7, 7};
   const auto call = [&](int64_t R, int64_t D, int64_t steps, int update, int32_t* to) {
-    return obc_trace(x, x, R, D, steps, update, to, loss, info, nullptr, 0, nullptr);
+    return obc_trace(x, x, R, 1, D, steps, update, to, loss, info, nullptr, 0, nullptr);
   };
   CHECK_FAILS(call(-1, 2, 2, 0, order), SPADE_INVALID_ARGUMENT, "R must be in");
   CHECK_FAILS(call(1, 4609, 2, 0, order), SPADE_INVALID_ARGUMENT, "D must be at most 4608, got");
@@ -102,6 +102,10 @@ void test_arguments() {
   CHECK_FAILS(call(1, 2, 2, 3, order), SPADE_INVALID_ARGUMENT, "update must be");
   CHECK_FAILS(call(1, 2, 2, 0, nullptr), SPADE_INVALID_ARGUMENT, "order must not be NULL");
   CHECK_FAILS(call(1, 33, 2, 0, order), SPADE_INVALID_ARGUMENT, "workspace_bytes must be at least");
+  CHECK_FAILS(obc_trace(x, x, 2, 0, 2, 2, 0, order, loss, info, nullptr, 0, nullptr),
+              SPADE_INVALID_ARGUMENT, "G must be >= 1 and divide R = 2, got 0");
+  CHECK_FAILS(obc_trace(x, x, 3, 2, 2, 2, 0, order, loss, info, nullptr, 0, nullptr),
+              SPADE_INVALID_ARGUMENT, "divide R = 3, got 2");
   CHECK_SUCCESS(call(0, 2, 2, 0, nullptr));
   CHECK_SUCCESS(call(2, 2, 0, 0, nullptr));
   CHECK(info[0] == 0 && info[1] == 0);
@@ -134,7 +138,7 @@ void test_entry() {
     DeviceArray<char> memory(static_cast<int64_t>(bytes));
     DeviceArray<int32_t> order(2 * 3), info(2);
     DeviceArray<float> loss(2 * 3);
-    CHECK_SUCCESS(spade::cuda::obc_trace(w.get(), hinv.get(), 2, D, 3, SPADE_OBC_UPDATE_AUTO,
+    CHECK_SUCCESS(spade::cuda::obc_trace(w.get(), hinv.get(), 2, 1, D, 3, SPADE_OBC_UPDATE_AUTO,
                                          order.get(), loss.get(), info.get(), memory.get(), bytes,
                                          nullptr));
     for (int r = 0; r < 2; ++r)
@@ -169,6 +173,12 @@ int main() {
   test_schedules(ObcForm::kSingle, 2, {70, 70}, SPADE_OBC_UPDATE_AUTO);
   test_schedules(ObcForm::kTiled, 1, {260, 132}, SPADE_OBC_UPDATE_FFMA);
   test_schedules(ObcForm::kTiled, 1, {140, 130}, SPADE_OBC_UPDATE_FP16);
+  for (const int64_t rows : {1, 3, 4})
+    test_matrices(ObcForm::kWarp, rows, {9, 9}, SPADE_OBC_UPDATE_AUTO);
+  test_matrices(ObcForm::kWarp, 3, {25, 25}, SPADE_OBC_UPDATE_AUTO);
+  test_matrices(ObcForm::kSingle, 2, {49, 49}, SPADE_OBC_UPDATE_AUTO);
+  for (const int update : {SPADE_OBC_UPDATE_FFMA, SPADE_OBC_UPDATE_FP16})
+    test_matrices(ObcForm::kTiled, 1, {132, 130}, update);
   test_chunks();
   test_ties(ObcForm::kWarp, 20);
   test_ties(ObcForm::kSingle, 70);

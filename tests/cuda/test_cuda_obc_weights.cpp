@@ -11,6 +11,7 @@ struct Problem {
   std::vector<float> w, h, hinv;
   std::vector<int32_t> order;   // [R, D], random
   std::vector<int64_t> counts;  // [R]
+  int64_t G = 1;                // matrices in h and hinv
 };
 
 Problem random_problem(int64_t D, const std::vector<int64_t>& counts, unsigned seed) {
@@ -55,9 +56,9 @@ Result run(const Problem& p, size_t limit) {
   size_t bytes = 0;
   CHECK_SUCCESS(spade::cuda::obc_weights_workspace_bytes(p.R, p.D, limit, &bytes));
   DeviceArray<char> memory(static_cast<int64_t>(bytes));
-  CHECK_SUCCESS(spade::cuda::obc_weights(w.get(), h.get(), hinv.get(), p.R, p.D, p.D, order.get(),
-                                         counts.get(), out.get(), info.get(), memory.get(), bytes,
-                                         nullptr));
+  CHECK_SUCCESS(spade::cuda::obc_weights(w.get(), h.get(), hinv.get(), p.R, p.G, p.D, p.D,
+                                         order.get(), counts.get(), out.get(), info.get(),
+                                         memory.get(), bytes, nullptr));
   return {out.values(), info.values()};
 }
 
@@ -101,13 +102,38 @@ void test_chunks() {
   CHECK(bytes > size_t(10) << 30 && bytes <= size_t(20) << 30);
 }
 
+// Rows of several matrices: each matrix's rows come out as when it is alone, in chunks that cut
+// across matrices too.
+void test_matrices(int64_t D) {
+  constexpr int64_t G = 3;
+  const std::vector<int64_t> counts = {D / 3, D - 1};
+  Problem all{2 * G, D, {}, {}, {}, {}, {}, G};
+  Result expected;
+  const auto append = [](auto& to, const auto& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
+  for (unsigned g = 0; g < G; ++g) {
+    const Problem p = random_problem(D, counts, 10 + g);
+    const Result one = run(p, SIZE_MAX);
+    append(all.w, p.w);
+    append(all.h, p.h);
+    append(all.hinv, p.hinv);
+    append(all.order, p.order);
+    append(all.counts, p.counts);
+    append(expected.out, one.out);
+    append(expected.info, one.info);
+  }
+  for_each_schedule([&] { CHECK(same(run(all, SIZE_MAX), expected)); });
+  CHECK(same(run(all, 0), expected));
+}
+
 void test_arguments() {
   using spade::cuda::obc_weights;
   float x[1] = {1};
   int32_t order[1] = {0}, info[1];
   const int64_t counts[1] = {0};
   const auto call = [&](int64_t D, int64_t steps, float* out) {
-    return obc_weights(x, x, x, 1, D, steps, order, counts, out, info, nullptr, 0, nullptr);
+    return obc_weights(x, x, x, 1, 1, D, steps, order, counts, out, info, nullptr, 0, nullptr);
   };
   CHECK_FAILS(call(1, 2, x), SPADE_INVALID_ARGUMENT, "steps must be in [0, D = 1], got 2");
   CHECK_FAILS(call(1, 1, nullptr), SPADE_INVALID_ARGUMENT, "out must not be NULL");
@@ -125,6 +151,7 @@ int main() {
   check_weights(128, {63, 64, 65});
   check_weights(131, {65, 66, 130});
   check_weights(260, {129, 131});
+  for (const int64_t D : {9, 49, 70}) test_matrices(D);
   test_chunks();
   test_failures();
   test_arguments();

@@ -94,6 +94,8 @@ typedef enum {
 /**
  * Eliminate `steps` weights of each row in exact OBC order; see spade_obc_trace_f32.
  *
+ * @param hinv    G x D x D: rows [g R / G, (g + 1) R / G) have the g-th matrix, here and in the
+ *                functions below; G divides R
  * @param update  a spade_obc_update_t
  * @param limit   bytes of scratch to stay within; rows are eliminated in chunks
  */
@@ -101,9 +103,10 @@ SPADE_API spade_status_t spade_cuda_obc_trace_workspace_bytes(int64_t R, int64_t
                                                               size_t limit,
                                                               size_t* bytes /* host */);
 SPADE_API spade_status_t spade_cuda_obc_trace(const float* w, const float* hinv, int64_t R,
-                                              int64_t D, int64_t steps, int update, int32_t* order,
-                                              float* loss, int32_t* info, void* workspace,
-                                              size_t workspace_bytes, void* stream);
+                                              int64_t G, int64_t D, int64_t steps, int update,
+                                              int32_t* order, float* loss, int32_t* info,
+                                              void* workspace, size_t workspace_bytes,
+                                              void* stream);
 
 /** As spade_cuda_obc_trace with n of each m consecutive columns eliminated, D / m * n steps; see
  * spade_obc_trace_nm_f32. */
@@ -111,10 +114,10 @@ SPADE_API spade_status_t spade_cuda_obc_trace_nm_workspace_bytes(int64_t R, int6
                                                                  int64_t m, size_t limit,
                                                                  size_t* bytes /* host */);
 SPADE_API spade_status_t spade_cuda_obc_trace_nm(const float* w, const float* hinv, int64_t R,
-                                                 int64_t D, int64_t n, int64_t m, int update,
-                                                 int32_t* order, float* loss, int32_t* info,
-                                                 void* workspace, size_t workspace_bytes,
-                                                 void* stream);
+                                                 int64_t G, int64_t D, int64_t n, int64_t m,
+                                                 int update, int32_t* order, float* loss,
+                                                 int32_t* info, void* workspace,
+                                                 size_t workspace_bytes, void* stream);
 
 /** What an elimination in double takes of each row. */
 typedef struct {
@@ -133,26 +136,29 @@ SPADE_API spade_status_t spade_cuda_obc_trace_pattern_workspace_bytes(
     int64_t R, int64_t D, const spade_obc_pattern_t* pattern /* host */, size_t limit,
     size_t* bytes /* host */);
 SPADE_API spade_status_t spade_cuda_obc_trace_pattern_f32(
-    const float* w, const float* hinv, int64_t R, int64_t D,
+    const float* w, const float* hinv, int64_t R, int64_t G, int64_t D,
     const spade_obc_pattern_t* pattern /* host */, int32_t* order, float* loss, int32_t* info,
     void* workspace, size_t workspace_bytes, void* stream);
 SPADE_API spade_status_t spade_cuda_obc_trace_pattern_f64(
-    const double* w, const double* hinv, int64_t R, int64_t D,
+    const double* w, const double* hinv, int64_t R, int64_t G, int64_t D,
     const spade_obc_pattern_t* pattern /* host */, int32_t* order, double* loss, int32_t* info,
     void* workspace, size_t workspace_bytes, void* stream);
 
-/** Weights of each row after its first counts[r] eliminations; see spade_obc_weights_f32. */
+/** Weights of each row after its first counts[r] eliminations; see spade_obc_weights_f32.
+ *
+ * @param h  G x D x D, as hinv
+ */
 SPADE_API spade_status_t spade_cuda_obc_weights_workspace_bytes(int64_t R, int64_t D, size_t limit,
                                                                 size_t* bytes /* host */);
 SPADE_API spade_status_t spade_cuda_obc_weights(const float* w, const float* h, const float* hinv,
-                                                int64_t R, int64_t D, int64_t steps,
+                                                int64_t R, int64_t G, int64_t D, int64_t steps,
                                                 const int32_t* order, const int64_t* counts,
                                                 float* out, int32_t* info, void* workspace,
                                                 size_t workspace_bytes, void* stream);
 
 SPADE_API spade_status_t spade_cuda_obc_weights_f64(const double* w, const double* h,
-                                                    const double* hinv, int64_t R, int64_t D,
-                                                    int64_t steps, const int32_t* order,
+                                                    const double* hinv, int64_t R, int64_t G,
+                                                    int64_t D, int64_t steps, const int32_t* order,
                                                     const int64_t* counts, double* out,
                                                     int32_t* info, void* workspace,
                                                     size_t workspace_bytes, void* stream);

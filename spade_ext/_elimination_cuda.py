@@ -1,0 +1,110 @@
+"""The elimination of a layer by exact OBC on a CUDA device: few launches and waits, however many groups it has."""
+
+from collections.abc import Sequence
+
+import torch
+
+from spade_ext import _cuda
+from spade_ext._elimination import (
+    Elimination,
+    Pattern,
+    attempts,
+    combined,
+    eliminate,
+    indefinite,
+)
+from spade_ext._inverse_cuda import DampedInverse, invert_cuda
+from spade_ext._progress import Callback
+from spade_ext.errors import of_group
+
+
+def eliminate_cuda(
+    function: str,
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    pattern: Pattern,
+    damp: float,
+    threads: int,
+    progress: bool | Callback | None,
+) -> Elimination:
+    """As eliminate, on CUDA tensors; blocks that have no kernel go to the CPU and back."""
+    if pattern.block > _cuda.MOST_BLOCK:
+        host = eliminate(function, weight.cpu(), hessian.cpu(), pattern, damp, threads, progress)
+        return combined(lambda x: x.to(weight.device), host.damp, host)
+    if weight.ndim == 2:
+        whole = _eliminate(
+            function, weight.detach()[None], hessian.detach()[None], pattern, damp, grouped=False
+        )
+        return combined(lambda x: x[0], whole.damp, whole)
+    return _eliminate(function, weight.detach(), hessian.detach(), pattern, damp, grouped=True)
+
+
+def _eliminate(
+    function: str,
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    pattern: Pattern,
+    damp: float,
+    grouped: bool,
+) -> Elimination:
+    """All groups of weight [G, R, D] at once; in float64 again those whose damping or pivots ask for it.
+
+    Waits for the device twice, and once more if some groups go again.
+    """
+    inverse = invert_cuda(function, hessian, damp, torch.float64, weight, grouped)
+    whole: Elimination | None = None
+    left = list(range(len(weight)))
+    for dtype, least_damp in attempts(weight, hessian):
+        now = [
+            g for g in left
+            if inverse.damp[g] >= least_damp and (dtype == torch.float64 or inverse.in_float32[g])
+        ]  # fmt: skip
+        if not now and left:
+            continue
+        part, info = _queue(weight, inverse, now, dtype, pattern)
+        whole = _placed(whole, part, now, len(weight))
+        lost = {g for g, bad in zip(now, info.any(1).tolist(), strict=True) if bad}
+        left = [g for g in left if g in lost or g not in now]
+        if not left:
+            return whole._replace(damp=max(inverse.damp, default=damp))
+    steps = info[now.index(left[0])].tolist()
+    row = next(r for r, step in enumerate(steps) if step)
+    error = indefinite(function, row, steps[row], inverse.damp[left[0]])
+    raise of_group(error, left[0]) if grouped else error
+
+
+def _queue(
+    weight: torch.Tensor,
+    inverse: DampedInverse,
+    groups: Sequence[int],
+    dtype: torch.dtype,
+    pattern: Pattern,
+) -> tuple[Elimination, torch.Tensor]:
+    """Elimination of some groups, and info [groups, R], by the kernel for the pattern: fast, or in double."""
+    at = torch.tensor(groups, device=weight.device) if len(groups) < len(weight) else slice(None)
+    w = weight[at].to(dtype).masked_fill(inverse.dead[at, None], 0).contiguous()
+    damped, hinv = inverse.hessian[at].to(dtype), inverse.hinv[at].to(dtype)
+    cols = w.shape[-1]
+    if dtype == torch.float64 or cols > _cuda.MOST_COLUMNS or pattern.block > 1:
+        order, loss, info = _cuda.obc_trace_pattern(w, hinv, pattern.steps(cols), *pattern)
+    elif pattern.m:
+        order, loss, info = _cuda.obc_trace_nm(w, hinv, pattern.n, pattern.m)
+    else:
+        order, loss, info = _cuda.obc_trace(w, hinv, cols)
+    return Elimination(order, loss, 0.0, w, damped, hinv), info
+
+
+def _placed(
+    whole: Elimination | None, part: Elimination, groups: Sequence[int], count: int
+) -> Elimination:
+    """Whole with the groups of part in their places, in the dtypes of part."""
+    if len(groups) == count:
+        return part
+    at = torch.tensor(groups, device=part.order.device)
+
+    def place(new: torch.Tensor, old: torch.Tensor | None = None) -> torch.Tensor:
+        full = new.new_empty(count, *new.shape[1:]) if old is None else old.to(new.dtype)
+        full[at] = new
+        return full
+
+    return combined(place, 0.0, part) if whole is None else combined(place, 0.0, part, whole)
