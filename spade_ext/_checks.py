@@ -69,12 +69,12 @@ def all_finite(value: torch.Tensor) -> torch.Tensor:
 def check_finite(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
     """Return value if it holds neither NaN nor Inf."""
     dtype = value.dtype
-    if value.is_cpu and dtype == torch.float32 and value.is_contiguous():
+    if value.is_cuda:
+        finite = bool(all_finite(value))
+    elif value.is_cpu and dtype == torch.float32 and value.is_contiguous():
         finite = _C.all_finite_f32(value.data_ptr(), value.numel())
     elif value.is_cpu and dtype == torch.float64 and value.is_contiguous():
         finite = _C.all_finite_f64(value.data_ptr(), value.numel())
-    elif value.is_cuda:
-        finite = bool(all_finite(value))
     else:
         # A finite sum means finite entries, and is ten times faster to get than a test of each.
         finite = bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
@@ -82,6 +82,14 @@ def check_finite(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{function}: {name} must be finite, got {bad} NaN or Inf entries")
     return value
+
+
+def check_all_finite(function: str, **values: torch.Tensor) -> None:
+    """Raise ValueError if one of some tensors on a device holds NaN or Inf; waits for the device once."""
+    finite = torch.stack([all_finite(value) for value in values.values()]).tolist()
+    for (name, value), fine in zip(values.items(), finite, strict=True):
+        if not fine:
+            check_finite(function, name, value)
 
 
 def check_range(

@@ -13,6 +13,7 @@ from spade_ext.geometry import Conv2dGeometry
 _FORMS = {"auto": 0, "tap_offsets": 1, "direct": 2}
 _PRECISIONS = ("default", "fast")
 _HUGE_PAGE = 2**21
+_PATCH_BYTES = 2**28
 
 
 def check_form(function: str, form: str) -> str:
@@ -31,8 +32,10 @@ def check_precision(function: str, precision: str) -> str:
     return precision
 
 
-def check_input(function: str, x: torch.Tensor, geometry: Conv2dGeometry | None) -> torch.Tensor:
-    """Return x if it is a batch of inputs of a linear layer (geometry None) or of the convolution."""
+def check_input(
+    function: str, x: torch.Tensor, geometry: Conv2dGeometry | None, finite: bool = True
+) -> torch.Tensor:
+    """Return x if it is a (finite) batch of inputs of a linear layer (geometry None) or of the convolution."""
     check_tensor(function, "x", x)
     check_device(function, "x", x)
     if geometry is None:
@@ -51,7 +54,7 @@ def check_input(function: str, x: torch.Tensor, geometry: Conv2dGeometry | None)
         raise ValueError(
             f"{function}: H must have fewer than 2^60 entries, got {groups} x {cols} x {cols}"
         )
-    return check_finite(function, "x", x)
+    return check_finite(function, "x", x) if finite else x
 
 
 def _check_padding(function: str, x: torch.Tensor, geometry: Conv2dGeometry) -> None:
@@ -176,11 +179,24 @@ def add_conv2d(
     if _on_cuda(images):
         return _cuda.add_hessian_conv2d(images, geometry.fields(images), out, precision)
     if images.is_cuda:
-        host = out.cpu()
-        add_conv2d(images.cpu(), geometry, form, precision, host, threads, progress)
-        out.copy_(host)
-        return None
+        return _add_unfolded(images, geometry, out)
     return _call_conv2d("hessian_conv2d", images, geometry, form, out, threads, progress)
+
+
+def _add_unfolded(images: torch.Tensor, geometry: Conv2dGeometry, out: torch.Tensor) -> None:
+    """Add X X^T of patches to out [groups, D, D] by torch alone (float64 on CUDA), some images at a time."""
+    rows, columns = geometry.output_size(*images.shape[2:])
+    of_image = geometry.groups * out.shape[1] * rows * columns * images.itemsize
+    if not len(images) * of_image:
+        return
+    top, bottom, left, right = geometry.padding
+    images = nn.functional.pad(images, (left, right, top, bottom))
+    for part in torch.split(images, max(1, _PATCH_BYTES // of_image)):
+        patches = nn.functional.unfold(
+            part, geometry.kernel_size, geometry.dilation, stride=geometry.stride
+        )  # [B, groups * D, pixels]
+        x = patches.reshape(len(part), *out.shape[:2], -1).permute(1, 2, 0, 3).flatten(2)
+        out.baddbmm_(x, x.mT)
 
 
 def of_conv2d(

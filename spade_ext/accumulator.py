@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from spade_ext._checks import compute_dtype, resolve_threads
+from spade_ext._checks import all_finite, compute_dtype, resolve_threads
 from spade_ext._gram import add_conv2d, add_linear, check_input, check_precision, new_sum
 from spade_ext.geometry import Conv2dGeometry
 
@@ -41,6 +41,7 @@ class HessianAccumulator:
         """Samples so far: rows of a linear layer's inputs, images of a convolution's."""
         self._sum: torch.Tensor | None = None
         self._dtype = torch.float32
+        self._finite: torch.Tensor | None = None  # whether all inputs on CUDA were
 
     def update(self, x: torch.Tensor) -> None:
         """Add a batch of the layer's inputs: [..., D], [B, C, height, width] or [C, height, width].
@@ -50,12 +51,13 @@ class HessianAccumulator:
 
         Raises:
             TypeError: x is not a tensor of floats.
-            ValueError: Wrong shape or device, NaN or Inf; the sum is as before.
+            ValueError: Wrong shape or device, NaN or Inf; the sum is as before. Of NaN and Inf on CUDA `hessian`
+                tells, so that nothing waits for the device here.
         """
         function = "HessianAccumulator.update"
         if self.geometry is not None and isinstance(x, torch.Tensor) and x.ndim == 3:
             x = x[None]
-        check_input(function, x, self.geometry)
+        check_input(function, x, self.geometry, finite=not getattr(x, "is_cuda", False))
         threads = resolve_threads(function, self.threads)
         if self.geometry is None:
             groups, cols, samples = 1, x.shape[-1], x.shape[:-1].numel()
@@ -76,6 +78,8 @@ class HessianAccumulator:
             add_linear(x, self.precision, total, threads, None)
         else:
             add_conv2d(x, self.geometry, "auto", self.precision, total, threads, None)
+        if x.is_cuda:
+            self._finite = all_finite(x) if self._finite is None else self._finite & all_finite(x)
         self._sum, self._columns = total, cols
         self._dtype = torch.promote_types(self._dtype, compute_dtype(x))
         self.count += samples
@@ -109,6 +113,11 @@ class HessianAccumulator:
             else:
                 self._sum += other._sum.to(self._sum.device)
             self._dtype = torch.promote_types(self._dtype, other._dtype)
+            if other._finite is not None:
+                mine = self._finite
+                self._finite = (
+                    other._finite if mine is None else mine & other._finite.to(mine.device)
+                )
         self.count += other.count
 
     @property
@@ -117,9 +126,12 @@ class HessianAccumulator:
 
         Raises:
             RuntimeError: Before the first update.
+            ValueError: NaN or Inf in inputs on CUDA.
         """
         if self._sum is None:
             raise RuntimeError("HessianAccumulator.hessian: no update yet, so the size is unknown")
+        if self._finite is not None and not self._finite:
+            raise ValueError("HessianAccumulator.hessian: inputs must be finite, got NaN or Inf")
         return (self._sum if len(self._sum) > 1 else self._sum[0]).to(self._dtype, copy=True)
 
 

@@ -7,8 +7,8 @@ import torch
 from spade_ext import _C, _cuda
 from spade_ext._checks import (
     MOST_DAMP,
+    check_all_finite,
     check_device,
-    check_finite,
     check_int,
     check_nm,
     check_range,
@@ -113,13 +113,14 @@ def _prune(
     threads = resolve_threads(function, threads)
     dtype = compute_dtype(weight, hessian)
     if weight.is_cuda or not weight.numel() or not hessian.numel():  # the native call checks others
-        _check_all_finite(function, weight, hessian)
+        check_all_finite(function, weight=weight, hessian=hessian)
     w, h = dense(weight, dtype), dense(hessian, dtype)
     options = (float(sparsity), block_size, *pattern, float(damp), extra)
     if w.is_cuda and dtype == torch.float32:
         weights, damps, status = _cuda.sparsegpt_prune(w, h if batch else h[None], options)
         weights = weights.to(weight.dtype)
-        return weights if batch else weights[0], damps.tolist(), status.tolist()
+        used, info = torch.stack([damps, status.double()]).tolist()  # waits once
+        return weights if batch else weights[0], used, [int(x) for x in info]
     if w.is_cuda:  # float64 has no CUDA kernels
         weights, used, info = _prune(
             function, w.cpu(), h.cpu(), sparsity, block_size, n, m, damp, extra, threads, progress
@@ -133,14 +134,9 @@ def _prune(
                 cols, *options, out.data_ptr(), threads, report,
             )  # fmt: skip
     except ValueError:
-        _check_all_finite(function, weight, hessian)  # says more than the native text
+        check_all_finite(function, weight=weight, hessian=hessian)  # says more than the native text
         raise
     return out if dtype == weight.dtype else out.to(weight.dtype), used, info
-
-
-def _check_all_finite(function: str, weight: torch.Tensor, hessian: torch.Tensor) -> None:
-    check_finite(function, "weight", weight)
-    check_finite(function, "hessian", hessian)
 
 
 def sparsegpt_prune(

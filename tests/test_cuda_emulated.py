@@ -14,7 +14,7 @@ from test_obc_groups import assert_as_alone, grouped
 from torch.overrides import TorchFunctionMode
 
 import spade_ext
-from spade_ext import _cuda, reference
+from spade_ext import _cuda, _gram, reference
 from spade_ext._elimination import Pattern, eliminate
 from spade_ext._elimination_cuda import eliminate_cuda
 from spade_ext.geometry import Conv2dGeometry
@@ -43,6 +43,47 @@ def on_device(monkeypatch):
     return lambda tensor: tensor.as_subclass(OnDevice)
 
 
+class Waits(TorchFunctionMode):
+    """Counts what makes Python wait for a device."""
+
+    NAMES = frozenset(
+        {
+            "tolist",
+            "item",
+            "__bool__",
+            "__int__",
+            "__float__",
+            "__index__",
+            "nonzero",
+            "cpu",
+            "bincount",
+        }
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        if getattr(function, "__name__", "") in self.NAMES:
+            self.seen.append(function.__name__)
+        return function(*arguments, **(options or {}))
+
+
+def counted(monkeypatch, call, *arguments, **options):
+    """Names of the native calls and of the waits of a call."""
+    native, run = [], _cuda._run
+
+    def record(like, function, *rest):
+        native.append(function.__name__)
+        run(like, function, *rest)
+
+    with monkeypatch.context() as patch, Waits() as waits:
+        patch.setattr(_cuda, "_run", record)
+        call(*arguments, **options)
+    return native, waits.seen
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("precision", ["default", "fast"])
 def test_hessian_linear(dtype, precision):
@@ -61,6 +102,48 @@ def test_hessian_conv2d_adds_to_the_sum():
     _cuda.add_hessian_conv2d(x, geometry.fields(x), out)
     expected = reference.hessian(x.double(), kernel_size=3, padding=1, groups=2)
     assert relative(out[0] - 1, expected) < 1e-6
+
+
+@pytest.mark.parametrize("patch_bytes", [1, 2**28])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": (3, 2), "stride": 2, "padding": (1, 0), "groups": 3},
+        {"kernel_size": 3, "dilation": 2, "padding": "same", "groups": 6},
+        {"kernel_size": 3, "padding": 2, "padding_mode": "reflect"},
+        {"kernel_size": 9},
+    ],
+)
+def test_float64_hessian_conv2d(on_device, monkeypatch, options, patch_bytes):
+    monkeypatch.setattr(_gram, "_PATCH_BYTES", patch_bytes)
+    x = torch.randn(4, 6, 8, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        got = spade_ext.hessian(on_device(x.contiguous(memory_format=layout)), **options)
+        expected = spade_ext.hessian(x, **options)
+        assert got.dtype == torch.float64 and got.shape == expected.shape
+        assert torch.allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_accumulator(on_device, dtype):
+    layer_ = torch.nn.Conv2d(4, 5, 3, padding=1)
+    x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(3)).to(dtype)
+    accumulator, other = (spade_ext.HessianAccumulator(layer_) for _ in range(2))
+    with Waits() as waits:
+        accumulator.update(on_device(x[:2]))
+        other.update(on_device(x[2:]))
+        accumulator.merge(other)
+    assert not waits.seen
+    assert (
+        relative(accumulator.hessian, reference.hessian(x.double(), kernel_size=3, padding=1))
+        < 1e-6
+    )
+    other.update(on_device(x * torch.nan))
+    accumulator.merge(other)
+    for one in (accumulator, other):
+        with pytest.raises(ValueError, match=r"HessianAccumulator.hessian: inputs must be finite"):
+            _ = one.hessian
 
 
 @pytest.mark.parametrize("damp", [0.0, 0.01])
@@ -201,47 +284,6 @@ def test_groups_on_the_device(on_device, monkeypatch, test):
     test(torch.device("cpu"))
 
 
-class Waits(TorchFunctionMode):
-    """Counts what makes Python wait for a device."""
-
-    NAMES = frozenset(
-        {
-            "tolist",
-            "item",
-            "__bool__",
-            "__int__",
-            "__float__",
-            "__index__",
-            "nonzero",
-            "cpu",
-            "bincount",
-        }
-    )
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_function__(self, function, types, arguments=(), options=None):
-        if getattr(function, "__name__", "") in self.NAMES:
-            self.seen.append(function.__name__)
-        return function(*arguments, **(options or {}))
-
-
-def counted(monkeypatch, call, *arguments, **options):
-    """Names of the native calls and of the waits of a call."""
-    native, run = [], _cuda._run
-
-    def record(like, function, *rest):
-        native.append(function.__name__)
-        run(like, function, *rest)
-
-    with monkeypatch.context() as patch, Waits() as waits:
-        patch.setattr(_cuda, "_run", record)
-        call(*arguments, **options)
-    return native, waits.seen
-
-
 @pytest.mark.parametrize(
     "pattern", [{"sparsity": 0.5}, {"n": 1, "m": 3}, {"sparsity": 0.5, "block": 3}]
 )
@@ -253,6 +295,17 @@ def test_native_calls_and_waits_do_not_grow_with_groups(on_device, monkeypatch, 
     assert seen[0] == seen[1] == seen[2]
     native, waits = seen[0]
     assert len(native) == 2 and len(waits) == 3
+
+
+def test_waits_of_sparsegpt_and_hessian(on_device, monkeypatch):
+    weight, h = (on_device(x) for x in grouped(6, 2, 9))
+    native, waits = counted(monkeypatch, spade_ext.sparsegpt_prune_batch, weight, h, 0.5)
+    assert len(native) == 1 and len(waits) == 2
+    x = on_device(torch.ones(5, 9))
+    assert len(counted(monkeypatch, spade_ext.hessian, x)[1]) == 1
+    for bad in ((weight, h * torch.nan), (weight * torch.inf, h)):
+        with pytest.raises(ValueError, match=r"(hessian|weight) must be finite, got"):
+            spade_ext.sparsegpt_prune_batch(*bad, 0.5)
 
 
 @pytest.mark.parametrize(

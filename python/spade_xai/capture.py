@@ -194,7 +194,10 @@ class Hessians:
             total = shared if total is None else _merged(total, shared)
         if total is None:
             return None
-        return total.hessian.reshape(layer.groups, layer.cols, layer.cols)
+        try:
+            return total.hessian.reshape(layer.groups, layer.cols, layer.cols)
+        except ValueError as error:  # inputs on CUDA are judged when the sum is read
+            raise ValueError(f"{self.function}: inputs of layer {layer.name}: {error}") from None
 
 
 def _merged(first: HessianAccumulator | None, second: HessianAccumulator) -> HessianAccumulator:
