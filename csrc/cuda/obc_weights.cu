@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask<T> task) 
   SPADE_SHARED(int, tally, kSolveThreads / 32);
   const int64_t r = blockIdx.x;
   const int tid = static_cast<int>(threadIdx.x), lane = tid & 31, warp = tid >> 5, D = task.D;
-  const T *w0 = task.w + r * D, *h = task.h.of(r), *hinv = task.hinv.of(r);
+  const T* w0 = task.w + r * D;
   T* out = task.out + r * D;
   int* gone = task.gone + r * D;
   int* set = task.set + r * task.width;
@@ -77,6 +77,7 @@ __global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask<T> task) 
   const int pruned = static_cast<int>(count), kept = D - pruned;
   const bool by_kept = kept <= pruned;
   const int k = by_kept ? kept : pruned;
+  const T* matrix = (by_kept ? task.h : task.hinv).of(r);
   if (collect(gone, by_kept ? 0 : 1, D, tally, set, k) != k)
     return;  // columns out of range, or twice
 
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask<T> task) 
   for (int i = warp; i < (k + kEdge - 1) / kEdge * kEdge; i += kSolveThreads / 32) {
     double sum = 0;
     if (i < k && by_kept) {
-      const T* row = h + static_cast<int64_t>(set[i]) * D;
+      const T* row = matrix + static_cast<int64_t>(set[i]) * D;
       for (int j = lane; j < D; j += 32)
         sum += static_cast<double>(row[j]) * static_cast<double>(w0[j]);
       for (int by = 16; by; by /= 2) sum += __shfl_xor_sync(~0u, sum, by);
@@ -95,8 +96,7 @@ __global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask<T> task) 
   }
   __syncthreads();  // b is complete
   const bool solved =
-      Solver<T>(*shared, by_kept ? h : hinv, D, set, k, task.factor + r * task.factor_size, x)
-          .solve();
+      Solver<T>(*shared, matrix, D, set, k, task.factor + r * task.factor_size, x).solve();
   if (!solved) return;
   if (tid == 0) task.info[r] = 0;
   if (by_kept) {
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask<T> task) 
     double sum = static_cast<double>(w0[j]);
     if (!gone[j])
       for (int i = 0; i < k; ++i)
-        sum -= x[i] * static_cast<double>(hinv[static_cast<int64_t>(set[i]) * D + j]);
+        sum -= x[i] * static_cast<double>(matrix[static_cast<int64_t>(set[i]) * D + j]);
     out[j] = gone[j] ? T(0) : static_cast<T>(sum);
   }
 }

@@ -63,13 +63,20 @@ void test_stops(ObcForm form, int64_t D) {
   }
 }
 
-// More columns than a panel of 2560 holds, on a device with little shared memory and with much.
+// Every panel kernel, on a device with little shared memory and with much, past the edge of the one
+// before it.
 void test_wide() {
-  const Problem p = random_problem(1, 2570, 3);
-  for (const size_t shared : {size_t(99) << 10, size_t(227) << 10}) {
-    spade::emulation::device.shared_bytes = shared;
-    check_row(p, run(p, ObcForm::kTiled, {2570, 5}, SPADE_OBC_UPDATE_FFMA), 0, {2570, 5});
+  std::vector<const PanelKernel*> used;
+  const std::pair<int64_t, size_t> sizes[] = {
+      {1025, 99}, {1540, 99}, {1540, 227}, {2800, 99}, {2800, 227}};
+  for (const auto& [D, kilobytes] : sizes) {
+    spade::emulation::device.shared_bytes = kilobytes << 10;
+    const Problem p = random_problem(1, D, 3);
+    used.push_back(&choose_panel({8, 0, 1, kilobytes << 10}, static_cast<int>(D)));
+    check_row(p, run(p, ObcForm::kTiled, {D, 3}, SPADE_OBC_UPDATE_FFMA), 0, {D, 3});
   }
+  for (const PanelKernel& kernel : kPanelKernels)
+    CHECK(&kernel == kPanelKernels || std::count(used.begin(), used.end(), &kernel));
 }
 
 void test_choice() {

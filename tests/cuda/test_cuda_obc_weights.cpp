@@ -64,6 +64,25 @@ Result run(const Problem& p, size_t limit) {
 
 bool same(const Result& a, const Result& b) { return a.out == b.out && a.info == b.info; }
 
+// The same numbers in double.
+void check_double(const Problem& p, const std::vector<double>& w, const std::vector<double>& h,
+                  const std::vector<double>& hinv, const std::vector<double>& expected,
+                  const std::vector<int32_t>& expected_info) {
+  const DeviceArray<double> on_w(w), on_h(h), on_hinv(hinv);
+  const DeviceArray<int32_t> order(p.order);
+  const DeviceArray<int64_t> counts(p.counts);
+  DeviceArray<double> out(p.R * p.D);
+  DeviceArray<int32_t> info(p.R);
+  size_t bytes = 0;
+  CHECK_SUCCESS(spade::cuda::obc_weights_workspace_bytes(p.R, p.D, SIZE_MAX, &bytes));
+  DeviceArray<char> memory(static_cast<int64_t>(bytes));
+  CHECK_SUCCESS(spade::cuda::obc_weights_f64(on_w.get(), on_h.get(), on_hinv.get(), p.R, p.G, p.D,
+                                             p.D, order.get(), counts.get(), out.get(), info.get(),
+                                             memory.get(), bytes, nullptr));
+  CHECK(info.values() == expected_info);
+  CHECK(relative_error(out.values(), expected, p.R * p.D) < 1e-11);
+}
+
 void check_weights(int64_t D, const std::vector<int64_t>& counts) {
   const Problem p = random_problem(D, counts, static_cast<unsigned>(D));
   const Result result = run(p, SIZE_MAX);
@@ -75,6 +94,7 @@ void check_weights(int64_t D, const std::vector<int64_t>& counts) {
                                       p.counts.data(), out.data(), info.data(), 1, nullptr));
   CHECK(result.info == info);
   CHECK(relative_error(result.out, out, p.R * D) < 1e-6);
+  check_double(p, w, h, hinv, out, info);
   for (int64_t r = 0; r < p.R; ++r)
     for (int64_t k = 0; k < counts[r]; ++k) CHECK(result.out[r * D + p.order[r * D + k]] == 0.0f);
 }
