@@ -36,8 +36,8 @@ typedef enum {
   SPADE_SUCCESS = 0,
   SPADE_INVALID_ARGUMENT = 1, /* a size, pointer or option out of range */
   SPADE_NOT_FINITE = 2,       /* NaN or Inf in an input */
-  SPADE_SINGULAR = 3,         /* a matrix is not positive definite, even with damp = 1, or its inverse
-                                 is out of the range of its type */
+  SPADE_SINGULAR = 3, /* a matrix is not positive definite, even with damp = 1, or its inverse
+                         is out of the range of its type */
   SPADE_OUT_OF_MEMORY = 4,
   SPADE_CANCELLED = 5, /* the progress callback asked to stop */
   SPADE_INTERNAL = 6,
