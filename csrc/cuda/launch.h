@@ -55,14 +55,27 @@ inline void copy_bytes(const char*, void* to, const void* from, size_t bytes, cu
 // by check_launch(function). A template kernel goes in parentheses.
 #define SPADE_LAUNCH ::spade::cuda::launch
 
+// Lets a kernel have all the shared memory that the device gives to those that ask: without, what
+// it declares and what a launch adds may not exceed 48 KB together. Not `shared` alone, which
+// another thread's launch of the kernel may set lower in between.
+inline bool allow_shared(const void* entry) {
+  int device = 0, most = 0;
+  cudaFuncAttributes own{};
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
+             cudaSuccess &&
+         cudaFuncGetAttributes(&own, entry) == cudaSuccess &&
+         cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              most - static_cast<int>(own.sharedSizeBytes)) == cudaSuccess;
+}
+
+constexpr size_t kSharedWithoutAsking = 8 << 10;  // no kernel declares more than 40 KB
+
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
             A... arguments) {
   const void* entry = reinterpret_cast<const void*>(kernel);
-  if (shared > (48 << 10) &&
-      cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(shared)) != cudaSuccess)
-    return;
+  if (shared > kSharedWithoutAsking && !allow_shared(entry)) return;  // check_launch tells
   std::tuple<P...> values(arguments...);
   std::apply(
       [&](P&... value) {
