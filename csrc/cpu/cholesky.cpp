@@ -10,6 +10,7 @@
 
 #include "core/isa.h"
 #include "core/parallel.h"
+#include "cpu/transpose4.h"
 
 namespace spade {
 namespace {
@@ -141,17 +142,20 @@ void pack(const S* h, const double* diagonal, double shift, double scale, bool r
     for (int64_t J = I; J < u.count; ++J) {
       const int64_t left = J * kPanel, width = std::min(kPanel, n - left);
       T* tile = u.tile(I, J);
-      std::fill(tile, tile + kTile, T(0));
+      if (std::min(height, width) < kPanel) std::fill(tile, tile + kTile, T(0));
       if (reversed) {
         const S* last = h + (n - 1 - top) * n + n - 1 - left;
         for (int64_t i = 0; i < height; ++i)
           for (int64_t j = 0; j < width; ++j)
             tile[i * kPanel + j] = static_cast<T>(last[-i * n - j]) * factor;
       } else {
-        const S* first = h + left * n + top;
-        for (int64_t j = 0; j < width; ++j)
-          for (int64_t i = 0; i < height; ++i)
-            tile[i * kPanel + j] = static_cast<T>(first[j * n + i]) * factor;
+        S part[kTile];
+        for (int64_t j = 0; j < width; j += 4)  // few rows at once: they may share cache sets
+          transpose(h + (left + j) * n + top, n, std::min<int64_t>(4, width - j), height, part + j,
+                    kPanel);
+        for (int64_t i = 0; i < height; ++i)
+          for (int64_t j = 0; j < width; ++j)
+            tile[i * kPanel + j] = static_cast<T>(part[i * kPanel + j]) * factor;
       }
     }
     T* tile = u.tile(I, I);

@@ -9,6 +9,7 @@
 #include "core/finite.h"
 #include "core/parallel.h"
 #include "cpu/cholesky.h"
+#include "cpu/transpose4.h"
 
 namespace spade {
 namespace {
@@ -29,14 +30,20 @@ void check_in_range(const char* function, int64_t j, double damped, double inver
 
 // to = h with this diagonal, both triangles from the lower one of h.
 template <class T>
-void copy_symmetric(const T* h, const double* diagonal, int64_t D, T* to) {
-  constexpr int64_t kTile = 32;  // rows whose cache lines are written while they are cached
-  for (int64_t top = 0; top < D; top += kTile)
-    for (int64_t left = 0; left <= top; left += kTile)
-      for (int64_t i = top; i < std::min(D, top + kTile); ++i)
-        for (int64_t j = left; j < std::min(i, left + kTile); ++j)
-          to[i * D + j] = to[j * D + i] = h[i * D + j];
-  for (int64_t j = 0; j < D; ++j) to[j * D + j] = static_cast<T>(diagonal[j]);
+void copy_symmetric(const T* h, const double* diagonal, int64_t D, T* to, int threads) {
+  constexpr int64_t kRows = 16;  // a cache line of floats
+  const double entries = static_cast<double>(D) * static_cast<double>(D);
+  parallel_for(
+      worth_waking(entries, threads), (D + kRows - 1) / kRows, [] { return 0; },
+      [&](int, int64_t I) {
+        const int64_t top = I * kRows, rows = std::min(kRows, D - top);
+        transpose(h + top * D, D, rows, top, to + top, D);
+        for (int64_t i = top; i < top + rows; ++i) {
+          std::copy_n(h + i * D, i, to + i * D);
+          for (int64_t j = top; j < i; ++j) to[j * D + i] = h[i * D + j];
+          to[i * D + i] = static_cast<T>(diagonal[i]);
+        }
+      });
 }
 
 template <class T>
@@ -71,7 +78,7 @@ void damped_inverse(const T* h, int64_t D, double damp, T* hinv, T* damped, doub
   for (int64_t j = 0; j < D; ++j) diagonal[j] += *damp_used * mean;
   for (int64_t j = 0; j < D; ++j) check_in_range<T>(function, j, diagonal[j], inverse[j * D + j]);
   std::copy(inverse.get(), inverse.get() + D * D, hinv);
-  if (damped) copy_symmetric(h, diagonal.get(), D, damped);
+  if (damped) copy_symmetric(h, diagonal.get(), D, damped, threads);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Transpose of 4 x 4 entries in registers.
+// Transposes by 4 x 4 entries in registers.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +39,19 @@ inline void transpose4(const T* const (&from)[4], T* to, int64_t to_row) {
 template <class T>
 inline void transpose4(const T* from, int64_t from_row, T* to, int64_t to_row) {
   transpose4({from, from + from_row, from + 2 * from_row, from + 3 * from_row}, to, to_row);
+}
+
+// to[c * to_row + r] = from[r * from_row + c], r < rows and c < columns.
+template <class T>
+inline void transpose(const T* from, int64_t from_row, int64_t rows, int64_t columns, T* to,
+                      int64_t to_row) {
+  const int64_t whole_rows = rows / 4 * 4, whole = columns / 4 * 4;
+  for (int64_t c = 0; c < whole; c += 4)
+    for (int64_t r = 0; r < whole_rows; r += 4)
+      transpose4(from + r * from_row + c, from_row, to + c * to_row + r, to_row);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = r < whole_rows ? whole : 0; c < columns; ++c)
+      to[c * to_row + r] = from[r * from_row + c];
 }
 
 }  // namespace spade

@@ -82,6 +82,22 @@ void blocks_and_weights(int threads) {
   CHECK(std::count(out.begin() + D, out.begin() + 2 * D, 0.0f) == D / 2);
 }
 
+// The blocks of ((1, 2), (2, 1)) x I are positive definite until one of them is gone.
+void blocks_that_lose_definiteness() {
+  const double hinv[16] = {1, 0, 2, 0, 0, 1, 0, 2, 2, 0, 1, 0, 0, 2, 0, 1};
+  const double w[12] = {1, 1, 2, 2, 3, 3, 1, 1, 1, 2, 3, 4};
+  int32_t order[6], info[3];
+  double loss[6];
+  CHECK_OK(spade_obc_trace_block_f64(w, hinv, 3, 4, 2, order, loss, info, 1, nullptr));
+  const int32_t first[3] = {0, 1, 0};
+  const double least[3] = {1, 1, 2.5};
+  for (int r = 0; r < 3; ++r) {
+    CHECK(info[r] == 2);
+    CHECK(order[2 * r] == first[r] && order[2 * r + 1] == -1);
+    CHECK(loss[2 * r] == least[r] && std::isnan(loss[2 * r + 1]));
+  }
+}
+
 void counts_of_a_layer() {
   const float loss[6] = {1, 2, 2, 2, 0, 5};
   int64_t counts[2];
@@ -124,6 +140,7 @@ int main() {
     trace(2, 99, 1, 3, threads);
     blocks_and_weights(threads);
   }
+  blocks_that_lose_definiteness();
   counts_of_a_layer();
   errors();
 }
