@@ -28,16 +28,16 @@ LINEAR = [
     "bert_base:bert.encoder.layer.0.attention.self.query",
     "bert_base:bert.encoder.layer.0.output.dense",
 ]
-FLOP = 1e10  # of a problem, by the plain formula
+FLOP = {"cpu": 1e10, "cuda": 1e12}  # of a problem, by the plain formula
 DEPTHWISE_SAMPLES = 8  # few flop for their bytes: more would take seconds and show no more
 
 
-def samples_for(shape, check):
+def samples_for(shape, suite):
     """Enough samples for a problem of FLOP."""
-    if check:
+    if suite.check:
         return 1
     most = DEPTHWISE_SAMPLES if shape.depthwise else 256
-    return max(1, min(most, round(FLOP / cost(shape, 1).plain_flop)))
+    return max(1, min(most, round(FLOP[suite.device] / cost(shape, 1).plain_flop)))
 
 
 def unfolded(x, shape):
@@ -63,7 +63,7 @@ def residual(h, expected):
 @pytest.mark.benchmark(group="hessian of a convolution")
 def test_convolution(measure, suite, layer, method):
     shape = layer_table()[layer]
-    samples = samples_for(shape, suite.check)
+    samples = samples_for(shape, suite)
     x = torch.randn(shape.input_shape(samples), device=suite.device).relu()
     layer = torch.nn.Conv2d(
         shape.channels, shape.rows, shape.kernel, shape.stride, shape.padding, groups=shape.groups
@@ -98,7 +98,7 @@ def test_convolution(measure, suite, layer, method):
 @pytest.mark.benchmark(group="hessian of linear inputs")
 def test_linear(measure, suite, layer, method):
     shape = layer_table()[layer]
-    samples = samples_for(shape, suite.check)
+    samples = samples_for(shape, suite)
     x = torch.randn(shape.input_shape(samples), device=suite.device).relu()
     rows = x.flatten(0, -2)
     calls = {"spade": lambda: hessian(x), "torch": lambda: rows.T @ rows}

@@ -18,7 +18,7 @@ LAYERS = [
     "convnext_tiny:features.7.0.block.5",  # 3072
     "resnet50:layer4.1.conv2",  # 4608
 ]
-FLOP = 3e10  # of a problem: fewer rows of wider layers
+FLOP = {"cpu": 3e10, "cuda": 3e13}  # of a problem: fewer rows of wider layers
 REFERENCE_ROWS = {576: 2, 1152: 1}
 
 
@@ -26,7 +26,7 @@ def rows_for(shape, suite):
     """Rows that make a problem of FLOP, of the layer's own."""
     if suite.check:
         return 8
-    return max(2, min(shape.rows, round(3 * FLOP / shape.cols**3)))
+    return max(2, min(shape.rows, round(3 * FLOP[suite.device] / shape.cols**3)))
 
 
 def eliminate(weight, h, hinv):
