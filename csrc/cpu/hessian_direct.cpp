@@ -20,7 +20,7 @@ constexpr int64_t kSlotRows = 256;           // least rows that are worth a slot
 constexpr int64_t kNarrowEntries = 1 << 17;  // of a narrow piece: it stays in a thread's L2
 constexpr int64_t kWideRows = 2048;          // of a wide piece: D^2 sums go to double once a piece
 constexpr int64_t kPackRows = 64;            // of a packing task
-constexpr int64_t kPackLine = 8;             // rows copied at a time then
+constexpr int64_t kPackEntries = 1 << 14;    // copied at a time then: they stay in L1 or L2
 constexpr double kCopyCost = 3;              // multiply-adds that copying one entry costs,
 constexpr double kRowCost = 300;             // finding a row,
 constexpr double kEntryCost = 30;            // and clearing, mirroring and writing an entry of H
@@ -139,13 +139,14 @@ class DirectHessian {
   // Rows [first, first + rows) to packed tiles.
   void pack(int64_t g, int64_t first, int64_t rows, const PackedRows<T>& packed) const {
     const int64_t ldx = rows_.in_place_stride(), ld = row_stride(D_);
+    const int64_t lines = std::clamp<int64_t>(kPackEntries / ld / 8 * 8, 8, kPackRows);
     parallel_for(
         threads_, (rows + kPackRows - 1) / kPackRows,
-        [&] { return Buffer<T>(ldx ? 0 : kPackLine * ld + kOverrun); },
+        [&] { return Buffer<T>(ldx ? 0 : lines * ld + kOverrun); },
         [&](Buffer<T>& line, int64_t task) {
           const int64_t end = std::min(rows, (task + 1) * kPackRows);
-          for (int64_t row = task * kPackRows; row < end; row += kPackLine) {
-            const int64_t count = std::min(kPackLine, end - row);
+          for (int64_t row = task * kPackRows; row < end; row += lines) {
+            const int64_t count = std::min(lines, end - row);
             if (!ldx) rows_.fill(g, first + row, count, line.get(), ld);
             const T* from = ldx ? rows_.rows() + (first + row) * ldx : line.get();
             for (int64_t j = 0; j < D_; j += kGramColumns)

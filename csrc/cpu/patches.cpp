@@ -41,8 +41,8 @@ PatchRows<T>::PatchRows(const T* x, const spade_conv2d_t& conv)
       sizes_(conv_),
       taps_first_(sizes_.taps > 1 && sizes_.channels > 1 && conv_.stride_channel == 1) {
   const spade_conv2d_t& c = conv_;
-  transposes_ = sizes_.taps == 1 && c.stride_col == 1 && c.stride_w == 1 && c.stride_channel != 1 &&
-                sizes_.out_w == c.width && c.pad_left == 0;
+  transposes_ = sizes_.taps == 1 && c.stride_col == 1 && c.stride_channel != 1 && c.pad_left == 0 &&
+                (sizes_.out_w - 1) * c.stride_w < c.width;
   if (sizes_.taps == 1 && c.groups == 1 && c.stride_channel == 1 && c.batch == 1 && c.height == 1 &&
       sizes_.out_w == c.width && sizes_.out_h == 1 && c.pad_left + c.pad_top == 0)
     in_place_stride_ = c.stride_col;
@@ -110,20 +110,36 @@ void PatchRows<T>::fill_clipped(const T* image, int64_t y, int64_t z, T* to) con
   }
 }
 
-// `count` positions that lie together, by 4 x 4 entries; 16 positions at a time, whole cache lines.
+// `count` positions of a line, by 4 x 4 entries; 16 positions at a time, whole cache lines. Those
+// that do not lie together are brought together first.
 template <class T>
 void PatchRows<T>::transpose(const T* from, int64_t count, T* to, int64_t ld) const {
-  const int64_t D = sizes_.D, stride = conv_.stride_channel, columns = D / 4 * 4;
-  for (int64_t i = 0; i < count; i += 16) {
-    const int64_t rows = std::min<int64_t>(16, count - i), whole = rows / 4 * 4;
-    for (int64_t j = 0; j < columns; j += 4) {
-      for (int64_t k = 0; k < whole; k += 4)
-        transpose4(from + j * stride + i + k, stride, to + (i + k) * ld + j, ld);
-      for (int64_t k = whole; k < rows; ++k)
-        for (int64_t q = j; q < j + 4; ++q) to[(i + k) * ld + q] = from[q * stride + i + k];
+  constexpr int64_t kRows = 16, kAhead = 32;
+  const int64_t D = sizes_.D, stride = conv_.stride_channel, step = conv_.stride_w;
+  for (int64_t i = 0; i < count; i += kRows) {
+    const int64_t rows = std::min(kRows, count - i), whole = rows / 4 * 4;
+    for (int64_t j = 0; j < D; j += 4) {
+      const int64_t columns = std::min<int64_t>(4, D - j);
+      T together[4 * kRows];
+      const T* line = from + j * stride + i * step;
+      int64_t line_stride = stride;
+      for (int64_t q = 0; q < columns; ++q) {  // lines of far columns: no hardware fetches them
+        __builtin_prefetch(line + (q + kAhead) * stride);
+        __builtin_prefetch(line + (q + kAhead) * stride + (rows - 1) * step);
+      }
+      if (step > 1) {
+        for (int64_t q = 0; q < columns; ++q)
+          for (int64_t k = 0; k < rows; ++k) together[q * kRows + k] = line[q * stride + k * step];
+        line = together;
+        line_stride = kRows;
+      }
+      T* const out = to + i * ld + j;
+      int64_t k = 0;
+      if (columns == 4)
+        for (; k < whole; k += 4) transpose4(line + k, line_stride, out + k * ld, ld);
+      for (; k < rows; ++k)
+        for (int64_t q = 0; q < columns; ++q) out[k * ld + q] = line[q * line_stride + k];
     }
-    for (int64_t j = columns; j < D; ++j)
-      for (int64_t k = 0; k < rows; ++k) to[(i + k) * ld + j] = from[j * stride + i + k];
   }
 }
 

@@ -41,7 +41,7 @@ class PatchRows {
   const spade_conv2d_t conv_;
   const ConvSizes sizes_;
   const bool taps_first_;
-  bool transposes_;  // columns are far apart, positions lie together
+  bool transposes_;  // columns are far apart, positions lie together or few entries apart
   int64_t in_place_stride_ = 0;
   std::vector<Run> runs_;
   int64_t reach_ = 0;   // entries behind the patch's first one that copying its runs may read
