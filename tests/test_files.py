@@ -44,7 +44,7 @@ def contents(path):
         ({"hinv": lambda t: t.double()}, {}, "hinv must have dtype torch.float32, got torch.float64"),
         ({"hessian": lambda t: t[0].clone()}, {}, r"hessian must have shape \(6, 6\), got \(6,\)"),
         ({"weight": lambda t: t.int()}, {}, "weight must have dtype"),
-        ({"weight": lambda t: t[0].clone()}, {}, "weight must have 2 dimensions"),
+        ({"weight": lambda t: t[0].clone()}, {}, "weight must have 2 or 3 dimensions"),
         ({"weight": None}, {}, "missing 1 required positional argument: 'weight'"),
         ({}, {"damp": None}, "'damp'"),
         ({}, {"damp": "x"}, "Expecting value"),
