@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kSolveThreads) obc_solve(WeightsTask<T> task) 
     }
     if (lane == 0) x[i] = sum;
   }
-  __syncthreads();  // b is complete
+  // The factorisation's barriers come before anyone reads b.
   const bool solved =
       Solver<T>(*shared, matrix, D, set, k, task.factor + r * task.factor_size, x).solve();
   if (!solved) return;
