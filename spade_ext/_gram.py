@@ -7,12 +7,12 @@ from torch import nn
 
 from spade_ext import _C, _cuda
 from spade_ext._checks import check_device, check_finite, check_tensor, compute_dtype, suffix
+from spade_ext._memory import empty
 from spade_ext._progress import Callback, reporting
 from spade_ext.geometry import Conv2dGeometry
 
 _FORMS = {"auto": 0, "tap_offsets": 1, "direct": 2}
 _PRECISIONS = ("default", "fast")
-_HUGE_PAGE = 2**21
 _PATCH_BYTES = 2**28
 
 
@@ -75,22 +75,14 @@ def _check_padding(function: str, x: torch.Tensor, geometry: Conv2dGeometry) -> 
             )
 
 
-def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Uninitialised tensor; a large one on huge pages, since first touch of small ones takes longer than a sum."""
-    out = torch.empty(shape, dtype=dtype, device=device)
-    if not out.is_cuda and out.nbytes >= _HUGE_PAGE:
-        _C.advise_huge_pages(out.data_ptr(), out.nbytes)
-    return out
-
-
 def new_sum(shape: Sequence[int], device: torch.device) -> torch.Tensor:
     """A sum of no samples: zeros in float64, the dtype all Hessians are summed in."""
-    return _empty(shape, torch.float64, device).zero_()
+    return empty(shape, torch.float64, device).zero_()
 
 
 def converted(h: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The sum in the dtype of the result."""
-    return h if h.dtype == dtype else _empty(h.shape, dtype, h.device).copy_(h)
+    return h if h.dtype == dtype else empty(h.shape, dtype, h.device).copy_(h)
 
 
 def _floating(x: torch.Tensor) -> torch.Tensor:
@@ -131,7 +123,7 @@ def of_linear(
         out = new_sum((cols, cols), x.device)
         add_linear(x, precision, out, threads, progress)
         return converted(out, compute_dtype(x))
-    out = _empty((cols, cols), compute_dtype(x), x.device)
+    out = empty((cols, cols), compute_dtype(x), x.device)
     _call_linear("hessian_linear_set", x, out, threads, progress)
     return out
 
@@ -215,7 +207,7 @@ def of_conv2d(
         add_conv2d(x, geometry, form, precision, out, threads, progress)
         return converted(out, compute_dtype(x))
     images, geometry = _padded(_floating(x), geometry)
-    out = _empty(shape, images.dtype, x.device)
+    out = empty(shape, images.dtype, x.device)
     _call_conv2d("hessian_conv2d_set", images, geometry, form, out, threads, progress)
     return out
 

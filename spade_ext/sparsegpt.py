@@ -21,6 +21,7 @@ from spade_ext._checks import (
     resolve_threads,
     suffix,
 )
+from spade_ext._memory import empty
 from spade_ext._progress import Callback, reporting
 from spade_ext.errors import SingularHessianError
 from spade_ext.inverse import warn_damping
@@ -126,7 +127,7 @@ def _prune(
             function, w.cpu(), h.cpu(), sparsity, block_size, n, m, damp, extra, threads, progress
         )
         return weights.to(w.device), used, info
-    out = torch.empty(*batch, rows, cols, dtype=dtype)
+    out = empty((*batch, rows, cols), dtype, weight.device)
     try:
         with reporting(progress, function) as report:
             used, info = getattr(_C, f"sparsegpt_prune_{suffix(w)}")(

@@ -164,6 +164,10 @@ def test_threads_repeats_and_strides_do_not_change_a_bit():
     weight, h = layer(150, 200, dtype=torch.float32)
     one, two, four = (sparsegpt_prune(weight, h, 0.7, block_size=9, threads=t) for t in (1, 2, 4))
     assert torch.equal(one, two) and torch.equal(one, four)
+    samples = torch.stack([(1 + s) * h + s * torch.eye(200) for s in range(5)])
+    alone = torch.stack([sparsegpt_prune(weight, one, 0.7, threads=1) for one in samples])
+    for threads in (1, 2, 4):  # samples of their own for each thread, and one left over
+        assert torch.equal(sparsegpt_prune(weight, samples, 0.7, threads=threads), alone)
     again = sparsegpt_prune(weight.T.contiguous().T, h.T, 0.7, block_size=9)
     assert torch.equal(again, one)
 

@@ -85,12 +85,13 @@ inline int most_threads() {
 // the calling thread.
 template <class MakeState, class Task>
 void parallel_for(int threads, int64_t n, MakeState&& make_state, Task&& task) {
+  if (n <= 0) return;
   std::exception_ptr first;
   std::mutex first_mutex;
   std::atomic<bool> stop{false};
   std::atomic<int64_t> next{0};
   const int64_t wanted = std::min<int64_t>({threads, n, most_threads()});
-  on_threads(static_cast<int>(std::max<int64_t>(1, wanted)), [&] {
+  on_threads(static_cast<int>(wanted), [&] {
     try {
       auto state = make_state();
       for (int64_t i; !stop.load(std::memory_order_relaxed) && (i = next.fetch_add(1)) < n;)

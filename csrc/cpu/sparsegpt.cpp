@@ -7,6 +7,9 @@
 // (sparsegpt_sweep.h): each takes the errors of all columns before it in one product
 // (sparsegpt_compensation.h) and then runs the published recurrence (sparsegpt_recurrence.h). Mask
 // blocks and lazy blocks are independent. Work D^3 / 3 + R D^2 flop a sample.
+//
+// Each thread takes a sample of its own while there are as many as threads: nobody waits then.
+// Samples left over are divided among all threads.
 
 #include <algorithm>
 
@@ -16,6 +19,22 @@
 
 namespace spade {
 namespace {
+
+// Threads of a call with so many samples.
+inline int threads_for(int64_t S, int64_t R, int64_t D, int threads) {
+  const double n = static_cast<double>(D), rows = static_cast<double>(R);
+  return worth_waking(static_cast<double>(S) * n * n * (n / 6 + rows / 2), threads);
+}
+
+// Memory that a sample is pruned in.
+template <class T>
+struct Scratch {
+  Scratch(const SparseGptShape& shape, const spade_sparsegpt_t& options, int threads)
+      : factor(shape.D), sweep(shape, options, factor, threads) {}
+
+  const Panels<T> factor;
+  SparseGptSweep<T> sweep;
+};
 
 template <class T>
 void sparsegpt_prune(const T* w, int64_t w_stride, const T* h, int64_t S, int64_t R, int64_t D,
@@ -37,25 +56,36 @@ void sparsegpt_prune(const T* w, int64_t w_stride, const T* h, int64_t S, int64_
   check_pointer(function, "w", w, 1);
   check_pointer(function, "h", h, 1);
   check_pointer(function, "out", out, 1);
-  for (int64_t s = 0; s < S; ++s) {
-    check_finite(function, "h", h + s * D * D, D * D, threads);
-    if (s == 0 || w_stride > 0) check_finite(function, "w", w + s * w_stride, R * D, threads);
-  }
+  threads = threads_for(S, R, D, threads);
+  for (int64_t s = 0; s < (w_stride > 0 ? S : 1); ++s)
+    check_finite(function, "w", w + s * w_stride, R * D, threads);
 
   Progress done(progress, S * D);
-  const Panels<T> factor(D);
-  SparseGptSweep<T> sweep({R, D, *options}, *options, factor, threads);
-  for (int64_t s = 0; s < S && !done.cancelled(); ++s) {
-    const T* dense = w + s * w_stride;
+  const auto prune = [&](Scratch<T>& scratch, int64_t s, int threads_of_sample) {
+    if (done.cancelled()) return;
+    const T *dense = w + s * w_stride, *hessian = h + s * D * D;
     T* to = out + s * R * D;
-    if (sparsegpt_factor(h + s * D * D, damp_used + s, factor, threads)) {
-      sweep.run(dense, h + s * D * D, to, done);
-      continue;
+    check_finite(function, "h", hessian, D * D, threads_of_sample);  // and into the cache
+    if (sparsegpt_factor(hessian, damp_used + s, scratch.factor, threads_of_sample)) {
+      scratch.sweep.run(dense, hessian, to, done);
+      return;
     }
     info[s] = SPADE_SINGULAR;
     damp_used[s] = std::max(options->damp, 1.0);
     std::copy(dense, dense + R * D, to);
     done.add(D);
+  };
+  const SparseGptShape shape(R, D, *options);
+  const auto scratch = [&](int threads_of_sample) {
+    return Scratch<T>(shape, *options, threads_of_sample);
+  };
+  const int64_t whole = S / threads * threads;
+  parallel_for(
+      threads, whole, [&] { return scratch(1); },
+      [&](Scratch<T>& own, int64_t s) { prune(own, s, 1); });
+  if (whole < S) {
+    Scratch<T> shared = scratch(threads);
+    for (int64_t s = whole; s < S; ++s) prune(shared, s, threads);
   }
   done.finish();
 }

@@ -40,13 +40,18 @@ struct SparseGptShape {
 template <class T>
 class LazyColumns {
  public:
-  explicit LazyColumns(const SparseGptShape& shape)
+  // In memory for numbers(shape) numbers.
+  LazyColumns(const SparseGptShape& shape, T* memory)
       : size_(shape.lazy * kRowChunk),
-        dense_(shape.chunks * size_),
-        state_(shape.chunks * size_),
-        errors_(shape.chunks * size_),
+        dense_(memory),
+        state_(dense_ + shape.chunks * size_),
+        errors_(state_ + shape.chunks * size_),
         diagonal_(shape.lazy * kLazy),
         inverse_(shape.lazy * kLazy) {}
+
+  static int64_t numbers(const SparseGptShape& shape) {
+    return 3 * shape.chunks * shape.lazy * kRowChunk;
+  }
 
   int64_t first = 0, width = 0;
 
@@ -55,9 +60,9 @@ class LazyColumns {
     width = columns;
   }
 
-  T* dense(int64_t chunk) const { return dense_.get() + chunk * size_; }    // W
-  T* state(int64_t chunk) const { return state_.get() + chunk * size_; }    // weights now
-  T* errors(int64_t chunk) const { return errors_.get() + chunk * size_; }  // (w - q) / U_ii
+  T* dense(int64_t chunk) const { return dense_ + chunk * size_; }    // W
+  T* state(int64_t chunk) const { return state_ + chunk * size_; }    // weights now
+  T* errors(int64_t chunk) const { return errors_ + chunk * size_; }  // (w - q) / U_ii
 
   // U_bb: entry (i, k) is [-k * kLazy - i] from here.
   const T* u() const { return inverse_.get() + (width - 1) * (kLazy + 1); }
@@ -75,8 +80,8 @@ class LazyColumns {
 
  private:
   int64_t size_;
-  Buffer<T> dense_, state_, errors_;  // [chunks, lazy, kRowChunk]
-  Buffer<T> diagonal_, inverse_;      // [lazy, kLazy]: U'_bb and its inverse
+  T *dense_, *state_, *errors_;   // [chunks, lazy, kRowChunk]
+  Buffer<T> diagonal_, inverse_;  // [lazy, kLazy]: U'_bb and its inverse
 };
 
 }  // namespace spade

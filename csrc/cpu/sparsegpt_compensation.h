@@ -14,8 +14,11 @@ namespace spade {
 template <class T>
 class Compensation {
  public:
-  Compensation(const SparseGptShape& shape, const Panels<T>& factor)
-      : shape_(shape), factor_(factor), errors_(shape.chunks * shape.D * kRowChunk) {}
+  // In memory for numbers(shape) numbers.
+  Compensation(const SparseGptShape& shape, const Panels<T>& factor, T* memory)
+      : shape_(shape), factor_(factor), errors_(memory) {}
+
+  static int64_t numbers(const SparseGptShape& shape) { return shape.chunks * shape.D * kRowChunk; }
 
   // b's sum over E of columns [from, to), for chunks [begin, end). It lies in memory that waits
   // for the recurrence; from = 0 starts it. Panel by panel of U', from the last column.
@@ -60,11 +63,11 @@ class Compensation {
 
   static void multiply(const Product<T>& p, Sum sum) { SPADE_DISPATCH(product(p, sum)); }
 
-  T* errors(int64_t chunk) const { return errors_.get() + chunk * shape_.D * kRowChunk; }
+  T* errors(int64_t chunk) const { return errors_ + chunk * shape_.D * kRowChunk; }
 
   const SparseGptShape& shape_;
   const Panels<T>& factor_;
-  Buffer<T> errors_;  // [chunks, D, kRowChunk]: E so far, the last column first
+  T* const errors_;  // [chunks, D, kRowChunk]: E so far, the last column first
 };
 
 }  // namespace spade

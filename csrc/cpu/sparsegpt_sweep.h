@@ -24,10 +24,12 @@ class SparseGptSweep {
       : shape_(shape),
         factor_(factor),
         threads_(threads),
+        memory_(Compensation<T>::numbers(shape) + 2 * LazyColumns<T>::numbers(shape)),
         recurrence_(shape_, options, factor),
-        compensation_(shape_, factor),
-        now_(shape_),
-        next_(shape_),
+        compensation_(shape_, factor, memory_.get()),
+        now_(shape_, memory_.get() + Compensation<T>::numbers(shape)),
+        next_(shape_,
+              memory_.get() + Compensation<T>::numbers(shape) + LazyColumns<T>::numbers(shape)),
         dead_(shape.D) {
     for (int64_t chunk = 0; chunk < shape_.chunks; chunk = groups_.back().end) {
       const int64_t share = (shape_.chunks - chunk + threads - 1) / threads;
@@ -146,6 +148,7 @@ class SparseGptSweep {
   const Panels<T>& factor_;  // U'
   const int threads_;
   std::vector<Group> groups_;
+  const Buffer<T> memory_;  // one piece: enough for huge pages sooner than its parts
   Recurrence<T> recurrence_;
   Compensation<T> compensation_;
   LazyColumns<T> now_, next_;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 
 #include "check.h"
 
@@ -56,12 +57,27 @@ void errors() {
   CHECK_FAILS(call(), SPADE_INVALID_ARGUMENT, "m must divide D");
   options = {0.5, 1, 0, 0, 0.01, 0};
   CHECK_OK(call());
+  // Not finite in the triangle that is not read, of a sample in the middle.
+  constexpr int64_t S = 3, D = 140;
+  std::vector<double> h, weights(D, 1.0), pruned(S * D), used(S);
+  std::vector<int32_t> infos(S);
+  for (int64_t s = 0; s < S; ++s) {
+    const auto one_h = hessian_of<double>(D, static_cast<unsigned>(s));
+    h.insert(h.end(), one_h.begin(), one_h.end());
+  }
+  for (const int64_t entry : {int64_t{1}, D}) {
+    auto bad = h;
+    bad[D * D + entry] = std::nan("");
+    CHECK_FAILS(spade_sparsegpt_prune_f64(weights.data(), 0, bad.data(), S, 1, D, &options,
+                                          pruned.data(), used.data(), infos.data(), 2, nullptr),
+                SPADE_NOT_FINITE, "h must be finite, got nan");
+  }
 }
 
 }  // namespace
 
 int main() {
-  for (int threads : {1, 3}) {
+  for (int threads : {1, 2, 3}) {
     prune(1, 1, 1, 1, 0.5, threads);
     prune(1, 70, 33, 9, 0.9, threads);
     prune(3, 65, 140, 128, 0.5, threads);
