@@ -214,11 +214,13 @@ double taps_cost(const spade_conv2d_t& conv, const TapPlan& plan) {
   const ConvSizes sizes(conv);
   const double C = static_cast<double>(sizes.channels), D = static_cast<double>(sizes.D);
   const double batch = static_cast<double>(conv.batch);
+  const double products = std::max(C, 8.) * std::max(C, 16.);  // register tiles are 8 x 16 or more
   double cost = kAssemblyCost * D * D + kGramCost * static_cast<double>(plan.grams().size());
   for (const OffsetGram& gram : plan.grams()) {
     const double lines = static_cast<double>(gram.by_columns() ? gram.xs.count : gram.ys.count);
     const double rows = batch * static_cast<double>(gram.pixels());
-    cost += (C * C / (gram.symmetric() ? 2 : 1) + kChannelCost * C) * (rows + kSegmentCost * lines);
+    cost +=
+        (products / (gram.symmetric() ? 2 : 1) + kChannelCost * C) * (rows + kSegmentCost * lines);
   }
   return static_cast<double>(conv.groups) * cost;
 }
