@@ -83,6 +83,7 @@ void test_arguments() {
 int main() {
 #ifdef __SANITIZE_THREAD__
   test_schedules(ObcForm::kSingle, 2, pattern(72, 2, 4), SPADE_OBC_UPDATE_AUTO);
+  test_schedules(ObcForm::kSingle, 1, pattern(200, 2, 4), SPADE_OBC_UPDATE_AUTO);  // kept ones move
   test_schedules(ObcForm::kTiled, 1, pattern(264, 2, 4), SPADE_OBC_UPDATE_FFMA);
   test_schedules(ObcForm::kTiled, 1, pattern(264, 2, 4), SPADE_OBC_UPDATE_FP16);
   return report();
