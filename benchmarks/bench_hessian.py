@@ -28,23 +28,34 @@ LINEAR = [
     "bert_base:bert.encoder.layer.0.attention.self.query",
     "bert_base:bert.encoder.layer.0.output.dense",
 ]
-FLOP = {"cpu": 1e10, "cuda": 1e12}  # of a problem, by the plain formula
 DEPTHWISE_SAMPLES = 8  # few flop for their bytes: more would take seconds and show no more
+BATCH = 64  # of trace, by default
 
 
 def samples_for(shape, suite):
-    """Enough samples for a problem of FLOP."""
+    """Enough samples for the suite's flop by the plain formula."""
     if suite.check:
         return 1
     most = DEPTHWISE_SAMPLES if shape.depthwise else 256
-    return max(1, min(most, round(FLOP[suite.device] / cost(shape, 1).plain_flop)))
+    return max(1, min(most, round(suite.flop / cost(shape, 1).plain_flop)))
 
 
 def unfolded(x, shape):
-    """The plain formula in torch, [groups, D, D]: the unfolded inputs times themselves."""
+    """Unfolded inputs [groups, D, N] by torch."""
     columns = F.unfold(x, shape.kernel, padding=shape.padding, stride=shape.stride)
-    rows = columns.transpose(0, 1).reshape(shape.groups, shape.cols, -1)
-    return rows @ rows.transpose(1, 2)
+    return columns.transpose(0, 1).reshape(shape.groups, shape.cols, -1)
+
+
+def plain(x, shape):
+    """The plain formula in torch, [groups, D, D]: the unfolded inputs times themselves."""
+    rows = unfolded(x, shape)
+    return rows @ rows.mT
+
+
+def add_plain(h, x, shape):
+    """The same, added to h."""
+    rows = unfolded(x, shape)
+    return h.baddbmm_(rows, rows.mT)
 
 
 def residual(h, expected):
@@ -55,60 +66,68 @@ def residual(h, expected):
     return error
 
 
+def convolution(shape):
+    """The layer of a shape."""
+    sizes = shape.channels, shape.rows, shape.kernel, shape.stride, shape.padding
+    return torch.nn.Conv2d(*sizes, groups=shape.groups)
+
+
 @pytest.mark.parametrize(
-    ("layer", "method"),
-    [(x, "accumulate") for x in CONVOLUTIONS[:4]]
-    + [(x, method) for x in CONVOLUTIONS + POINTWISE for method in ("spade", "torch")],
+    ("layer", "samples"),
+    [(x, None) for x in CONVOLUTIONS + POINTWISE] + [(CONVOLUTIONS[3], BATCH)],
 )
 @pytest.mark.benchmark(group="hessian of a convolution")
-def test_convolution(measure, suite, layer, method):
+def test_convolution(measure, suite, layer, samples):
     shape = layer_table()[layer]
-    samples = samples_for(shape, suite)
+    samples = 1 if suite.check else samples or samples_for(shape, suite)
     x = torch.randn(shape.input_shape(samples), device=suite.device).relu()
-    layer = torch.nn.Conv2d(
-        shape.channels, shape.rows, shape.kernel, shape.stride, shape.padding, groups=shape.groups
-    )
+    layer = convolution(shape)
     geometry = {n: getattr(layer, n) for n in ("kernel_size", "stride", "padding", "groups")}
-    accumulator = HessianAccumulator(layer)
-    calls = {
-        "spade": lambda: hessian(x, **geometry),
-        "accumulate": lambda: accumulator.update(x),
-        "torch": lambda: unfolded(x, shape),
-    }
-    checked = {}
-    if method == "spade":
-        checked["residual"] = residual(calls["spade"](), calls["torch"]())
-    if method == "accumulate":
-        accumulator.update(x)
-        checked["residual"] = residual(accumulator.hessian, calls["spade"]())
     measure(
-        calls[method],
+        lambda: hessian(x, **geometry),
         cost(shape, samples),
-        rounds=2 if method == "torch" else 4,
+        reference=("unfold + product", lambda: plain(x, shape), 1),
         memory=True,
-        **checked,
+        residual=residual(hessian(x, **geometry), plain(x, shape)),
         op="hessian",
-        method=method,
         problem=f"{shape}, {samples} samples",
     )
 
 
-@pytest.mark.parametrize("method", ["spade", "torch"])
+@pytest.mark.parametrize("layer", CONVOLUTIONS[:4])
+@pytest.mark.benchmark(group="hessian of a convolution, accumulated")
+def test_accumulator(measure, suite, layer):
+    shape = layer_table()[layer]
+    samples = samples_for(shape, suite)
+    x = torch.randn(shape.input_shape(samples), device=suite.device).relu()
+    accumulator = HessianAccumulator(convolution(shape))
+    accumulator.update(x)
+    h = plain(x, shape)
+    error = residual(accumulator.hessian, h)
+    measure(
+        lambda: accumulator.update(x),
+        cost(shape, samples),
+        reference=("unfold + product", lambda: add_plain(h, x, shape), 1),
+        memory=True,
+        residual=error,
+        op="HessianAccumulator.update",
+        problem=f"{shape}, {samples} samples",
+    )
+
+
 @pytest.mark.parametrize("layer", LINEAR)
 @pytest.mark.benchmark(group="hessian of linear inputs")
-def test_linear(measure, suite, layer, method):
+def test_linear(measure, suite, layer):
     shape = layer_table()[layer]
     samples = samples_for(shape, suite)
     x = torch.randn(shape.input_shape(samples), device=suite.device).relu()
     rows = x.flatten(0, -2)
-    calls = {"spade": lambda: hessian(x), "torch": lambda: rows.T @ rows}
-    error = residual(calls["spade"](), calls["torch"]())
     measure(
-        calls[method],
+        lambda: hessian(x),
         cost(shape, samples),
+        reference=("product", lambda: rows.T @ rows, 1),
         memory=True,
-        residual=error,
+        residual=residual(hessian(x), rows.T @ rows),
         op="hessian",
-        method=method,
         problem=f"{shape}, {samples} samples",
     )

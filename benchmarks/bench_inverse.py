@@ -10,10 +10,9 @@ from spade_ext import damped_inverse
 COLUMNS = [768, 1152, 2304, pytest.param(4608, marks=pytest.mark.full)]
 
 
-@pytest.mark.parametrize("method", ["spade", "torch"])
 @pytest.mark.parametrize("columns", COLUMNS)
 @pytest.mark.benchmark(group="damped inverse")
-def test_inverse(measure, suite, columns, method):
+def test_inverse(measure, suite, columns):
     columns = 96 if suite.check else columns
     _, (h,) = pruning_problem(1, columns, device=suite.device)
     inverse, damp = damped_inverse(h)
@@ -21,17 +20,16 @@ def test_inverse(measure, suite, columns, method):
     eye = torch.eye(columns, dtype=torch.float64, device=suite.device)
     residual = ((damped @ inverse.double() - eye).norm() / columns**0.5).item()
     assert residual < 1e-2
-    calls = {
-        "spade": lambda: damped_inverse(h),
-        "torch": lambda: torch.cholesky_inverse(torch.linalg.cholesky(damped)).float(),
-    }
+
+    def by_torch():
+        return torch.cholesky_inverse(torch.linalg.cholesky(damped)).float()
+
     measure(
-        calls[method],
+        lambda: damped_inverse(h),
         cost(columns),
-        rounds=3,
+        reference=("Cholesky + inverse", by_torch, 1),
         memory=True,
         residual=residual,
         op="damped_inverse",
-        method=method,
         problem=f"D = {columns}",
     )

@@ -1,4 +1,4 @@
-"""Exact OBC at the columns of real layers, step by step in torch, and weights from a trace."""
+"""Exact OBC at the columns of real layers, against its steps in torch, and weights from a trace."""
 
 from ctypes import CDLL, c_int, c_int64, c_void_p
 
@@ -8,7 +8,8 @@ import torch
 from benchmarks import costs
 from benchmarks.layers import layer_table
 from benchmarks.problems import pruning_problem
-from spade_ext import damped_inverse, library_path, obc_trace, reference
+from spade_ext import damped_inverse, library_path, obc_trace
+from spade_ext import reference as restated
 
 LAYERS = [
     "mobilenet_v2:features.12.conv.2",  # D = 576
@@ -18,15 +19,15 @@ LAYERS = [
     "convnext_tiny:features.7.0.block.5",  # 3072
     "resnet50:layer4.1.conv2",  # 4608
 ]
-FLOP = {"cpu": 3e10, "cuda": 3e13}  # of a problem: fewer rows of wider layers
-REFERENCE_ROWS = {576: 2, 1152: 1}
+REFERENCE_ROWS = {576: 2, 1152: 1}  # that the step-by-step loop does in a second or two
 
 
 def rows_for(shape, suite):
-    """Rows that make a problem of FLOP, of the layer's own."""
+    """Rows that make three times the suite's flop, of the layer's own; as many for each thread."""
     if suite.check:
         return 8
-    return max(2, min(shape.rows, round(3 * FLOP[suite.device] / shape.cols**3)))
+    threads = torch.get_num_threads()
+    return min(shape.rows, threads * max(1, round(9 * suite.flop / shape.cols**3 / threads)))
 
 
 def eliminate(weight, h, hinv):
@@ -63,35 +64,24 @@ def test_obc_trace(measure, suite, layer):
     residual = ((loss.double().sum(1) - total).abs() / total).max().item()
     assert residual < 1e-3
     assert torch.equal(order.sort(1)[0][0].cpu(), torch.arange(columns, dtype=torch.int32))
+    reference = None
+    if columns in REFERENCE_ROWS:
+        few = weight[: REFERENCE_ROWS[columns]]
+
+        def steps():
+            return restated.obc_eliminate(few, hinv, columns)
+
+        assert (order[: len(few)] == steps()[0]).float().mean().item() > 0.99
+        reference = ("steps in torch", steps, len(few) / rows)
     measure(
         lambda: eliminate(weight, h, hinv),
         costs.obc_trace(rows, columns),
-        rounds=3,
+        reference=reference,
         memory=True,
         residual=residual,
         op="obc_trace",
-        method="spade",
         problem=f"D = {columns}",
-        per=rows,
     )
-
-
-@pytest.mark.parametrize("columns", REFERENCE_ROWS)
-@pytest.mark.benchmark(group="obc_trace step by step in torch")
-def test_reference(measure, suite, columns):
-    rows, columns = REFERENCE_ROWS[columns], 96 if suite.check else columns
-    weight, (h,) = pruning_problem(rows, columns, device=suite.device)
-    hinv, _ = damped_inverse(h)
-    order, _, _ = measure(
-        lambda: reference.obc_eliminate(weight, hinv, columns),
-        costs.obc_trace(rows, columns),
-        rounds=1,
-        op="obc_trace",
-        method="torch",
-        problem=f"D = {columns}",
-        per=rows,
-    )
-    assert (eliminate(weight, h, hinv)[0] == order).float().mean().item() > 0.99
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.99])
@@ -99,6 +89,7 @@ def test_reference(measure, suite, columns):
 def test_obc_weights(measure, suite, sparsity):
     rows, columns = (8, 96) if suite.check else (64, 1152)
     weight, (h,) = pruning_problem(rows, columns, device=suite.device)
+    hinv, _ = damped_inverse(h)
     trace = obc_trace(weight, h)
     pruned = trace.prune(sparsity)
     gradient = torch.where(pruned != 0, (pruned - weight).double() @ trace.hessian.double(), 0)
@@ -108,8 +99,8 @@ def test_obc_weights(measure, suite, sparsity):
     measure(
         lambda: trace.prune(sparsity),
         costs.obc_weights(rows, columns, sparsity),
+        reference=("elimination", lambda: eliminate(weight, h, hinv), 1),
         residual=residual,
         op="obc_weights",
-        method="spade",
         problem=f"{rows} x {columns} at {sparsity}",
     )

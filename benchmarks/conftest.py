@@ -1,7 +1,9 @@
 """Options and fixtures of the benchmarks: how long they run, where, and what each writes down."""
 
 import os
+import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from benchmarks import machine
 from benchmarks.costs import Work
 from benchmarks.suite import Suite
 
+SETTLE_SECONDS = 0.02  # threads of the library that ran last spin for a while
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("spade-ext benchmarks")
@@ -73,16 +76,30 @@ def suite(request: pytest.FixtureRequest) -> Suite:
 
 @pytest.fixture
 def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
-    """A function that times a call and writes down its rates, beside the machine's own measured right after."""
+    """A function that times a call, and before each round of it what it is set against.
+
+    That is the machine's SGEMM and, if given, `reference` = (what it is, a call, its share of the work): a machine that
+    slows down for a while then slows both sides of a ratio.
+    """
 
     def run(
         call: Callable[[], Any],
         work: Work | None = None,
         *,
         rounds: int = 5,
+        reference: tuple[str, Callable[[], object], float] | None = None,
         memory: bool = False,
         **more: object,
     ) -> Any:
+        sgemm: list[float] = []
+        beside: list[float] = []
+
+        def before() -> None:
+            if reference is not None:
+                beside.append(machine.seconds(reference[1], suite.device, 1))
+            sgemm.append(suite.sgemm_gflops())
+            time.sleep(SETTLE_SECONDS)
+
         def timed() -> Any:
             result = call()
             machine.synchronize(suite.device)
@@ -90,10 +107,16 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
 
         if rounds > 1:
             timed()
-        result = benchmark.pedantic(timed, rounds=1 if suite.check else rounds)
+        result = benchmark.pedantic(timed, setup=before, rounds=1 if suite.check else rounds)
+        own = benchmark.stats.stats.data
         if memory:
             more["peak_extra_bytes"] = machine.peak_extra_bytes(call, suite.device)
-        benchmark.extra_info.update(suite.rates(work, benchmark.stats.stats.min), **more)
+        if reference is not None:
+            more["reference"] = reference[0]
+            more["rounds_reference_seconds"] = beside
+            ratios = [theirs / reference[2] / ours for theirs, ours in zip(beside, own, strict=True)]
+            more["speedup"] = median(ratios)
+        benchmark.extra_info.update(suite.rates(work, own, sgemm), **more)
         return result
 
     return run

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks import RESULTS, ROOT, costs
 from benchmarks.configurations import configurations
 from benchmarks.layers import MODELS, LayerShape, layers_of
-from benchmarks.report import fits, kernels, latencies, published
+from benchmarks.report import beside, fits, kernels, latencies, published
 from benchmarks.result_file import read_results, write_text
 
 DOCUMENTS = ("README.md", "docs/performance.md")
@@ -181,11 +181,10 @@ def operations() -> str:
             f"{100 * k['share_of_sgemm']:.0f} %",
             f"{100 * k['share_of_copy']:.0f} %",
             f"{100 * k['share_of_limit']:.0f} %",
-            f"{k['speedup']:.3g}" if k["speedup"] else "",
+            beside(k),
         ]
         for data in results().values()
         for k in kernels(data)
-        if k["method"] == "spade"
     ]
     head = [
         "operation",
@@ -196,7 +195,7 @@ def operations() -> str:
         "of SGEMM",
         "of copy",
         "of its limit",
-        "torch / ours",
+        "times faster than",
     ]
     return table(head, rows)
 

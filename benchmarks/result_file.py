@@ -1,4 +1,4 @@
-"""Result files: pytest-benchmark's JSON without the single rounds, written whole or not at all."""
+"""Result files: what of pytest-benchmark's JSON the report needs, written whole or not at all."""
 
 import json
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 STATISTICS = ("min", "median", "mean", "stddev", "iqr", "rounds")
+MOST_ROUNDS = 50  # calls of microseconds are repeated thousands of times
 
 
 def slim(data: dict[str, Any]) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def slim(data: dict[str, Any]) -> dict[str, Any]:
                 "name": b["fullname"].removeprefix("benchmarks/"),
                 "group": b["group"],
                 "seconds": {k: b["stats"][k] for k in STATISTICS},
+                "rounds_seconds": b["stats"]["data"][:MOST_ROUNDS],
                 **b["extra_info"],
             }
             for b in data["benchmarks"]

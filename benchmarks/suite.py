@@ -1,7 +1,9 @@
 """How a run of the benchmarks was asked for, and the rates that each benchmark is set against."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import pytest
@@ -11,19 +13,8 @@ from benchmarks import machine
 from benchmarks.configurations import Part
 from benchmarks.costs import Work
 
-FRESH_SECONDS = 5.0  # the machine's rates are measured again after so long
-_measured: dict[str, tuple[float, float, float]] = {}  # device: when, SGEMM, copy
-
-
-def _machine_rates(device: str, check: bool) -> tuple[float, float]:
-    """GFLOP/s of SGEMM and GB/s of a copy, now or a moment ago."""
-    when, sgemm, copy = _measured.get(device, (-FRESH_SECONDS, 0.0, 0.0))
-    if time.monotonic() - when > FRESH_SECONDS:
-        size, floats = (256, 2**16) if check else (2048, 2**25)
-        sgemm = machine.sgemm_gflops(device, size)
-        copy = machine.copy_gbs(device, floats)
-        _measured[device] = time.monotonic(), sgemm, copy
-    return sgemm, copy
+FRESH_SECONDS = 5.0  # the copy rate is measured again after so long
+_measured: dict[str, tuple[float, float]] = {}  # device: when, GB/s of a copy
 
 
 @dataclass(frozen=True)
@@ -61,25 +52,55 @@ class Suite:
             Part(*part) if (part := config.getoption("part")) else None,
         )
 
-    def rates(self, work: Work | None, seconds: float) -> dict[str, Any]:
-        """Flop and byte counts, rates and their shares of the machine's, which are measured in this run."""
-        sgemm, copy = _machine_rates(self.device, self.check)
+    @property
+    def flop(self) -> float:
+        """Of a benchmark's problem, where the layer allows: a fraction of a second."""
+        return 1e10 if self.device == "cpu" else 1e13
+
+    def sgemm_gflops(self) -> float:
+        """The machine's SGEMM rate at this moment."""
+        size = 256 if self.check else 2048 if self.device == "cpu" else 8192
+        return machine.sgemm_gflops(self.device, size)
+
+    def copy_gbs(self) -> float:
+        """The machine's copy rate, now or a moment ago."""
+        when, copy = _measured.get(self.device, (-FRESH_SECONDS, 0.0))
+        if time.monotonic() - when > FRESH_SECONDS:
+            copy = machine.copy_gbs(self.device, 2**16 if self.check else 2**25)
+            _measured[self.device] = time.monotonic(), copy
+        return copy
+
+    def rates(
+        self, work: Work | None, seconds: Sequence[float], sgemm: Sequence[float]
+    ) -> dict[str, Any]:
+        """Flop and byte counts, rates and their shares of the machine's: medians of rounds.
+
+        Args:
+            work: Of a round.
+            seconds: Of each round.
+            sgemm: The machine's GFLOP/s just before each round.
+        """
+        copy = self.copy_gbs()
         info: dict[str, Any] = {
             "device": self.device,
             "threads": torch.get_num_threads(),
-            "sgemm_gflops": sgemm,
+            "sgemm_gflops": median(sgemm),
             "copy_gbs": copy,
         }
         if work is not None:
-            gflops, gbs = work.flop / seconds / 1e9, work.bytes / seconds / 1e9
+            gflops = [work.flop / t / 1e9 for t in seconds]
+            gbs = work.bytes / median(seconds) / 1e9
             info |= {
                 "flop": work.flop,
                 "plain_flop": work.plain_flop,
                 "bytes": work.bytes,
-                "gflops": gflops,
+                "gflops": median(gflops),
                 "gbs": gbs,
-                "share_of_sgemm": gflops / sgemm,
+                "share_of_sgemm": median(g / s for g, s in zip(gflops, sgemm, strict=True)),
                 "share_of_copy": gbs / copy,
-                "share_of_limit": gflops / work.limit(sgemm, copy),
+                "share_of_limit": median(
+                    g / work.limit(s, copy) for g, s in zip(gflops, sgemm, strict=True)
+                ),
+                "rounds_sgemm_gflops": list(sgemm),
             }
         return info
