@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from benchmarks.costs import hessian as cost
 from benchmarks.layers import layer_table
+from benchmarks.suite import Reference
 from spade_ext import HessianAccumulator, hessian
 
 CONVOLUTIONS = [
@@ -86,7 +87,8 @@ def test_convolution(measure, suite, layer, samples):
     measure(
         lambda: hessian(x, **geometry),
         cost(shape, samples),
-        reference=("unfold + product", lambda: plain(x, shape), 1),
+        rounds=3 if samples == BATCH else 5,
+        reference=Reference("unfold + product", lambda: plain(x, shape)),
         memory=True,
         residual=residual(hessian(x, **geometry), plain(x, shape)),
         op="hessian",
@@ -107,7 +109,7 @@ def test_accumulator(measure, suite, layer):
     measure(
         lambda: accumulator.update(x),
         cost(shape, samples),
-        reference=("unfold + product", lambda: add_plain(h, x, shape), 1),
+        reference=Reference("unfold + product", lambda: add_plain(h, x, shape)),
         memory=True,
         residual=error,
         op="HessianAccumulator.update",
@@ -125,7 +127,7 @@ def test_linear(measure, suite, layer):
     measure(
         lambda: hessian(x),
         cost(shape, samples),
-        reference=("product", lambda: rows.T @ rows, 1),
+        reference=Reference("product", lambda: rows.T @ rows),
         memory=True,
         residual=residual(hessian(x), rows.T @ rows),
         op="hessian",

@@ -5,6 +5,7 @@ import torch
 
 from benchmarks.costs import damped_inverse as cost
 from benchmarks.problems import pruning_problem
+from benchmarks.suite import Reference
 from spade_ext import damped_inverse
 
 COLUMNS = [768, 1152, 2304, pytest.param(4608, marks=pytest.mark.full)]
@@ -27,7 +28,7 @@ def test_inverse(measure, suite, columns):
     measure(
         lambda: damped_inverse(h),
         cost(columns),
-        reference=("Cholesky + inverse", by_torch, 1),
+        reference=Reference("Cholesky + inverse", by_torch),
         memory=True,
         residual=residual,
         op="damped_inverse",

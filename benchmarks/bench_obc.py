@@ -8,6 +8,7 @@ import torch
 from benchmarks import costs
 from benchmarks.layers import layer_table
 from benchmarks.problems import pruning_problem
+from benchmarks.suite import Reference
 from spade_ext import damped_inverse, library_path, obc_trace
 from spade_ext import reference as restated
 
@@ -23,11 +24,11 @@ REFERENCE_ROWS = {576: 2, 1152: 1}  # that the step-by-step loop does in a secon
 
 
 def rows_for(shape, suite):
-    """Rows that make three times the suite's flop, of the layer's own; as many for each thread."""
+    """Rows that make six times the suite's flop, of the layer's own; as many for each thread."""
     if suite.check:
         return 8
     threads = torch.get_num_threads()
-    return min(shape.rows, threads * max(1, round(9 * suite.flop / shape.cols**3 / threads)))
+    return min(shape.rows, threads * max(1, round(18 * suite.flop / shape.cols**3 / threads)))
 
 
 def eliminate(weight, h, hinv):
@@ -72,10 +73,11 @@ def test_obc_trace(measure, suite, layer):
             return restated.obc_eliminate(few, hinv, columns)
 
         assert (order[: len(few)] == steps()[0]).float().mean().item() > 0.99
-        reference = ("steps in torch", steps, len(few) / rows)
+        reference = Reference("steps in torch", steps, len(few) / rows)
     measure(
         lambda: eliminate(weight, h, hinv),
         costs.obc_trace(rows, columns),
+        rounds=5 if reference is None else 3,
         reference=reference,
         memory=True,
         residual=residual,
@@ -99,7 +101,7 @@ def test_obc_weights(measure, suite, sparsity):
     measure(
         lambda: trace.prune(sparsity),
         costs.obc_weights(rows, columns, sparsity),
-        reference=("elimination", lambda: eliminate(weight, h, hinv), 1),
+        reference=Reference("elimination", lambda: eliminate(weight, h, hinv)),
         residual=residual,
         op="obc_weights",
         problem=f"{rows} x {columns} at {sparsity}",

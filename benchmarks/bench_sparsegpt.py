@@ -6,6 +6,7 @@ import torch
 from benchmarks import costs
 from benchmarks.layers import layer_table
 from benchmarks.problems import pruning_problem
+from benchmarks.suite import Reference
 from spade_ext import reference as restated
 from spade_ext import sparsegpt_prune
 
@@ -52,10 +53,11 @@ def test_sparsegpt(measure, suite, case):
 
         # one weight a block more goes in the published count
         assert error < 1.05 * layer_error(columns(), weight, h)
-        reference = ("columns in torch", columns, 1)
+        reference = Reference("columns in torch", columns)
     measure(
         lambda: sparsegpt_prune(weight, h, SPARSITY, block_size=block_size),
         costs.sparsegpt(*weight.shape),
+        rounds=5 if reference is None else 3,
         reference=reference,
         memory=True,
         residual=error,
@@ -77,7 +79,9 @@ def test_batch(measure, suite, samples):
     measure(
         lambda: prune(h),
         costs.sparsegpt(rows, cols, samples),
-        reference=("one alone", lambda: prune(h[:1]), 1 / samples) if samples > 1 else None,
+        reference=Reference("one alone", lambda: prune(h[:1]), 1 / samples)
+        if samples > 1
+        else None,
         op="sparsegpt_prune",
         problem=f"{samples} samples of {rows} x {cols}",
     )

@@ -10,9 +10,10 @@ import pytest
 
 from benchmarks import machine
 from benchmarks.costs import Work
-from benchmarks.suite import Suite
+from benchmarks.suite import Reference, Suite
 
 SETTLE_SECONDS = 0.02  # threads of the library that ran last spin for a while
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("spade-ext benchmarks")
@@ -78,8 +79,8 @@ def suite(request: pytest.FixtureRequest) -> Suite:
 def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
     """A function that times a call, and before each round of it what it is set against.
 
-    That is the machine's SGEMM and, if given, `reference` = (what it is, a call, its share of the work): a machine that
-    slows down for a while then slows both sides of a ratio.
+    That is the machine's SGEMM and a reference, if there is one: a machine that slows down for a while then slows both
+    sides of a ratio.
     """
 
     def run(
@@ -87,7 +88,7 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
         work: Work | None = None,
         *,
         rounds: int = 5,
-        reference: tuple[str, Callable[[], object], float] | None = None,
+        reference: Reference | None = None,
         memory: bool = False,
         **more: object,
     ) -> Any:
@@ -96,9 +97,10 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
 
         def before() -> None:
             if reference is not None:
-                beside.append(machine.seconds(reference[1], suite.device, 1))
-            sgemm.append(suite.sgemm_gflops())
-            time.sleep(SETTLE_SECONDS)
+                beside.append(machine.seconds(reference.call, suite.device, 1))
+            if work is not None or not sgemm:
+                sgemm.append(suite.sgemm_gflops())
+                time.sleep(SETTLE_SECONDS)
 
         def timed() -> Any:
             result = call()
@@ -112,9 +114,11 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
         if memory:
             more["peak_extra_bytes"] = machine.peak_extra_bytes(call, suite.device)
         if reference is not None:
-            more["reference"] = reference[0]
+            more["reference"] = reference.name
             more["rounds_reference_seconds"] = beside
-            ratios = [theirs / reference[2] / ours for theirs, ours in zip(beside, own, strict=True)]
+            ratios = [
+                theirs / reference.share / ours for theirs, ours in zip(beside, own, strict=True)
+            ]
             more["speedup"] = median(ratios)
         benchmark.extra_info.update(suite.rates(work, own, sgemm), **more)
         return result

@@ -1,7 +1,7 @@
 """How a run of the benchmarks was asked for, and the rates that each benchmark is set against."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -15,6 +15,21 @@ from benchmarks.costs import Work
 
 FRESH_SECONDS = 5.0  # the copy rate is measured again after so long
 _measured: dict[str, tuple[float, float]] = {}  # device: when, GB/s of a copy
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an op is timed against, in the same rounds.
+
+    Attributes:
+        name: Of what it does.
+        call: Does it.
+        share: Of the op's work that a call does.
+    """
+
+    name: str
+    call: Callable[[], object]
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
