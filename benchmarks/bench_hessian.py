@@ -87,7 +87,6 @@ def test_convolution(measure, suite, layer, samples):
     measure(
         lambda: hessian(x, **geometry),
         cost(shape, samples),
-        rounds=3 if samples == BATCH else 5,
         reference=Reference("unfold + product", lambda: plain(x, shape)),
         memory=True,
         residual=residual(hessian(x, **geometry), plain(x, shape)),

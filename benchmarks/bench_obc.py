@@ -77,7 +77,6 @@ def test_obc_trace(measure, suite, layer):
     measure(
         lambda: eliminate(weight, h, hinv),
         costs.obc_trace(rows, columns),
-        rounds=5 if reference is None else 3,
         reference=reference,
         memory=True,
         residual=residual,

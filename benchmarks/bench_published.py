@@ -139,7 +139,7 @@ def test_published(measure, suite, published, name, whose, stage):
     info = {"problem": name, "method": whose, "stage": stage, "same_mask": same}
     with running():
         if stage == "hessian":
-            measure(lambda: add(make(), case), rounds=2, **info)
+            measure(lambda: add(make(), case), **info)
         else:  # pruning uses the sums up
             ready = add(make(), case)
-            measure(lambda: prune(ready, case), rounds=1, **info)
+            measure(lambda: prune(ready, case), once=True, **info)

@@ -83,4 +83,4 @@ def test_scaling(measure, suite, op, variable, value):
     call = problem(op, variable, value, suite)
     assert torch.isfinite(call()).all()
     expected = SIZES[op, variable][1]
-    measure(call, rounds=3, op=op, variable=variable, value=value, expected_exponent=expected)
+    measure(call, op=op, variable=variable, value=value, expected_exponent=expected)

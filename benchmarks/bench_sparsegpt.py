@@ -57,7 +57,6 @@ def test_sparsegpt(measure, suite, case):
     measure(
         lambda: sparsegpt_prune(weight, h, SPARSITY, block_size=block_size),
         costs.sparsegpt(*weight.shape),
-        rounds=5 if reference is None else 3,
         reference=reference,
         memory=True,
         residual=error,

@@ -12,6 +12,8 @@ from benchmarks import machine
 from benchmarks.costs import Work
 from benchmarks.suite import Reference, Suite
 
+SECONDS = 0.5  # of a benchmark's rounds, unless its number of rounds is then not among
+ROUNDS = 3, 15
 SETTLE_SECONDS = 0.02  # threads of the library that ran last spin for a while
 
 
@@ -77,7 +79,7 @@ def suite(request: pytest.FixtureRequest) -> Suite:
 
 @pytest.fixture
 def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
-    """A function that times a call, and before each round of it what it is set against.
+    """A function that times a call (`once` if it cannot be repeated), and before each round what it is set against.
 
     That is the machine's SGEMM and a reference, if there is one: a machine that slows down for a while then slows both
     sides of a ratio.
@@ -87,7 +89,7 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
         call: Callable[[], Any],
         work: Work | None = None,
         *,
-        rounds: int = 5,
+        once: bool = False,
         reference: Reference | None = None,
         memory: bool = False,
         **more: object,
@@ -107,9 +109,17 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
             machine.synchronize(suite.device)
             return result
 
-        if rounds > 1:
+        rounds = 1
+        if not (once or suite.check):
             timed()
-        result = benchmark.pedantic(timed, setup=before, rounds=1 if suite.check else rounds)
+            start = time.perf_counter()
+            before()
+            timed()
+            rounds = round(SECONDS / (time.perf_counter() - start))
+            rounds = min(max(rounds, ROUNDS[0]), ROUNDS[1])
+            sgemm.clear()
+            beside.clear()
+        result = benchmark.pedantic(timed, setup=before, rounds=rounds)
         own = benchmark.stats.stats.data
         if memory:
             more["peak_extra_bytes"] = machine.peak_extra_bytes(call, suite.device)

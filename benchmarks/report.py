@@ -18,7 +18,7 @@ def kernels(data: dict[str, Any]) -> list[dict[str, Any]]:
 
 def beside(kernel: dict[str, Any]) -> str:
     """How many times faster an op is than what it was timed against; empty without such."""
-    return f"{kernel['speedup']:.3g} × {kernel['reference']}" if "speedup" in kernel else ""
+    return f"{kernel['speedup']:.3g} x {kernel['reference']}" if "speedup" in kernel else ""
 
 
 def latencies(data: dict[str, Any]) -> list[dict[str, Any]]:

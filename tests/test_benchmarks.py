@@ -278,7 +278,7 @@ def measured():
 
 def test_report_is_one_file_with_everything(tmp_path):
     data = measured()
-    assert report.beside(report.kernels(data)[0]) == "4 × product"
+    assert report.beside(report.kernels(data)[0]) == "4 x product"
     assert report.fits(data)[0]["exponent"] == pytest.approx(3)
     assert report.published(data)[0]["speedup"] == pytest.approx(3)
     report.write_report(tmp_path / "report.html", data)
@@ -303,7 +303,7 @@ def test_tables_of_the_documents(tmp_path, monkeypatch):
         text = figures.filled(f"<!-- figures {name} -->\n<!-- end figures -->")
         assert make() in text and figures.filled(text) == text
     assert "64 augmentations, 5 % of eliminations" in figures.latency()
-    assert "| 4 × product |" in figures.operations()
+    assert "| 4 x product |" in figures.operations()
 
 
 def test_figures_of_the_documents_are_those_of_the_result_files():
