@@ -24,11 +24,11 @@ REFERENCE_ROWS = {576: 2, 1152: 1}  # that the step-by-step loop does in a secon
 
 
 def rows_for(shape, suite):
-    """Rows that make six times the suite's flop, of the layer's own; as many for each thread."""
+    """Rows that make three times the suite's flop, of the layer's own; as many for each thread."""
     if suite.check:
         return 8
     threads = torch.get_num_threads()
-    return min(shape.rows, threads * max(1, round(18 * suite.flop / shape.cols**3 / threads)))
+    return min(shape.rows, threads * max(1, round(9 * suite.flop / shape.cols**3 / threads)))
 
 
 def eliminate(weight, h, hinv):

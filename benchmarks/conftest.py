@@ -12,7 +12,7 @@ from benchmarks import machine
 from benchmarks.costs import Work
 from benchmarks.suite import Reference, Suite
 
-SECONDS = 0.5  # of a benchmark's rounds, unless its number of rounds is then not among
+SECONDS = 0.4  # of a benchmark's rounds, unless its number of rounds is then not among
 ROUNDS = 3, 15
 SETTLE_SECONDS = 0.02  # threads of the library that ran last spin for a while
 
@@ -111,7 +111,6 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
 
         rounds = 1
         if not (once or suite.check):
-            timed()
             start = time.perf_counter()
             before()
             timed()
