@@ -17,7 +17,6 @@ LAYERS = [
     "bert_base:bert.encoder.layer.0.attention.self.query",  # 768
     "resnet50:layer2.1.conv2",  # 1152
     "resnet50:layer3.1.conv2",  # 2304
-    "convnext_tiny:features.7.0.block.5",  # 3072
     "resnet50:layer4.1.conv2",  # 4608
 ]
 REFERENCE_ROWS = {576: 2, 1152: 1}  # that the step-by-step loop does in a second or two

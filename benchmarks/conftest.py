@@ -12,8 +12,8 @@ from benchmarks import machine
 from benchmarks.costs import Work
 from benchmarks.suite import Reference, Suite
 
-SECONDS = 0.4  # of a benchmark's rounds, unless its number of rounds is then not among
-ROUNDS = 3, 15
+SECONDS = 0.15  # of a benchmark's rounds, as far as these bounds on their number let it
+ROUNDS = 3, 7
 SETTLE_SECONDS = 0.02  # threads of the library that ran last spin for a while
 
 
@@ -111,13 +111,8 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
 
         rounds = 1
         if not (once or suite.check):
-            start = time.perf_counter()
-            before()
-            timed()
-            rounds = round(SECONDS / (time.perf_counter() - start))
+            rounds = round(SECONDS / machine.seconds(call, suite.device, 1))
             rounds = min(max(rounds, ROUNDS[0]), ROUNDS[1])
-            sgemm.clear()
-            beside.clear()
         result = benchmark.pedantic(timed, setup=before, rounds=rounds)
         own = benchmark.stats.stats.data
         if memory:
