@@ -92,7 +92,8 @@ inline std::vector<std::pair<int64_t, int64_t>> lower_tiles(int64_t n, int64_t w
 }
 
 // Copy the lower tile (I, J) of h to the upper triangle, by 8 x 8 entries: whole cache lines.
-inline void mirror_tile(double* h, int64_t n, int64_t I, int64_t J) {
+template <class T>
+void mirror_tile(T* h, int64_t n, int64_t I, int64_t J) {
   const int64_t width = gram_width(n), rows = std::min(n, (I + 1) * width),
                 columns = std::min(n, (J + 1) * width);
   for (int64_t i0 = I * width; i0 < rows; i0 += 8)

@@ -46,16 +46,19 @@ void touch(S* h, int64_t count, int threads) {
       });
 }
 
-// H written as T by add(double*), which adds to H.
-template <class T, class Add>
-void set_by(T* h, int64_t count, int threads, Add&& add) {
+// H of `count` entries = the sum by the direct form.
+template <class T>
+void set_direct(const T* x, const spade_conv2d_t& conv, T* h, int64_t count, int threads,
+                const spade_progress_t* progress) {
+  touch(h, count, threads);
+  if (hessian_once(x, conv, h, threads, progress)) return;
   if constexpr (std::is_same_v<T, double>) {
     clear(h, count, threads);
-    add(h);
+    hessian_direct(x, conv, h, threads, progress);
   } else {
     const Buffer<double> sum(count);
     clear(sum.get(), count, threads);
-    add(sum.get());
+    hessian_direct(x, conv, sum.get(), threads, progress);
     each_piece(count, threads, [&](int64_t begin, int64_t end) {
       std::copy(sum.get() + begin, sum.get() + end, h + begin);
     });
@@ -74,11 +77,10 @@ void checked_linear(const char* function, const T* x, int64_t N, int64_t D, int6
   check_pointer(function, "h", h, 1);
   if (N == 0) return clear(h, D * D, threads);
   check_pointer(function, "x", x, 1);
+  const spade_conv2d_t rows = one_line(N, D, ldx);
   if constexpr (std::is_same_v<S, double>)
-    if (add) return hessian_linear(x, N, D, ldx, h, threads, progress);
-  if constexpr (std::is_same_v<S, T>)
-    set_by(h, D * D, threads,
-           [&](double* sum) { hessian_linear(x, N, D, ldx, sum, threads, progress); });
+    if (add) return hessian_direct(x, rows, h, threads, progress);
+  if constexpr (std::is_same_v<S, T>) set_direct(x, rows, h, D * D, threads, progress);
 }
 
 template <class T>
@@ -119,9 +121,7 @@ void checked_conv2d(const char* function, const T* x, const spade_conv2d_t* conv
   }
   if constexpr (std::is_same_v<S, double>)
     if (add) return hessian_direct(x, *conv, h, threads, progress);
-  if constexpr (std::is_same_v<S, T>)
-    set_by(h, entries, threads,
-           [&](double* sum) { hessian_direct(x, *conv, sum, threads, progress); });
+  if constexpr (std::is_same_v<S, T>) set_direct(x, *conv, h, entries, threads, progress);
 }
 
 template <class T>

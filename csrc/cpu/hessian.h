@@ -26,9 +26,14 @@ template <class T>
 void hessian_depthwise(const T* x, const spade_conv2d_t& conv, double* h, int threads,
                        const spade_progress_t* progress);
 
-// H += X^T X of N rows of x, D columns each, ldx apart.
+// The direct form of few enough rows to write H once, as T; false: of others nothing is done.
 template <class T>
-void hessian_linear(const T* x, int64_t N, int64_t D, int64_t ldx, double* h, int threads,
-                    const spade_progress_t* progress);
+bool hessian_once(const T* x, const spade_conv2d_t& conv, T* h, int threads,
+                  const spade_progress_t* progress);
+
+// N rows of D columns, ldx apart, as the pixels of one line.
+inline spade_conv2d_t one_line(int64_t N, int64_t D, int64_t ldx) {
+  return {1, D, 1, N, N * ldx, 1, N * ldx, ldx, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1};
+}
 
 }  // namespace spade

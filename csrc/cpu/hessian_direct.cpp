@@ -19,14 +19,9 @@ constexpr int64_t kJobs = 16;                // jobs that keep the threads busy
 constexpr int64_t kSlotRows = 256;           // least rows that are worth a slot
 constexpr int64_t kNarrowEntries = 1 << 17;  // of a narrow piece: it stays in a thread's L2
 constexpr int64_t kWideRows = 2048;          // of a wide piece: D^2 sums go to double once a piece
-constexpr int64_t kPackRows = 64;            // of a packing task
-constexpr int64_t kPackEntries = 1 << 14;    // copied at a time then: they stay in L1 or L2
 constexpr double kCopyCost = 3;              // multiply-adds that copying one entry costs,
 constexpr double kRowCost = 300;             // finding a row,
 constexpr double kEntryCost = 30;            // and clearing, mirroring and writing an entry of H
-
-// A row stride for D columns that does not map rows to few sets of the cache.
-int64_t row_stride(int64_t D) { return ((D + 15) / 16 | 1) * 16; }
 
 template <class T>
 Buffer<T> zeros(int64_t count) {
@@ -69,6 +64,17 @@ class DirectHessian {
     done_.finish();
   }
 
+  // Whether write() serves: a packed piece holds all rows, and columns are in the order of H.
+  bool once() const {
+    return tiles_.size() > 1 && N_ <= kWideRows && slots_ == 1 && !rows_.taps_first();
+  }
+
+  // H = the sum: each tile and its mirror image are written by one thread.
+  void write(T* h) {
+    for (int64_t g = 0; g < groups_ && !done_.cancelled(); ++g) write_wide(g, h + g * D_ * D_);
+    done_.finish();
+  }
+
  private:
   // Sums of a slot and group: H itself, or to be added to it.
   double* slot(int64_t s, int64_t g) const {
@@ -76,12 +82,17 @@ class DirectHessian {
     return (own < 0 ? h_ : sums_.get() + own * groups_ * D_ * D_) + g * D_ * D_;
   }
 
-  void multiply(const TiledRows<T>& view, int64_t first, int64_t rows, int64_t tile, double* sum,
-                T* partial) const {
+  // Entry of H where a tile begins.
+  int64_t corner(int64_t tile) const {
+    return (tiles_[tile].first * D_ + tiles_[tile].second) * gram_width(D_);
+  }
+
+  void multiply(const TiledRows<T>& view, int64_t first, int64_t rows, int64_t tile, double* out,
+                int64_t ldo, T* partial) const {
     const auto [I, J] = tiles_[tile];
     const int64_t width = gram_width(D_), i = I * width, j = J * width;
-    const GramTask<T> task{
-        view, i, j, std::min(width, D_ - i), std::min(width, D_ - j), I == J, sum + i * D_ + j, D_};
+    const GramTask<T> task{view,   i,   j,  std::min(width, D_ - i), std::min(width, D_ - j),
+                           I == J, out, ldo};
     const std::vector<Segment> segment{{first, first, rows}};
     SPADE_DISPATCH(gram(task, segment, partial));
   }
@@ -109,7 +120,7 @@ class DirectHessian {
               view = {rows_.rows() + first * ldx, width, ldx, width};
             else
               rows_.fill(g, first, count, state.rows.get(), ld);
-            multiply(view, 0, count, 0, slot(s, g), state.partial.get());
+            multiply(view, 0, count, 0, slot(s, g), D_, state.partial.get());
             done_.add(count);
           }
         });
@@ -123,42 +134,43 @@ class DirectHessian {
     packed.clear_rest(0, packed.rows);
     for (int64_t first = 0; first < N_ && !done_.cancelled(); first += piece) {
       const int64_t rows = std::min(piece, N_ - first);
-      pack(g, first, rows, packed);
+      rows_.pack(g, first, rows, packed, threads_);
       parallel_for(
           threads_, slots_ * count, [] { return Buffer<T>(kGramWidth * kGramWidth); },
           [&](Buffer<T>& partial, int64_t job) {
             const int64_t s = job / count, start = s * slot_rows;
             if (start < rows)
               multiply(packed.view(), start, std::min(slot_rows, rows - start), job % count,
-                       slot(s, g), partial.get());
+                       slot(s, g) + corner(job % count), D_, partial.get());
           });
       done_.add(rows);
     }
   }
 
-  // Rows [first, first + rows) to packed tiles.
-  void pack(int64_t g, int64_t first, int64_t rows, const PackedRows<T>& packed) const {
-    const int64_t ldx = rows_.in_place_stride(), ld = row_stride(D_);
-    const int64_t lines = std::clamp<int64_t>(kPackEntries / ld / 8 * 8, 8, kPackRows);
+  void write_wide(int64_t g, T* h) {
+    const int64_t width = gram_width(D_);
+    PackedRows<T> packed(N_, D_);
+    packed.clear_rest(0, N_);
+    rows_.pack(g, 0, N_, packed, threads_);
+    struct Sums {
+      Buffer<T> partial;
+      Buffer<double> tile;
+    };
     parallel_for(
-        threads_, (rows + kPackRows - 1) / kPackRows,
-        [&] { return Buffer<T>(ldx ? 0 : lines * ld + kOverrun); },
-        [&](Buffer<T>& line, int64_t task) {
-          const int64_t end = std::min(rows, (task + 1) * kPackRows);
-          for (int64_t row = task * kPackRows; row < end; row += lines) {
-            const int64_t count = std::min(lines, end - row);
-            if (!ldx) rows_.fill(g, first + row, count, line.get(), ld);
-            const T* from = ldx ? rows_.rows() + (first + row) * ldx : line.get();
-            for (int64_t j = 0; j < D_; j += kGramColumns)
-              for (int64_t i = 0; i < count; ++i) {
-                const T* columns = from + i * (ldx ? ldx : ld) + j;
-                if (j + kGramColumns <= D_)  // a constant size is a few vector moves
-                  std::copy_n(columns, kGramColumns, packed.at(row + i, j));
-                else
-                  std::copy_n(columns, D_ - j, packed.at(row + i, j));
-              }
-          }
+        threads_, static_cast<int64_t>(tiles_.size()),
+        [&] { return Sums{Buffer<T>(kGramWidth * kGramWidth), Buffer<double>(width * width)}; },
+        [&](Sums& sums, int64_t job) {
+          if (done_.cancelled()) return;
+          const auto [I, J] = tiles_[job];
+          double* tile = sums.tile.get();
+          std::fill_n(tile, width * width, 0.0);
+          multiply(packed.view(), 0, N_, job, tile, width, sums.partial.get());
+          const int64_t m = std::min(width, D_ - I * width), n = std::min(width, D_ - J * width);
+          for (int64_t i = 0; i < m; ++i)
+            std::copy_n(tile + i * width, I == J ? i + 1 : n, h + corner(job) + i * D_);
+          mirror_tile(h, D_, I, J);
         });
+    done_.add(N_);
   }
 
   // Add up the slots, fill the upper triangle, and bring columns to the order of H.
@@ -201,19 +213,21 @@ class DirectHessian {
 
 }  // namespace
 
-template <class T>
-void hessian_linear(const T* x, int64_t N, int64_t D, int64_t ldx, double* h, int threads,
-                    const spade_progress_t* progress) {
-  const spade_conv2d_t one_line{1, D, 1, N, N * ldx, 1, N * ldx, ldx, 1, 1,
-                                1, 1, 0, 0, 0,       0, 1,       1,   1};
-  hessian_direct(x, one_line, h, threads, progress);
-}
-
 double direct_cost(const spade_conv2d_t& conv) {
   const ConvSizes sizes(conv);
   const double rows = static_cast<double>(sizes.positions), D = static_cast<double>(sizes.D);
   return static_cast<double>(conv.groups) *
          (rows * (D * (D / 2 + kGramColumns / 4. + kCopyCost) + kRowCost) + kEntryCost * D * D);
+}
+
+template <class T>
+bool hessian_once(const T* x, const spade_conv2d_t& conv, T* h, int threads,
+                  const spade_progress_t* progress) {
+  if (conv.groups > 1 && conv.groups == conv.channels) return false;
+  DirectHessian<T> hessian(x, conv, nullptr, threads, progress);
+  if (!hessian.once()) return false;
+  hessian.write(h);
+  return true;
 }
 
 template <class T>
@@ -224,10 +238,10 @@ void hessian_direct(const T* x, const spade_conv2d_t& conv, double* h, int threa
   DirectHessian<T>(x, conv, h, threads, progress).add();
 }
 
-template void hessian_linear(const float*, int64_t, int64_t, int64_t, double*, int,
-                             const spade_progress_t*);
-template void hessian_linear(const double*, int64_t, int64_t, int64_t, double*, int,
-                             const spade_progress_t*);
+template bool hessian_once(const float*, const spade_conv2d_t&, float*, int,
+                           const spade_progress_t*);
+template bool hessian_once(const double*, const spade_conv2d_t&, double*, int,
+                           const spade_progress_t*);
 template void hessian_direct(const float*, const spade_conv2d_t&, double*, int,
                              const spade_progress_t*);
 template void hessian_direct(const double*, const spade_conv2d_t&, double*, int,

@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/parallel.h"
 #include "cpu/transpose4.h"
 
 namespace spade {
 namespace {
+
+constexpr int64_t kPackRows = 64;          // of a packing task
+constexpr int64_t kPackEntries = 1 << 14;  // copied at a time then: they stay in L1 or L2
 
 // A 1 x 1 convolution reads images as lines of pixels, and one line if images follow each other.
 spade_conv2d_t flattened(spade_conv2d_t c) {
@@ -141,6 +145,32 @@ void PatchRows<T>::transpose(const T* from, int64_t count, T* to, int64_t ld) co
         for (int64_t q = 0; q < columns; ++q) out[k * ld + q] = line[q * line_stride + k];
     }
   }
+}
+
+template <class T>
+void PatchRows<T>::pack(int64_t group, int64_t first, int64_t count, const PackedRows<T>& to,
+                        int threads) const {
+  const int64_t D = sizes_.D, ld = in_place_stride_ ? in_place_stride_ : row_stride(D);
+  const int64_t lines = std::clamp<int64_t>(kPackEntries / ld / 8 * 8, 8, kPackRows);
+  parallel_for(
+      threads, (count + kPackRows - 1) / kPackRows,
+      [&] { return Buffer<T>(in_place_stride_ ? 0 : lines * ld + kOverrun); },
+      [&](Buffer<T>& line, int64_t task) {
+        const int64_t end = std::min(count, (task + 1) * kPackRows);
+        for (int64_t row = task * kPackRows; row < end; row += lines) {
+          const int64_t rows = std::min(lines, end - row);
+          if (!in_place_stride_) fill(group, first + row, rows, line.get(), ld);
+          const T* from = in_place_stride_ ? x_ + (first + row) * ld : line.get();
+          for (int64_t j = 0; j < D; j += kGramColumns)
+            for (int64_t i = 0; i < rows; ++i) {
+              const T* columns = from + i * ld + j;
+              if (j + kGramColumns <= D)  // a constant size is a few vector moves
+                std::copy_n(columns, kGramColumns, to.at(row + i, j));
+              else
+                std::copy_n(columns, D - j, to.at(row + i, j));
+            }
+        }
+      });
 }
 
 template class PatchRows<float>;

@@ -5,10 +5,14 @@
 #include <vector>
 
 #include "core/conv.h"
+#include "cpu/gram.h"
 
 namespace spade {
 
 constexpr int64_t kOverrun = 4;  // entries that are copied at a time, so the end of a row may spill
+
+// A row stride for D columns that does not map rows to few sets of the cache.
+inline int64_t row_stride(int64_t D) { return ((D + 15) / 16 | 1) * 16; }
 
 template <class T>
 class PatchRows {
@@ -25,6 +29,10 @@ class PatchRows {
   // Rows [first, first + count) of a group to to[0], to[ld], ...; rows are written in order, and
   // less than kOverrun entries behind each are overwritten.
   void fill(int64_t group, int64_t first, int64_t count, T* to, int64_t ld) const;
+
+  // The same rows to the first ones of packed tiles as wide as kGramColumns.
+  void pack(int64_t group, int64_t first, int64_t count, const PackedRows<T>& to,
+            int threads) const;
 
  private:
   struct Run {  // columns that lie together in memory

@@ -105,6 +105,7 @@ int main() {
     linear<float>(3, 150, threads);
     linear<float>(700, 64, threads);
     linear<float>(300, 250, threads);
+    linear<double>(40, 200, threads);
     for (auto form : {SPADE_HESSIAN_TAP_OFFSETS, SPADE_HESSIAN_DIRECT, SPADE_HESSIAN_AUTO})
       for (int64_t groups : {1, 2, 6})
         for (int64_t stride : {1, 2}) convolution(form, groups, stride, threads);
