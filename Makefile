@@ -49,7 +49,7 @@ cpp-test: .venv/tools
 	  $(IN) cmake -S . -B build/$${sanitizer%,*} -G Ninja -DSPADE_TESTS=ON -DSPADE_SANITIZE=$$sanitizer \
 	    -DSPADE_BLAS_DIR=$(BLAS) > /dev/null && \
 	  $(IN) cmake --build build/$${sanitizer%,*} && \
-	  $(IN) ctest --test-dir build/$${sanitizer%,*} --output-on-failure || exit 1; \
+	  $(IN) ctest --test-dir build/$${sanitizer%,*} --output-on-failure -j $$(getconf _NPROCESSORS_ONLN) || exit 1; \
 	done
 	$(UNDER_ASAN) SPADE_FUZZ_SECONDS=20 SPADE_FUZZ_LIBRARY=build/address/libspade.so \
 	  $(BIN)/python -m pytest -q -s --noconftest tests/test_fuzz.py
