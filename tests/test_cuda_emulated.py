@@ -11,6 +11,7 @@ import torch
 from problems import layer
 from test_devices import relative, same_order
 from test_obc_groups import assert_as_alone, grouped
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import spade_ext
@@ -18,6 +19,7 @@ from spade_ext import _cuda, _gram, reference
 from spade_ext._elimination import Pattern, eliminate
 from spade_ext._elimination_cuda import eliminate_cuda
 from spade_ext.geometry import Conv2dGeometry
+from spade_xai import trace_many
 
 pytestmark = pytest.mark.skipif(
     spade_ext.build_info().get("nvcc") != "emulated",
@@ -32,6 +34,11 @@ class OnDevice(torch.Tensor):
 
     def cpu(self):
         return self.as_subclass(torch.Tensor)
+
+    def __deepcopy__(self, memo):
+        made = self.detach().clone()
+        memo[id(self)] = nn.Parameter(made) if isinstance(self, nn.Parameter) else made
+        return memo[id(self)]
 
 
 @pytest.fixture
@@ -323,6 +330,46 @@ def test_sparsegpt_prune(options):
         weight.double(), h[0].double(), block_size=block_size, **pattern
     )
     assert relative(out[0], expected) < 1e-4 and relative(out[2], expected) < 1e-4
+
+
+def small_network(place):
+    """Convolutions, one of them depthwise, and a linear layer, their parameters where place() puts them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.Conv2d(8, 6, 1), nn.Flatten(), nn.Linear(6 * 64, 5),
+    )  # fmt: skip
+    for module in model:
+        for name, parameter in list(module.named_parameters()):
+            setattr(module, name, nn.Parameter(place(parameter.detach())))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("method", "kernel"), [("obc", "cuda_obc_trace"), ("sparsegpt", "cuda_sparsegpt_prune")]
+)
+def test_traces_of_a_model_on_the_device(on_device, monkeypatch, method, kernel):
+    images = list(torch.rand(2, 3, 8, 8))
+    options = dict(method=method, sparsity=0.6, augmentations=8, seed=0, depthwise=True)
+    moved = []
+    cpu = OnDevice.cpu
+    monkeypatch.setattr(OnDevice, "cpu", lambda x: (moved.append(x.numel()), cpu(x))[1])
+    expected = list(trace_many(small_network(lambda x: x), images, **options))
+    found = []
+    native, _ = counted(
+        monkeypatch,
+        lambda: found.extend(
+            trace_many(small_network(on_device), [on_device(x) for x in images], **options)
+        ),
+    )
+    assert {"cuda_hessian_conv2d", "cuda_hessian_linear", kernel} <= set(native)
+    kept = sum(int((x != 0).sum()) for ours in expected for x in ours.model.state_dict().values())
+    assert sum(moved) <= kept  # no more than the packed traces
+    for got, ours in zip(found, expected, strict=True):
+        assert [layer.status for layer in got.layers] == [layer.status for layer in ours.layers]
+        for name, tensor in ours.model.state_dict().items():
+            there = got.model.state_dict()[name]
+            assert torch.equal(there != 0, tensor != 0) and relative(there, tensor) < 1e-3
 
 
 def test_errors_carry_the_text_of_the_backend():
