@@ -62,13 +62,15 @@ build/nvcc/ready: tests/cuda/requirements.txt
 	ln -sfn lib "$$(dirname "$$(dirname $(NVCC))")/lib64"
 	touch $@
 
-# libspade_cuda for every architecture, then the Python layer over its kernels emulated on the CPU.
+# libspade_cuda for every architecture, the Python layer over its kernels emulated on the CPU, and spills of kernels that
+# have changed since the table of resources was written.
 cuda-test: .venv/tools build/nvcc/ready
 	$(IN) cmake -S . -B build/cuda -G Ninja -DSPADE_CUDA=ON -DSPADE_TESTS=ON -DSPADE_BLAS_DIR=$(BLAS) \
 	  -DCMAKE_CUDA_COMPILER=$(NVCC) > /dev/null
 	$(IN) cmake --build build/cuda --target spade_cuda spade_cuda_emulated
 	cd build && SPADE_CUDA_LIBRARY=cuda/libspade_cuda.so ../$(BIN)/python -m spade_ext --build-info
 	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda_emulated.so $(BIN)/pytest -q tests/test_cuda_emulated.py
+	CUDACXX=$(NVCC) $(BIN)/pytest -q tests/cuda/test_resources.py
 
 python-test: .venv/tools
 	$(IN) SPADE_FUZZ_SECONDS=60 $(BIN)/pytest -q
