@@ -72,8 +72,9 @@ cuda-test: .venv/tools build/nvcc/ready
 	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda_emulated.so $(BIN)/pytest -q tests/test_cuda_emulated.py
 	CUDACXX=$(NVCC) $(BIN)/pytest -q tests/cuda/test_resources.py
 
+# A process a core, each of one thread, and at most 8 for their memory. Every skip is listed with its reason.
 python-test: .venv/tools
-	$(IN) SPADE_FUZZ_SECONDS=60 $(BIN)/pytest -q
+	$(IN) OMP_NUM_THREADS=1 SPADE_FUZZ_SECONDS=60 $(BIN)/pytest -q -rs -n logical --maxprocesses 8 --dist worksteal
 
 # Small problems through all benchmarks and their report: results are checked, times are not.
 bench-check: .venv/tools

@@ -2,11 +2,26 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 import spade_ext
 
+settings.register_profile("untimed", deadline=None)  # other processes share the cores
+settings.load_profile("untimed")
+
 NO_CUDA = "" if torch.cuda.is_available() else "torch finds no GPU"
 NO_CUDA = NO_CUDA or ("" if spade_ext.cuda_is_available() else spade_ext.build_info()["cuda"])
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the fuzz, much the longest test: begun last, it would run beside idle workers."""
+    items.sort(key=lambda item: item.path.name != "test_fuzz.py")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    """Draws of a test do not depend on which tests its process ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(

@@ -13,11 +13,6 @@ from spade_ext.compat import BatchSparseGPT, SparseGPT, TrueOBS
 from spade_ext.reference import published
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 class Conv1D(nn.Module):
     """The linear layer of transformers' GPT-2: weight [in, out]."""
 

@@ -77,7 +77,7 @@ def test_convolution(form, kernel, stride, padding, dilation, groups, shape):
             assert torch.equal(h, h.mT)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_convolution(data):
     integers = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731

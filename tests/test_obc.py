@@ -100,7 +100,7 @@ def test_weights_for_any_sparsity_from_one_trace(sparsity):
     assert torch.equal(pruned, obc_prune(weight, h, sparsity))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 12), st.integers(1, 50), st.integers(0, 9), st.data())
 def test_kept_weights_are_the_least_squares_optimum(rows, cols, seed, data):
     weight, h = layer(rows, cols, seed, dtype=torch.float32)

@@ -41,7 +41,7 @@ def test_n_of_m(n, m):
     assert ((pruned == 0).unflatten(1, (-1, m)).sum(2) == n).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 40), st.integers(1, 60), st.integers(1, 70), st.floats(0, 1), st.integers(0, 9)
 )
