@@ -9,7 +9,7 @@ from benchmarks import costs
 from benchmarks.layers import layer_table
 from benchmarks.problems import pruning_problem
 from benchmarks.suite import Reference
-from spade_ext import damped_inverse, library_path, obc_trace
+from spade_ext import damped_inverse, library_path, obc_prune, obc_trace
 from spade_ext import reference as restated
 
 LAYERS = [
@@ -81,6 +81,46 @@ def test_obc_trace(measure, suite, layer):
         residual=residual,
         op="obc_trace",
         problem=f"D = {columns}",
+    )
+
+
+@pytest.mark.benchmark(group="obc patterns, 64 x 576")
+def test_obc_blocks(measure, suite):
+    rows, columns = (8, 96) if suite.check else (64, 576)
+    weight, (h,) = pruning_problem(rows, columns, device=suite.device)
+    few = weight[:2]
+
+    def steps():
+        return restated.obc_eliminate(few, damped_inverse(h)[0], columns // 4, block=4)
+
+    order = obc_trace(weight, h, block=4).order[: len(few)]
+    assert (order == steps()[0]).float().mean().item() > 0.99
+    measure(
+        lambda: obc_trace(weight, h, block=4),
+        costs.obc_trace(rows, columns, double=True),
+        reference=Reference("steps in torch", steps, len(few) / rows),
+        op="obc_trace",
+        problem=f"D = {columns}, blocks of 4",
+    )
+
+
+@pytest.mark.benchmark(group="obc patterns, 64 x 576")
+def test_obc_n_of_m(measure, suite):
+    rows, columns = (8, 96) if suite.check else (64, 576)
+    weight, (h,) = pruning_problem(rows, columns, device=suite.device)
+    few = weight[:2]
+
+    def steps():
+        return restated.obc_prune(few, h, n=2, m=4)
+
+    pruned = obc_prune(weight, h, n=2, m=4)[: len(few)]
+    assert ((pruned == 0) == (steps() == 0)).float().mean().item() > 0.99
+    measure(
+        lambda: obc_prune(weight, h, n=2, m=4),
+        None,
+        reference=Reference("steps in torch", steps, len(few) / rows),
+        op="obc_prune",
+        problem=f"{rows} x {columns}, 2:4",
     )
 
 

@@ -72,9 +72,9 @@ def damped_inverse(cols: int) -> Work:
     return Work(float(cols) ** 3, 8.0 * cols**2, double=True)
 
 
-def obc_trace(rows: int, cols: int) -> Work:
+def obc_trace(rows: int, cols: int, double: bool = False) -> Work:
     """R D^3 / 3: one pivoted Cholesky a row. A and W read, order and losses written."""
-    return Work(rows * cols**3 / 3, 4.0 * cols**2 + 12.0 * rows * cols)
+    return Work(rows * cols**3 / 3, 4.0 * cols**2 + 12.0 * rows * cols, double=double)
 
 
 def obc_weights(rows: int, cols: int, sparsity: float) -> Work:

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -80,7 +81,10 @@ def test_n_of_m(n, m, cols, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("block, cols", [(1, 20), (2, 32), (4, 100), (5, 35), (9, 81)])
+@pytest.mark.parametrize(
+    "block, cols",
+    [(1, 20), (2, 32), (4, 100), (5, 35), (9, 81), (3, 258), (40, 200), (70, 140), (65, 65)],
+)
 def test_blocks(block, cols, dtype):
     weight, h = layer(3, cols, dtype=dtype)
     pruned = obc_prune(weight, h, 0.5, block=block)
@@ -159,6 +163,13 @@ def test_ties_go_to_the_lowest_column():
     trace = obc_trace(weight, torch.eye(100), damp=0.0)
     assert trace.order[0].tolist() == list(range(100))
     assert trace.loss[0].tolist() == [0.0] * 50 + [0.5] * 50
+
+
+@pytest.mark.parametrize("block, cols", [(2, 70), (5, 15)])
+def test_ties_go_to_the_lowest_block(block, cols):
+    trace = obc_trace(torch.ones(1, cols), torch.eye(cols), block=block, damp=0.0)
+    assert trace.order[0].tolist() == list(range(cols // block))
+    assert trace.loss[0].tolist() == [0.5 * block] * (cols // block)
 
 
 def test_zero_weights_and_dead_columns_go_first_at_no_loss():
@@ -346,3 +357,26 @@ def test_progress_and_cancellation():
 
     with pytest.raises(KeyboardInterrupt):
         obc_trace(weight, h, progress=stop)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        obc_trace,
+        partial(obc_trace, block=4),
+        partial(obc_prune, n=2, m=4),
+        lambda weight, h, progress: obc_trace(weight, h).prune_rows(
+            torch.tensor([150]), progress=progress
+        ),
+    ],
+)
+def test_a_row_can_be_stopped(call):
+    seen = []
+
+    def stop(done, total):
+        seen.append((done, total))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        call(*layer(1, 200, dtype=torch.float32), progress=stop)
+    assert seen == [(0, 1)]

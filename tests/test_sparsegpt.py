@@ -243,3 +243,16 @@ def test_progress_and_cancellation():
     with pytest.raises(KeyboardInterrupt):
         sparsegpt_prune(weight, h, 0.5, progress=stop)
     assert torch.equal(weight, before)
+
+
+def test_the_factorisation_can_be_stopped():
+    weight, h = layer(2, 300, dtype=torch.float32)
+    seen = []
+
+    def stop(done, total):
+        seen.append((done, total))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sparsegpt_prune(weight, h, 0.5, block_size=300, progress=stop)
+    assert seen == [(0, 300)]

@@ -25,10 +25,16 @@ class Progress {
   // Count `work` units done. Reports on the thread that made this, at most 20 times a second.
   void add(int64_t work) {
     done_.fetch_add(work, std::memory_order_relaxed);
-    if (target_ && target_->report && std::this_thread::get_id() == caller_) report(false);
+    stopped();
   }
 
   bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+
+  // The same within a unit of work: the thread that made this reports. Whether to stop.
+  bool stopped() {
+    if (target_ && target_->report && std::this_thread::get_id() == caller_) report(false);
+    return cancelled();
+  }
 
   // Last report, from the calling thread after the work; throws if the call was cancelled.
   void finish() {

@@ -45,12 +45,12 @@ void deep_product(Product<T> p, Sum sum) {
 template <class T>
 class Factorisation {
  public:
-  Factorisation(const Panels<T>& u, T* inverses, int threads)
-      : u_(u), inverses_(inverses), threads_(threads) {}
+  Factorisation(const Panels<T>& u, T* inverses, int threads, Progress& done)
+      : u_(u), inverses_(inverses), threads_(threads), done_(done) {}
 
   bool run() {
     bool positive = diagonal(0);
-    for (int64_t first = 0; positive && first < u_.count; first += kBlock) {
+    for (int64_t first = 0; positive && first < u_.count && !done_.stopped(); first += kBlock) {
       const int64_t last = end_of(first);
       parallel_for(threads_, u_.count - last, no_state,
                    [&](int, int64_t i) { solve(first, last, last + i); });
@@ -109,6 +109,7 @@ class Factorisation {
     bool positive = true;
     parallel_for(threads_, static_cast<int64_t>(tasks.size()), no_state, [&](int, int64_t i) {
       const auto [I, J] = tasks[i];
+      if (done_.stopped()) return;
       if (i > 0) {
         update_column(first, last, I, J);
         return;
@@ -128,6 +129,7 @@ class Factorisation {
   const Panels<T>& u_;
   T* inverses_;
   const int threads_;
+  Progress& done_;
 };
 
 }  // namespace
@@ -168,12 +170,12 @@ void pack(const S* h, const double* diagonal, double shift, double scale, bool r
 }
 
 template <class T>
-bool cholesky(const Panels<T>& u, T* inverses, int threads) {
-  return Factorisation<T>(u, inverses, threads_for(u.n, threads)).run();
+bool cholesky(const Panels<T>& u, T* inverses, int threads, Progress& done) {
+  return Factorisation<T>(u, inverses, threads_for(u.n, threads), done).run();
 }
 
 template <class T>
-void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads) {
+void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads, Progress& done) {
   const int64_t n = u.n, count = u.count;
   threads = threads_for(n, threads);
   // Y = U^-T, panel by panel, from the diagonal down: Y_sJ = U_ss^-T (I_sJ - sum_t U_ts^T Y_tJ).
@@ -182,7 +184,7 @@ void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads
   parallel_for(
       threads, count, [] { return Buffer<T>(kTile); },
       [&](const Buffer<T>& right, int64_t J) {
-        for (int64_t s = J; s < count; ++s) {
+        for (int64_t s = J; s < count && !done.stopped(); ++s) {
           std::fill(right.get(), right.get() + kTile, T(0));
           for (int64_t i = 0; s == J && i < kPanel; ++i) right[i * kPanel + i] = T(1);
           const Product<T> sum{u.tile(J, s),     1,           kPanel, y(J),   kPanel,
@@ -198,7 +200,7 @@ void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads
   parallel_for(
       threads, count, [] { return Buffer<T>(kTile); },
       [&](const Buffer<T>& tile, int64_t I) {
-        for (int64_t J = 0; J <= I; ++J) {
+        for (int64_t J = 0; J <= I && !done.stopped(); ++J) {
           const Product<T> sum{y(I),       1,
                                kPanel,     y(J) + (I - J) * kTile,
                                kPanel,     (count - I) * kPanel,
@@ -225,9 +227,9 @@ double live_diagonal(const T* h, int64_t n, double* out) {
 template void pack(const float*, const double*, double, double, bool, const Panels<float>&, int);
 template void pack(const float*, const double*, double, double, bool, const Panels<double>&, int);
 template void pack(const double*, const double*, double, double, bool, const Panels<double>&, int);
-template bool cholesky(const Panels<float>&, float*, int);
-template bool cholesky(const Panels<double>&, double*, int);
-template void cholesky_inverse(const Panels<double>&, const double*, double*, int);
+template bool cholesky(const Panels<float>&, float*, int, Progress&);
+template bool cholesky(const Panels<double>&, double*, int, Progress&);
+template void cholesky_inverse(const Panels<double>&, const double*, double*, int, Progress&);
 template double live_diagonal(const float*, int64_t, double*);
 template double live_diagonal(const double*, int64_t, double*);
 

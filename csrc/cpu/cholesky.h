@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/parallel.h"
 #include "cpu/panels.h"
 
 namespace spade {
@@ -14,13 +15,14 @@ void pack(const S* h, const double* diagonal, double shift, double scale, bool r
           const Panels<T>& u, int threads);
 
 // u = U in place and the inverses of its diagonal tiles, [count, kPanel, kPanel]; false if the
-// matrix is not positive definite. n^3 / 3 flop; the same bits for every number of threads.
+// matrix is not positive definite. n^3 / 3 flop; the same bits for every number of threads. Once
+// `done` is cancelled neither means anything.
 template <class T>
-bool cholesky(const Panels<T>& u, T* inverses, int threads);
+bool cholesky(const Panels<T>& u, T* inverses, int threads, Progress& done);
 
-// out = (U^T U)^-1, n x n, both triangles. 2 n^3 / 3 flop.
+// out = (U^T U)^-1, n x n, both triangles, unless `done` is cancelled. 2 n^3 / 3 flop.
 template <class T>
-void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads);
+void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads, Progress& done);
 
 // Diagonal of H with 1 for every dead column (H_jj = 0), to out; returns the mean of it.
 template <class T>

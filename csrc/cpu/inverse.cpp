@@ -69,10 +69,10 @@ void damped_inverse(const T* h, int64_t D, double damp, T* hinv, T* damped, doub
       fail(SPADE_SINGULAR, "%s: H is not positive definite, even with damp = %g", function,
            damp > 1 ? damp : 1.0);
     pack(h, diagonal.get(), *damp_used * mean, 1.0, false, factor, threads);
-    if (cholesky(factor, tiles.get(), threads)) break;
+    if (cholesky(factor, tiles.get(), threads, done) || done.cancelled()) break;
   }
   done.add(1);
-  if (!done.cancelled()) cholesky_inverse(factor, tiles.get(), inverse.get(), threads);
+  cholesky_inverse(factor, tiles.get(), inverse.get(), threads, done);
   done.add(1);
   done.finish();
   for (int64_t j = 0; j < D; ++j) diagonal[j] += *damp_used * mean;

@@ -10,21 +10,6 @@
 namespace spade {
 namespace {
 
-// Row I of the tiles of a matrix, zeros beyond it; tiles hold 4 x 4 blocks.
-template <class T>
-void pack_row(const T* a, int64_t D, int64_t I, T* to) {
-  for (int64_t J = 0; J <= I; ++J, to += kTileSize)
-    for (int64_t r = 0; r < kTile; ++r)
-      for (int64_t q = 0; q < 4; ++q) {
-        const int64_t i = I * kTile + r, j = J * kTile + q * 4;
-        T* block = to + (r / 4 * 4 + q) * 16 + r % 4 * 4;
-        if (i < D && j + 4 <= D)
-          std::copy_n(a + i * D + j, 4, block);
-        else
-          for (int64_t k = 0; k < 4; ++k) block[k] = i < D && j + k < D ? a[i * D + j + k] : T(0);
-      }
-}
-
 template <class T>
 void obc_trace(const char* function, const T* w, const T* hinv, int64_t R, ObcTask<T> task,
                int32_t* order, T* loss, int32_t* info, int threads,
@@ -60,6 +45,8 @@ void obc_trace(const char* function, const T* w, const T* hinv, int64_t R, ObcTa
   task.hinv = packed.get();
 
   Progress done(progress, R);
+  task.stopped = [](void* to) { return static_cast<Progress*>(to)->stopped(); };
+  task.progress = &done;
   parallel_for(
       threads, R, [&] { return ObcScratch<T>(task); },
       [&](ObcScratch<T>& scratch, int64_t r) {

@@ -1,96 +1,14 @@
-// spade_obc_trace_block: exact OBC that removes blocks of c consecutive columns.
-//
-// One step, blocks b still kept: b* = argmin w_b^T (A_bb)^-1 w_b, then with P = b*
-//     w -= A[:,P] A_PP^-1 w_P,   A -= A[:,P] A_PP^-1 A[P,:].
-// Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), section 4 (group
-// OBS). In double on a full copy of A a thread. A step is a rank-c update of D^2 entries: D^3
-// multiply-adds a row, bound by the D^3 / c entries read and written.
+// spade_obc_trace_block: checks, packing of H^-1 in double, rows in parallel.
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <vector>
 
-#include "core/blas.h"
-#include "core/buffer.h"
 #include "core/checks.h"
+#include "core/isa.h"
 #include "core/parallel.h"
+#include "cpu/obc_kernel.h"
 
 namespace spade {
 namespace {
-
-struct BlockRow {
-  BlockRow(int64_t D_, int64_t c_)
-      : D(D_), c(c_), a(D * D), w(D), solved(c * D), factor(c * c), right(c), kept(D / c) {}
-
-  int64_t D, c;
-  Buffer<double> a;       // [D, D]
-  Buffer<double> w;       // [D]
-  Buffer<double> solved;  // [c, D]: A_PP^-1 A[P,:]
-  Buffer<double> factor;  // [c, c]
-  Buffer<double> right;   // [c]
-  std::vector<char> kept;
-
-  // factor = Cholesky of A_bb; false if it is not positive definite.
-  bool factorise(int64_t b) {
-    for (int64_t i = 0; i < c; ++i)
-      for (int64_t j = 0; j < c; ++j) factor[i * c + j] = a[(b * c + i) * D + b * c + j];
-    return blas::potrf(c, factor.get(), c);
-  }
-
-  // w_b^T (A_bb)^-1 w_b, or NaN; leaves (A_bb)^-1 w_b in `right`.
-  double score(int64_t b) {
-    if (!factorise(b)) return std::numeric_limits<double>::quiet_NaN();
-    std::copy_n(w.get() + b * c, c, right.get());
-    blas::potrs(c, factor.get(), c, right.get());
-    double sum = 0;
-    for (int64_t i = 0; i < c; ++i) sum += w[b * c + i] * right[i];
-    return sum;
-  }
-
-  void remove(int64_t b) {
-    score(b);
-    const double* rows = a.get() + b * c * D;
-    for (int64_t j = 0; j < D; ++j)
-      for (int64_t i = 0; i < c; ++i) w[j] -= right[i] * rows[i * D + j];
-    std::copy_n(rows, c * D, solved.get());
-    blas::trsm(blas::kLeft, blas::kLower, blas::kNo, c, D, factor.get(), c, solved.get(), D);
-    blas::gemm(blas::kYes, blas::kNo, D, D, c, -1.0, solved.get(), D, solved.get(), D, 1.0, a.get(),
-               D);
-    kept[b] = 0;
-  }
-
-  template <class T>
-  int32_t run(const T* weights, const T* hinv, int32_t* order, T* loss) {
-    std::copy_n(hinv, D * D, a.get());
-    std::copy_n(weights, D, w.get());
-    std::fill(kept.begin(), kept.end(), 1);
-    const int64_t steps = D / c;
-    for (int64_t step = 0; step < steps; ++step) {
-      int64_t best = -1;
-      double least = std::numeric_limits<double>::infinity();
-      bool definite = true;
-      for (int64_t b = 0; b < steps; ++b) {
-        if (!kept[b]) continue;
-        const double s = score(b);
-        definite = definite && !std::isnan(s);
-        if (s < least) {
-          least = s;
-          best = b;
-        }
-      }
-      if (best < 0 || !definite) {
-        std::fill(order + step, order + steps, -1);
-        std::fill(loss + step, loss + steps, std::numeric_limits<T>::quiet_NaN());
-        return static_cast<int32_t>(step + 1);
-      }
-      order[step] = static_cast<int32_t>(best);
-      loss[step] = static_cast<T>(0.5 * least);
-      remove(best);
-    }
-    return 0;
-  }
-};
 
 template <class T>
 void obc_trace_block(const T* w, const T* hinv, int64_t R, int64_t D, int64_t block, int32_t* order,
@@ -112,14 +30,34 @@ void obc_trace_block(const T* w, const T* hinv, int64_t R, int64_t D, int64_t bl
   check_finite(function, "w", w, R * D);
   check_finite(function, "hinv", hinv, D * D);
 
-  blas::use_one_thread();
-  Progress done(progress, R);
-  const double d = static_cast<double>(D), work = static_cast<double>(R) * d * d * d;
+  const double d = static_cast<double>(D), work = static_cast<double>(R) * d * d * d / 6;
+  threads = worth_waking(work, threads);
+  Buffer<double> packed(packed_size(D));
   parallel_for(
-      worth_waking(work, threads), R, [&] { return BlockRow(D, block); },
-      [&](BlockRow& row, int64_t r) {
+      threads, tiles(D), [] { return 0; },
+      [&](int, int64_t I) { pack_row(hinv, D, I, packed.get() + tile_offset(I, 0)); });
+  Progress done(progress, R);
+  ObcTask<double> task{};
+  task.hinv = packed.get();
+  task.D = D;
+  task.steps = D / block;
+  task.block = block;
+  task.stopped = [](void* to) { return static_cast<Progress*>(to)->stopped(); };
+  task.progress = &done;
+
+  struct Scratch {
+    ObcBlockScratch blocks;
+    Buffer<double> w, loss;
+  };
+  parallel_for(
+      threads, R,
+      [&] { return Scratch{ObcBlockScratch(task), Buffer<double>(D), Buffer<double>(task.steps)}; },
+      [&](Scratch& scratch, int64_t r) {
         if (done.cancelled()) return;
-        info[r] = row.run(w + r * D, hinv, order + r * (D / block), loss + r * (D / block));
+        std::copy_n(w + r * D, D, scratch.w.get());
+        info[r] = SPADE_DISPATCH(obc_block_row(task, scratch.w.get(), scratch.blocks,
+                                               order + r * task.steps, scratch.loss.get()));
+        std::copy_n(scratch.loss.get(), task.steps, loss + r * task.steps);
         done.add(1);
       });
   done.finish();

@@ -32,9 +32,12 @@ inline int64_t packed_index(int64_t i, int64_t j) {
 
 template <class T>
 struct ObcTask {
-  const T* hinv;         // packed, shared by all rows
-  int64_t D, steps;      // steps <= D
-  int64_t n = 0, m = 0;  // m > 0: at most n of each m consecutive columns
+  const T* hinv;           // packed, shared by all rows
+  int64_t D, steps;        // steps <= D
+  int64_t n = 0, m = 0;    // m > 0: at most n of each m consecutive columns
+  int64_t block = 1;       // consecutive columns that go together
+  bool (*stopped)(void*);  // asked with `progress` now and then: whether to stop
+  void* progress;
 };
 
 // B, eliminations between two updates of a matrix of m columns. A step reads m B / 2 entries of the
@@ -72,13 +75,61 @@ struct ObcScratch {
   Buffer<int64_t> eliminated;  // [D / m]: eliminations in each group of an n:m pattern
 };
 
+// Rows [I * kTile, + kTile) of the tiles of a matrix, zeros beyond it.
+template <class S, class T>
+void pack_row(const S* a, int64_t D, int64_t I, T* to) {
+  for (int64_t J = 0; J <= I; ++J, to += kTileSize)
+    for (int64_t r = 0; r < kTile; ++r)
+      for (int64_t q = 0; q < 4; ++q) {
+        const int64_t i = I * kTile + r, j = J * kTile + q * 4;
+        T* block = to + (r / 4 * 4 + q) * 16 + r % 4 * 4;
+        if (i < D && j + 4 <= D)
+          std::copy_n(a + i * D + j, 4, block);
+        else
+          for (int64_t k = 0; k < 4; ++k)
+            block[k] = i < D && j + k < D ? static_cast<T>(a[i * D + j + k]) : T(0);
+      }
+}
+
+// What blocks of consecutive columns need beyond ObcScratch. Entry (i, j) of the blocks of A that
+// are left, or i of their weights, is an array over blocks: 3 D c + 3 D entries in all.
+struct ObcBlockScratch {
+  explicit ObcBlockScratch(const ObcTask<double>& task)
+      : columns(task),
+        blocks(task.D / task.block),
+        a(task.block * (task.block + 1) / 2 * blocks),
+        w(task.D),
+        u(task.D),
+        lower(task.block * (task.block + 1) / 2 * std::min(blocks, kLanes)),
+        row(2 * task.block * kLanes),
+        score(blocks),
+        place(task.D),
+        position(task.D),
+        block_at(blocks) {}
+
+  static constexpr int64_t kLanes = 8;  // most blocks that are scored side by side
+
+  ObcScratch<double> columns;
+  int64_t blocks;            // D / c
+  Buffer<double> a;          // [c (c + 1) / 2, blocks]: lower triangles of the diagonal blocks
+  Buffer<double> w, u;       // [c, blocks]: weights, and the newest column of U
+  Buffer<double> lower;      // [c (c + 1) / 2, lanes]: factors of blocks that are scored
+  Buffer<double> row;        // [2, c, lanes]
+  Buffer<double> score;      // [blocks]
+  Buffer<int32_t> place;     // [D]: where `w` and `u` keep a column
+  Buffer<int32_t> position;  // [c, blocks]: of these columns in the matrix
+  Buffer<int32_t> block_at;  // [blocks]: which block each place holds
+};
+
 // Eliminate one row; see spade_obc_trace in spade.h. Returns info.
-#define SPADE_DECLARE_OBC(isa)                                                               \
-  namespace isa {                                                                            \
-  int32_t obc_row(const ObcTask<float>& task, const float* w, ObcScratch<float>& scratch,    \
-                  int32_t* order, float* loss);                                              \
-  int32_t obc_row(const ObcTask<double>& task, const double* w, ObcScratch<double>& scratch, \
-                  int32_t* order, double* loss);                                             \
+#define SPADE_DECLARE_OBC(isa)                                                                  \
+  namespace isa {                                                                               \
+  int32_t obc_row(const ObcTask<float>& task, const float* w, ObcScratch<float>& scratch,       \
+                  int32_t* order, float* loss);                                                 \
+  int32_t obc_row(const ObcTask<double>& task, const double* w, ObcScratch<double>& scratch,    \
+                  int32_t* order, double* loss);                                                \
+  int32_t obc_block_row(const ObcTask<double>& task, const double* w, ObcBlockScratch& scratch, \
+                        int32_t* order, double* loss);                                          \
   }
 SPADE_DECLARE_OBC(plain)
 SPADE_DECLARE_OBC(avx2)

@@ -111,17 +111,18 @@ void obc_weights(const T* w, const T* h, const T* hinv, int64_t R, int64_t D, in
   check_finite(function, "hinv", hinv, D * D, threads);
 
   blas::use_one_thread();
+  Progress done(progress, R);
   Buffer<T> products(R * D);
   constexpr int64_t kRows = 32;
   parallel_for(
       threads, (R + kRows - 1) / kRows, [] { return 0; },
       [&](int, int64_t i) {
         const int64_t first = i * kRows;
+        if (done.stopped()) return;
         blas::gemm(blas::kNo, blas::kNo, std::min(kRows, R - first), D, D, T(1), w + first * D, D,
                    h, D, T(0), products.get() + first * D, D);
       });
   const Solve<T> solve{w, h, hinv, products.get(), D, steps, order, counts, out};
-  Progress done(progress, R);
   parallel_for(
       threads, R, [&] { return typename Solve<T>::Scratch(D); },
       [&](typename Solve<T>::Scratch& scratch, int64_t r) {

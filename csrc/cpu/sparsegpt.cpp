@@ -66,7 +66,7 @@ void sparsegpt_prune(const T* w, int64_t w_stride, const T* h, int64_t S, int64_
     const T *dense = w + s * w_stride, *hessian = h + s * D * D;
     T* to = out + s * R * D;
     check_finite(function, "h", hessian, D * D, threads_of_sample);  // and into the cache
-    if (sparsegpt_factor(hessian, damp_used + s, scratch.factor, threads_of_sample)) {
+    if (sparsegpt_factor(hessian, damp_used + s, scratch.factor, threads_of_sample, done)) {
       scratch.sweep.run(dense, hessian, to, done);
       return;
     }

@@ -17,11 +17,29 @@ void inverse(int64_t D, int threads) {
     }
 }
 
+// Asked for the first time within the factorisation, before either of the two units is done.
+void stops_within_the_factorisation(int threads) {
+  const auto h = hessian_of<double>(200, 3);
+  std::vector<double> hinv(h.size());
+  double damp;
+  int64_t seen = -1;
+  const auto note = [](void* to, int64_t done, int64_t) {
+    *static_cast<int64_t*>(to) = done;
+    return 1;
+  };
+  const spade_progress_t stop{note, &seen};
+  CHECK_FAILS(
+      spade_damped_inverse_f64(h.data(), 200, 0.01, hinv.data(), nullptr, &damp, threads, &stop),
+      SPADE_CANCELLED, "cancelled");
+  CHECK(seen == 0);
+}
+
 }  // namespace
 
 int main() {
   for (int threads : {1, 3})
     for (int64_t D : {1, 2, 31, 200}) inverse(D, threads);
+  for (int threads : {1, 3}) stops_within_the_factorisation(threads);
   const double negative[1] = {-1}, nan[1] = {std::nan("")};
   double out[1], damp;
   CHECK_FAILS(spade_damped_inverse_f64(negative, 1, 0.01, out, nullptr, &damp, 1, nullptr),
