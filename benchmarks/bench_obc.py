@@ -88,7 +88,7 @@ def test_obc_trace(measure, suite, layer):
 def test_obc_blocks(measure, suite):
     rows, columns = (8, 96) if suite.check else (64, 576)
     weight, (h,) = pruning_problem(rows, columns, device=suite.device)
-    few = weight[:2]
+    few = weight[:1]
 
     def steps():
         return restated.obc_eliminate(few, damped_inverse(h)[0], columns // 4, block=4)
@@ -108,7 +108,7 @@ def test_obc_blocks(measure, suite):
 def test_obc_n_of_m(measure, suite):
     rows, columns = (8, 96) if suite.check else (64, 576)
     weight, (h,) = pruning_problem(rows, columns, device=suite.device)
-    few = weight[:2]
+    few = weight[:1]
 
     def steps():
         return restated.obc_prune(few, h, n=2, m=4)
