@@ -1,0 +1,181 @@
+"""The command line: what each command writes and prints."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from command_line import FAST, make
+from PIL import Image
+from safetensors.torch import save_file
+
+import spade_xai.cache
+import spade_xai.demo
+from spade_xai import load_trace
+from spade_xai.models import normalized
+
+COMMANDS = ["trace", "explain", "evaluate", "tune", "demo"]
+
+
+def test_help_has_examples_for_every_command(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(command in out for command in COMMANDS)
+    for command in COMMANDS:
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert re.search(rf"Examples: *\n +spade-xai {command} ", out)
+
+
+def test_trace(run, pictures):
+    code, out, err = run("trace", pictures / "a.png", *FAST, "-s", "0.5", "-o", "out")
+    assert code == 0 and err == ""
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ["a.png:", "out/a.safetensors"]
+    assert lines[1][0] == "layer"
+    assert [line[0] for line in lines[2:4]] == ["0", "3"]
+    assert lines[2][3] == "0.50" and lines[2][-1] == "pruned"
+    found = load_trace("out/a.safetensors", make().eval())
+    assert [layer.sparsity_asked for layer in found.layers] == [0.5, 0.5]
+
+
+def test_trace_of_several_as_json(run, pictures):
+    arguments = ["trace", "pictures/?.png", *FAST, "-t", "FastSPADE", "-l", "3", "--json"]
+    arguments += ["--device", "cpu", "--forward-precision", "bfloat16"]
+    code, out, _ = run(*arguments, "-s", "last_block:0.9", "--augment", "noise,flip")
+    assert code == 0
+    found = json.loads(out)
+    assert [entry["image"] for entry in found] == ["a.png", "b.png"]
+    assert [entry["file"] for entry in found] == ["traces/a.safetensors", "traces/b.safetensors"]
+    assert all([x["name"] for x in entry["layers"]] == ["3"] for entry in found)
+    assert found[0]["fidelity"]["sample"]["count"] == 1
+    assert set(found[0]["seconds"]) == {"augment", "forward", "hessian", "prune"}
+
+
+def test_images_of_one_name_in_two_folders(run, pictures):
+    Path("more").mkdir()
+    Image.new("RGB", (16, 16), (200, 30, 30)).save("more/a.png")
+    arguments = ["trace", "pictures/a.png", "more/a.png", *FAST, "-s", "0.5", "-t", "FastSPADE"]
+    code, out, _ = run(*arguments, "--json")
+    assert code == 0
+    names = [(entry["image"], entry["file"]) for entry in json.loads(out)]
+    assert names == [
+        ("pictures/a.png", "traces/pictures_a.png.safetensors"),
+        ("more/a.png", "traces/more_a.png.safetensors"),
+    ]
+
+
+def test_sequential_traces_differ(run, pictures):
+    for arguments in (["-o", "one"], ["-o", "two", "--sequential"]):
+        assert run("trace", "pictures/a.png", *FAST, "-s", "0.6", *arguments)[0] == 0
+    a, b = (load_trace(f"{folder}/a.safetensors", make()) for folder in ("one", "two"))
+    agreement = a.agreement(b)
+    assert agreement["0"] == 1.0
+    assert agreement["3"] < 1.0
+
+
+def test_explain(run, pictures):
+    Path("names.txt").write_text("zero\none\ntwo\n")
+    options = ["-t", "SPADE", "-t", "FastSPADE", "-a", "saliency", "-a", "lrp", "--target", "2"]
+    arguments = ["explain", "pictures", "--masks", "pictures", *FAST, *options, "-o", "out"]
+    code, out, _ = run(*arguments, "--class-names", "names.txt")
+    assert code == 0
+    assert sorted(p.name for p in Path("out").iterdir()) == ["a.png", "b.png", "report.html"]
+    assert "explained two, out/a.png" in out
+    assert out.count("same label as dense") == 4
+    page = Path("out/report.html").read_text()
+    assert page.count("data:image/png") == 4
+    assert "Explained: <b>two</b>" in page
+    code, out, _ = run("explain", "pictures/b.png", *FAST, "-a", "saliency", "-o", "out", "--json")
+    found = json.loads(out)
+    assert found["report"] == "out/report.html"
+    assert found["images"][0]["grid"] == "out/b.png"
+    assert list(found["images"][0]["traces"]) == ["SPADE"]
+
+
+def test_evaluate(run, pictures):
+    arguments = ["evaluate", "pictures", "--masks", "pictures", *FAST, "-a", "saliency"]
+    code, out, _ = run(*arguments, "-o", "e.html")
+    assert code == 0
+    assert "AUROC" in out and "Pointing game" in out and "Insertion" not in out
+    assert "SPADE, other image" in out
+    assert "AUROC" in Path("e.html").read_text()
+    arguments = ["evaluate", "pictures/a.png", *FAST, "-a", "saliency", "-t", "SPADE"]
+    code, out, err = run(*arguments, "--json")
+    assert code == 0 and err == ""
+    scores = json.loads(out)["scores"]
+    assert {row["metric"] for row in scores} == {"insertion"}
+    assert {row["map"] for row in scores} == {"dense", "SPADE", "edges", "random"}
+    assert scores[0]["standard_error"] is None  # of one image
+
+
+def test_tune_and_what_it_gives_to_trace(run, pictures, monkeypatch):
+    arguments = ["tune", "pictures", "--masks", "pictures", *FAST, "--grid", "0,0.5"]
+    arguments += ["--checkpoint", "run.jsonl", "-o", "tuned.json"]
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert "mean AUROC" in out
+    tuned = json.loads(Path("tuned.json").read_text())["sparsity"]
+    assert set(tuned) == {"0", "3"}
+
+    def none(*_):
+        raise AssertionError("everything is in the checkpoint")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spade_xai.cache, "order_layer", none)
+        code, out, _ = run(*arguments, "--json")
+    assert code == 0
+    assert json.loads(out)["sparsity"] == tuned
+    code, out, _ = run("trace", "pictures/a.png", *FAST, "-s", "tuned.json", "--json")
+    assert {x["name"]: x["sparsity_asked"] for x in json.loads(out)[0]["layers"]} == tuned
+
+
+def test_tune_by_insertion_in_groups(run, pictures):
+    arguments = ["tune", "pictures/a.png", *FAST, "-a", "saliency", "-a", "lrp"]
+    arguments += ["--grid", "0.2,0.5", "--device", "cpu", "--forward-precision", "bfloat16"]
+    code, out, _ = run(*arguments, "-g", "0,3", "--json")
+    assert code == 0
+    assert len(set(json.loads(out)["sparsity"].values())) == 1
+
+
+def test_normalisation_and_weights(run, pictures):
+    save_file(make().state_dict(), "w.safetensors")
+    torch.save(make().state_dict(), "w.pt")
+    for weights in ("w.safetensors", "w.pt"):
+        arguments = ["trace", "pictures/a.png", *FAST, "-w", weights, "-s", "0.5"]
+        code, out, _ = run(*arguments, "--normalize", "0.5,0.4,0.3/0.2,0.2,0.1")
+        assert code == 0
+        assert "network.3" in out
+        model = normalized(make(), (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+        assert set(load_trace("traces/a.safetensors", model).masks()) == {"network.0", "network.3"}
+
+
+def test_library_model_brings_its_normalisation_and_names_of_classes(run, pictures):
+    arguments = ["pictures/a.png", "-m", "torchvision:mobilenet_v3_small", "-n", "2"]
+    arguments += ["-t", "FastSPADE", "-l", "network.classifier.*"]  # network: of normalized()
+    code, out, _ = run("trace", *arguments, "--json")
+    assert code == 0
+    assert [x["cols"] for x in json.loads(out)[0]["layers"]] == [576, 1024]
+    code, out, _ = run("explain", *arguments, "-a", "saliency", "--target", "281", "-o", "out")
+    assert code == 0
+    assert "explained tabby, out/a.png" in out
+
+
+def test_demo_passes_its_options_on(run, monkeypatch, tmp_path):
+    given = {}
+
+    def run_demo(output_dir, **options):
+        options["report"]("a line")
+        given.update(options, output_dir=output_dir)
+        return {"n": float("nan")}
+
+    monkeypatch.setattr(spade_xai.demo, "run_demo", run_demo)
+    arguments = ["demo", "--trojan", 3, "--clean", 2, "-n", 9, "-a", "lrp", "-o", tmp_path]
+    code, out, err = run(*arguments, "--json")
+    assert code == 0
+    assert json.loads(out) == {"n": None}
+    assert err == "a line\n"
+    expected = {"trojan": 3, "clean": 2, "augmentations": 9, "methods": ["lrp"]}
+    expected["output_dir"] = tmp_path
+    assert {name: given[name] for name in expected} == expected
+    assert run("demo", "-o", tmp_path)[1] == "a line\n"

@@ -1,0 +1,125 @@
+"""The command line: what goes wrong."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import FAST
+from PIL import Image
+from safetensors.torch import save_file
+
+from spade_xai import metrics
+
+
+def files():
+    """Contents of all files below the working directory."""
+    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trace", "absent.png"], "no file or folder absent.png"),
+        (["trace", "pictures/*.gif"], "pattern 'pictures/*.gif' matches no image files"),
+        (["explain", "text.png"], "cannot read text.png as an image"),
+        (["trace", "pictures/a.png", "-w", "absent.pt"], "no file absent.pt"),
+        (["trace", "pictures/a.png", "-w", "text.png"], "text.png is not a torch file"),
+        (
+            ["trace", "pictures/a.png", "-w", "other.safetensors"],
+            "other.safetensors does not fit the model: first difference at '0.weight'",
+        ),
+        (["trace", "pictures/a.png", "-m", "torchvision:resnet5000"], "no model 'resnet5000'"),
+        (["trace", "pictures/a.png", "-m", "no.such:model"], "cannot import no.such:model"),
+        (["trace", "pictures/a.png", "-m", "command_line:feature_maps"], "must return logits"),
+        (
+            ["trace", "pictures/a.png", "--size", "8"],
+            "cannot be run on an image of shape (3, 8, 8)",
+        ),
+        (["trace", "pictures/a.png", "-s", "most"], "--sparsity must be a ratio"),
+        (["trace", "pictures/a.png", "-s", "absent.toml"], "absent.toml"),
+        (["trace", "pictures/a.png", "-s", "1.5"], "sparsity must be in [0, 1], got 1.5"),
+        (["trace", "pictures/a.png", "-l", "head"], "'head' takes none"),
+        (["trace", "pictures/a.png", "--augment", "blur"], "steps are jitter"),
+        (["trace", "pictures/a.png", "--normalize", "0.5"], "--normalize must be auto"),
+        (["trace", "pictures/a.png", "--normalize", "a/b"], "--normalize must be numbers"),
+        (["trace", "pictures/a.png", "--max-memory", "much"], "max_memory"),
+        (["explain", "pictures/a.png", "--target", "3"], "--target must be in [0, 2], got 3"),
+        (["explain", "pictures/a.png", "--class-names", "text.png"], "must hold 3 names, got 1"),
+        (["explain", "pictures/a.png", "--masks", "."], "no mask of pictures/a.png"),
+        (["explain", "pictures/a.png", "--masks", "black"], "neither all black nor all white"),
+        (["explain", "pictures/a_mask.png", "--masks", "."], "an image beside the masks"),
+        (["tune", "pictures/a.png", "--grid", "0,much"], "--grid must be numbers"),
+        (["trace", "pictures/a.png", "-w", "numbered.pt"], "must hold a dict of tensors by name"),
+        (["trace", "pictures/a.png", "-s", "null.json"], "'0' must be a number, got NoneType"),
+        (["trace", "pictures/a.png", "-s", "bytes.json"], "bytes.json must be JSON, or TOML if"),
+        (["explain", "pictures/a.png", "--class-names", "bytes.json"], "must be text in UTF-8"),
+        (["trace", "pictures/a.png", "--normalize", "nan,0,0/1,1,1"], "one finite entry a channel"),
+        (["trace", "pictures/a.png", "--seed", str(2**70)], "seed must be at most"),
+        (["trace", "pictures/a.png", "-o", "text.png"], "--out must be in a folder that can be ma"),
+        (["explain", "pictures/a.png", "-o", "text.png/x"], "--out must be in a folder that can b"),
+        (["evaluate", "pictures/a.png", "-o", "black"], "--out must be a file, got black"),
+        (["tune", "pictures/a.png", "-o", "black"], "--out must be a file, got black"),
+        (["demo", "-o", "text.png"], "--out must be in a folder that can be made, got text.png"),
+    ],
+)
+def test_what_cannot_be_used_ends_with_one_line_and_code_1(run, pictures, arguments, message):
+    Path("text.png").write_text("no picture")
+    save_file({"0.weight": torch.zeros(1)}, "other.safetensors")
+    torch.save({0: torch.zeros(1)}, "numbered.pt")
+    Path("null.json").write_text('{"0": null}')
+    Path("bytes.json").write_bytes(b"\xff\xfe\x00")
+    Path("black").mkdir()
+    Image.new("L", (16, 16)).save("black/a.png")
+    model = [] if "-m" in arguments or arguments[0] == "demo" else FAST
+    before = files()
+    code, out, err = run(*arguments, *model)
+    assert code == 1
+    assert out == ""
+    assert files() == before
+    assert err.startswith("spade-xai: ") and err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prune"], "No such command 'prune'"),
+        (["trace", "pictures/a.png"], "Missing option '--model'"),
+        (["trace", "pictures/a.png", *FAST, "-n", "0"], "Invalid value for '--augmentations'"),
+        (["trace", "pictures/a.png", *FAST, "-t", "OBC"], "Invalid value for '--tracer'"),
+        (["explain", "pictures/a.png", *FAST, "-a", "grad"], "Invalid value for '--method'"),
+        (["trace", "pictures/a.png", *FAST, "--device", "abacus"], "Invalid value for '--device'"),
+        (
+            ["trace", "pictures/a.png", *FAST, "--forward-precision", "int8"],
+            "Invalid value for '--forward-precision'",
+        ),
+        (["trace", "pictures/a.png", *FAST, "--size", "100000"], "Invalid value for '--size'"),
+    ],
+)
+def test_wrong_usage_ends_with_code_2(run, pictures, arguments, message):
+    before = files()
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == "" and message in err
+    assert files() == before
+
+
+def test_ctrl_c_ends_with_130_and_loses_nothing(run, pictures, monkeypatch):
+    arguments = ["tune", "pictures", "--masks", "pictures", *FAST, "--grid", "0,0.5,0.9"]
+    arguments += ["--checkpoint", "run.jsonl", "-o", "tuned.json"]
+    score, calls = metrics.auroc, []
+
+    def interrupted(*values):
+        calls.append(values)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return score(*values)
+
+    monkeypatch.setattr(metrics, "auroc", interrupted)
+    code, out, _ = run(*arguments)
+    assert code == 130
+    assert out.strip() == "" and not Path("tuned.json").exists()
+    assert len(Path("run.jsonl").read_text().splitlines()) == 1 + 3
+    assert run(*arguments)[0] == 0
+    lines = len(Path("run.jsonl").read_text().splitlines())
+    assert len(calls) == 1 + lines - 1  # the interrupted one is the only one tried twice
