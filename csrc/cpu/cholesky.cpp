@@ -174,23 +174,24 @@ bool cholesky(const Panels<T>& u, T* inverses, int threads, Progress& done) {
   return Factorisation<T>(u, inverses, threads_for(u.n, threads), done).run();
 }
 
-template <class T>
-void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads, Progress& done) {
+template <class S>
+void cholesky_inverse(const Panels<double>& u, const double* inverses, S* out, double* diagonal,
+                      int threads, Progress& done) {
   const int64_t n = u.n, count = u.count;
   threads = threads_for(n, threads);
   // Y = U^-T, panel by panel, from the diagonal down: Y_sJ = U_ss^-T (I_sJ - sum_t U_ts^T Y_tJ).
-  Buffer<T> y_all(count * (count + 1) / 2 * kTile);
+  Buffer<double> y_all(count * (count + 1) / 2 * kTile);
   const auto y = [&](int64_t J) { return y_all.get() + (J * count - J * (J - 1) / 2) * kTile; };
   parallel_for(
-      threads, count, [] { return Buffer<T>(kTile); },
-      [&](const Buffer<T>& right, int64_t J) {
+      threads, count, [] { return Buffer<double>(kTile); },
+      [&](const Buffer<double>& right, int64_t J) {
         for (int64_t s = J; s < count && !done.stopped(); ++s) {
-          std::fill(right.get(), right.get() + kTile, T(0));
-          for (int64_t i = 0; s == J && i < kPanel; ++i) right[i * kPanel + i] = T(1);
-          const Product<T> sum{u.tile(J, s),     1,           kPanel, y(J),   kPanel,
-                               (s - J) * kPanel, right.get(), kPanel, kPanel, kPanel};
+          std::fill(right.get(), right.get() + kTile, 0.0);
+          for (int64_t i = 0; s == J && i < kPanel; ++i) right[i * kPanel + i] = 1.0;
+          const Product<double> sum{u.tile(J, s),     1,           kPanel, y(J),   kPanel,
+                                    (s - J) * kPanel, right.get(), kPanel, kPanel, kPanel};
           deep_product(sum, Sum::subtract);
-          const Product<T> solved{
+          const Product<double> solved{
               inverses + s * kTile,   1,      kPanel, right.get(), kPanel, kPanel,
               y(J) + (s - J) * kTile, kPanel, kPanel, kPanel};
           SPADE_DISPATCH(product(solved, Sum::set));
@@ -198,18 +199,21 @@ void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads
       });
   // out = Y^T Y: tile (I, J) sums over the rows from I >= J down.
   parallel_for(
-      threads, count, [] { return Buffer<T>(kTile); },
-      [&](const Buffer<T>& tile, int64_t I) {
+      threads, count, [] { return Buffer<double>(kTile); },
+      [&](const Buffer<double>& tile, int64_t I) {
         for (int64_t J = 0; J <= I && !done.stopped(); ++J) {
-          const Product<T> sum{y(I),       1,
-                               kPanel,     y(J) + (I - J) * kTile,
-                               kPanel,     (count - I) * kPanel,
-                               tile.get(), kPanel,
-                               kPanel,     kPanel};
+          const Product<double> sum{y(I),       1,
+                                    kPanel,     y(J) + (I - J) * kTile,
+                                    kPanel,     (count - I) * kPanel,
+                                    tile.get(), kPanel,
+                                    kPanel,     kPanel};
           deep_product(sum, Sum::set);
           for (int64_t i = I * kPanel; i < std::min(n, (I + 1) * kPanel); ++i)
             for (int64_t j = J * kPanel; j < std::min(i + 1, (J + 1) * kPanel); ++j)
-              out[i * n + j] = out[j * n + i] = tile[(i - I * kPanel) * kPanel + j - J * kPanel];
+              out[i * n + j] = out[j * n + i] =
+                  static_cast<S>(tile[(i - I * kPanel) * kPanel + j - J * kPanel]);
+          for (int64_t i = I * kPanel; I == J && i < std::min(n, (I + 1) * kPanel); ++i)
+            diagonal[i] = tile[(i - I * kPanel) * (kPanel + 1)];
         }
       });
 }
@@ -229,7 +233,10 @@ template void pack(const float*, const double*, double, double, bool, const Pane
 template void pack(const double*, const double*, double, double, bool, const Panels<double>&, int);
 template bool cholesky(const Panels<float>&, float*, int, Progress&);
 template bool cholesky(const Panels<double>&, double*, int, Progress&);
-template void cholesky_inverse(const Panels<double>&, const double*, double*, int, Progress&);
+template void cholesky_inverse(const Panels<double>&, const double*, float*, double*, int,
+                               Progress&);
+template void cholesky_inverse(const Panels<double>&, const double*, double*, double*, int,
+                               Progress&);
 template double live_diagonal(const float*, int64_t, double*);
 template double live_diagonal(const double*, int64_t, double*);
 

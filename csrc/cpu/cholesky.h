@@ -20,9 +20,11 @@ void pack(const S* h, const double* diagonal, double shift, double scale, bool r
 template <class T>
 bool cholesky(const Panels<T>& u, T* inverses, int threads, Progress& done);
 
-// out = (U^T U)^-1, n x n, both triangles, unless `done` is cancelled. 2 n^3 / 3 flop.
-template <class T>
-void cholesky_inverse(const Panels<T>& u, const T* inverses, T* out, int threads, Progress& done);
+// out = (U^T U)^-1, n x n, both triangles, and its diagonal in double, unless `done` is cancelled.
+// 2 n^3 / 3 flop.
+template <class S>
+void cholesky_inverse(const Panels<double>& u, const double* inverses, S* out, double* diagonal,
+                      int threads, Progress& done);
 
 // Diagonal of H with 1 for every dead column (H_jj = 0), to out; returns the mean of it.
 template <class T>

@@ -62,7 +62,7 @@ void damped_inverse(const T* h, int64_t D, double damp, T* hinv, T* damped, doub
 
   Progress done(progress, 2);
   const Panels<double> factor(D);
-  const Buffer<double> tiles(factor.count * kPanel * kPanel), inverse(D * D), diagonal(D);
+  const Buffer<double> tiles(factor.count * kPanel * kPanel), diagonal(D), inverse_diagonal(D);
   const double mean = live_diagonal(h, D, diagonal.get());
   for (;; *damp_used = next_damp(*damp_used)) {
     if (*damp_used < 0)
@@ -72,12 +72,11 @@ void damped_inverse(const T* h, int64_t D, double damp, T* hinv, T* damped, doub
     if (cholesky(factor, tiles.get(), threads, done) || done.cancelled()) break;
   }
   done.add(1);
-  cholesky_inverse(factor, tiles.get(), inverse.get(), threads, done);
+  cholesky_inverse(factor, tiles.get(), hinv, inverse_diagonal.get(), threads, done);
   done.add(1);
   done.finish();
   for (int64_t j = 0; j < D; ++j) diagonal[j] += *damp_used * mean;
-  for (int64_t j = 0; j < D; ++j) check_in_range<T>(function, j, diagonal[j], inverse[j * D + j]);
-  std::copy(inverse.get(), inverse.get() + D * D, hinv);
+  for (int64_t j = 0; j < D; ++j) check_in_range<T>(function, j, diagonal[j], inverse_diagonal[j]);
   if (damped) copy_symmetric(h, diagonal.get(), D, damped, threads);
 }
 

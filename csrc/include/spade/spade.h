@@ -154,7 +154,7 @@ SPADE_API spade_status_t spade_hessian_conv2d_set_f64(const double* x, const spa
  * definite the damping grows tenfold (from 1e-6 if it was 0) up to 1.
  * @param h               D x D, symmetric; the lower triangle is read
  * @param damp            >= 0, relative to the mean of the diagonal
- * @param[out] hinv       D x D, both triangles
+ * @param[out] hinv       D x D, both triangles; undefined after a failure
  * @param[out] damped     D x D, the matrix that was inverted; NULL if not wanted
  * @param[out] damp_used  the damping that succeeded, >= damp
  * @returns SPADE_SINGULAR if damp = 1 (or `damp`, if larger) is not enough, or if the inverse has
