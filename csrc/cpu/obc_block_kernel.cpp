@@ -136,7 +136,7 @@ class BlockRow {
     for (int64_t i = 0; i < task_.block; ++i) {
       if (row_.full()) {
         if ((stopped_ = task_.stopped(task_.progress))) return true;
-        row_.next_block();
+        row_.next_panel();
         locate();
       }
       const int64_t p = s_.position[i * s_.blocks + left_];

@@ -17,7 +17,7 @@ int32_t eliminate(const ObcTask<T>& task, const T* w, ObcScratch<T>& scratch, in
   for (int64_t step = 0; step < task.steps; ++step) {
     if (row.full()) {
       if (task.stopped(task.progress)) return 0;
-      row.next_block();
+      row.next_panel();
       p = row.rescan();
     }
     const T pivot = p < 0 ? T(0) : row.diagonal(p);

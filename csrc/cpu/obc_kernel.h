@@ -53,18 +53,18 @@ template <class T>
 struct ObcScratch {
   explicit ObcScratch(const ObcTask<T>& task)
       : width(tiles(task.D) * kTile),
-        block(panel_length(task.D)),
+        panel_columns(panel_length(task.D)),
         matrix(packed_size(task.D)),
-        panel(width * block),
-        expanded(block * 64),
-        coefficients(block),
+        panel(width * panel_columns),
+        expanded(panel_columns * 64),
+        coefficients(panel_columns),
         w(width),
         diagonal(width),
         column(width),
         eliminated(task.m > 0 ? task.D / task.m : 1) {}
 
   int64_t width;               // D rounded up to a tile
-  int64_t block;               // B of the first block; later ones are shorter
+  int64_t panel_columns;       // B of the first panel; later ones are shorter
   Buffer<T> matrix;            // packed: inverse Hessian of the kept columns, stale by the panel
   Buffer<T> panel;             // [width / 16, B, 16]: U, the eliminations since the last update
   Buffer<T> expanded;          // [B, 4, 16]: one tile of U, each entry four times
@@ -91,8 +91,8 @@ void pack_row(const S* a, int64_t D, int64_t I, T* to) {
       }
 }
 
-// What blocks of consecutive columns need beyond ObcScratch. Entry (i, j) of the blocks of A that
-// are left, or i of their weights, is an array over blocks: 3 D c + 3 D entries in all.
+// What blocks of c consecutive columns need beyond ObcScratch: at most (c + 4) D entries. Entry
+// (i, j) of the blocks of A that are left, or i of their weights, is an array over blocks.
 struct ObcBlockScratch {
   explicit ObcBlockScratch(const ObcTask<double>& task)
       : columns(task),

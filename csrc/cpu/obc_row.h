@@ -42,11 +42,11 @@ class ObcRow {
     if (task.m > 0) std::fill_n(s.eliminated.get(), task.D / task.m, int64_t{0});
   }
 
-  // Positions: columns move, so that one is good until the next apply() or next_block().
+  // Positions: columns move, so that one is good until the next apply() or next_panel().
   int64_t column(int64_t i) const { return column_[i]; }
   T weight(int64_t i) const { return w_[i]; }
   T diagonal(int64_t i) const { return diagonal_[i]; }
-  // u of the last apply(), where that was not followed by next_block().
+  // u of the last apply(), where that was not followed by next_panel().
   T newest(int64_t i) const { return panel(i / kTile, used_ - 1)[i % kTile]; }
 
   // fn(i) of each column that is left.
@@ -56,7 +56,7 @@ class ObcRow {
       if (!std::isnan(w_[i])) fn(i);
   }
 
-  // Whether next_block() must come before another apply().
+  // Whether next_panel() must come before another apply().
   bool full() const { return used_ == length_; }
 
   // Position of the least w_j^2 / A_jj; ties: lowest original column. -1 if none is a number.
@@ -87,18 +87,18 @@ class ObcRow {
     return fill(p, best(minima));
   }
 
-  // Apply the panel to the matrix. The first block reads the shared matrix: there the update writes
+  // Apply the panel to the matrix. The first panel reads the shared matrix: there the update writes
   // the row's own copy, in which holes can then be filled.
-  void next_block() {
+  void next_panel() {
     T* matrix = s_.matrix.get();
     const bool first = stale_ != matrix;
     if (first)
-      update_matrix(stale_, matrix, s_.panel.get(), s_.block, used_, tiles(size_),
+      update_matrix(stale_, matrix, s_.panel.get(), s_.panel_columns, used_, tiles(size_),
                     s_.expanded.get());
     stale_ = matrix;
     compact();
     if (!first)
-      update_matrix(matrix, matrix, s_.panel.get(), s_.block, used_, tiles(size_),
+      update_matrix(matrix, matrix, s_.panel.get(), s_.panel_columns, used_, tiles(size_),
                     s_.expanded.get());
     used_ = 0;
     length_ = panel_length(size_);
@@ -110,7 +110,9 @@ class ObcRow {
   static constexpr T kGone = std::numeric_limits<T>::quiet_NaN();
 
   int64_t span() const { return tiles(size_) * kTile; }
-  T* panel(int64_t I, int64_t t) const { return s_.panel.get() + (I * s_.block + t) * kTile; }
+  T* panel(int64_t I, int64_t t) const {
+    return s_.panel.get() + (I * s_.panel_columns + t) * kTile;
+  }
 
   // The least score of each lane, its tile, and whether the lane has met it twice: what a pass over
   // the columns keeps so that no scores are stored.
@@ -157,7 +159,7 @@ class ObcRow {
   }
 
   // Move the last column to position p, whose lines the sweep has just brought into the cache. A
-  // first block leaves the hole, as the shared matrix must stay. Returns where column `next` is
+  // first panel leaves the hole, as the shared matrix must stay. Returns where column `next` is
   // now.
   int64_t fill(int64_t p, int64_t next) {
     if (stale_ != s_.matrix.get()) {
@@ -187,7 +189,7 @@ class ObcRow {
   void sweep_tiles(const ColumnWalk<const T>& column, int64_t I, T scale, T factor,
                    Minima& minima) {
     constexpr int V = M * N, chains = 4 / M;
-    const int64_t used = used_, stride = s_.block * kTile, count = tiles(size_);
+    const int64_t used = used_, stride = s_.panel_columns * kTile, count = tiles(size_);
     const T* __restrict coefficients = s_.coefficients.get();
     T* u_all = panel(I, 0);
     alignas(64) T entries[M][kTile];
@@ -235,7 +237,7 @@ class ObcRow {
       if (column_[i] / task_.m == group) forget(i);
   }
 
-  // Fill the holes that a first block or n:m groups have left with columns from the end. The unused
+  // Fill the holes that a first panel or n:m groups have left with columns from the end. The unused
   // end of the last tile holds no number and a zero panel.
   void compact() {
     int64_t hole = 0, last = size_ - 1;
