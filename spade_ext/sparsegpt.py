@@ -160,8 +160,8 @@ def sparsegpt_prune(
 
     Args:
         weight: [R, D], or [S, R, D]; float32 or float64 (16-bit floats are computed in float32). Not modified.
-        hessian: [D, D], or [S, D, D] for S samples at once: only the lower triangle is read. Its scale does not matter
-            on the CPU, up to the limits of its dtype. Not modified.
+        hessian: [D, D], or [S, D, D] for S samples at once: only the lower triangle is read. Its scale does not matter,
+            up to the limits of its dtype. Not modified.
         sparsity: In [0, 1]; 0.95 of 20 weights counts as 19. Ignored for n:m.
         block_size: Columns of a mask block, any number >= 1.
         n: With m: n weights of each m consecutive ones of a row go.

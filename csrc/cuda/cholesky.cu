@@ -1,5 +1,5 @@
-// Batched reversed Cholesky: with J the reversal of indices, J (H + shift) J = R^T R, R upper, and
-// V = J R^T J is upper with H + shift = V V^T.
+// Batched reversed Cholesky: with J the reversal of indices, 4^k J (H + shift) J = R^T R, R upper,
+// and V = J R^T J is upper with 4^k (H + shift) = V V^T.
 //
 // Right-looking in panels of 64 rows, three launches each for all matrices (cholesky_panel.cuh):
 // one block a matrix factorises the diagonal block and inverts it; one block a tile of 64 columns

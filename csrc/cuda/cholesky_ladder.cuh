@@ -2,6 +2,8 @@
 // matrices are loaded with their damping, stored where it was enough, and the others stay pending.
 #pragma once
 
+#include <cfloat>
+
 #include "cuda/launch.h"
 
 namespace spade::cuda::cholesky {
@@ -36,6 +38,14 @@ __device__ __forceinline__ double live(float diagonal) {
   return diagonal == 0.0f ? 1.0 : static_cast<double>(diagonal);
 }
 
+// The power of 4 that brings numbers like `mean` into [1/2, 4): it changes no digit of the factor,
+// and weights and masks depend on no scale, but squares of weights over those of U would leave
+// float's range.
+__device__ __forceinline__ double scale_for(double mean) {
+  if (mean == 0 || !(fabs(mean) <= DBL_MAX)) return 1;
+  return ldexp(1.0, -2 * (ilogb(mean) / 2));
+}
+
 // mean, failed and info of matrix blockIdx.x. Sums in a fixed order.
 __global__ void __launch_bounds__(kCholeskyThreads) begin_ladder(CholeskyBatch batch) {
   SPADE_SHARED(double, sums, kCholeskyThreads);
@@ -55,7 +65,7 @@ __global__ void __launch_bounds__(kCholeskyThreads) begin_ladder(CholeskyBatch b
   batch.info[s] = kPending;
 }
 
-// Rows [blockIdx.x * kTurn, + kTurn) of the upper triangle of J (H' + damp mean I) J.
+// Rows [blockIdx.x * kTurn, + kTurn) of the upper triangle of J (H' + damp mean I) J, scaled.
 template <class T>
 __global__ void __launch_bounds__(kCholeskyThreads)
     load_reversed(CholeskyBatch batch, double damp, T* factors) {
@@ -63,12 +73,14 @@ __global__ void __launch_bounds__(kCholeskyThreads)
   if (skipped(batch, s)) return;
   const int lane = static_cast<int>(threadIdx.x) % kTurn;
   const int line = static_cast<int>(threadIdx.x) / kTurn;
+  const double mean = batch.mean[s], scale = scale_for(mean);
   for (int64_t i = first + line; i < min(first + kTurn, D); i += kCholeskyThreads / kTurn) {
     const float* h = batch.h + (s * D + D - 1 - i) * D;
     T* row = factors + (s * D + i) * D;
     for (int64_t j = i + lane; j < D; j += kTurn) {
       const float entry = h[D - 1 - j];
-      row[j] = j == i ? static_cast<T>(live(entry) + damp * batch.mean[s]) : static_cast<T>(entry);
+      const double damped = j == i ? live(entry) + damp * mean : static_cast<double>(entry);
+      row[j] = static_cast<T>(damped * scale);
     }
   }
 }

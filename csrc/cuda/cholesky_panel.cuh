@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kCholeskyThreads)
         a[i * kPitch + column] -= multiple * a[j * kPitch + column];
     }
   }
-  __syncthreads();  // the last row is final
+  // Row n - 1 has no rows below it: nothing was written since the last barrier.
   T* inverse = inverses + s * kPanel * kPanel;
   for (int i = row; i < n; i += kRows) {
     const T root = sqrt(a[i * kPitch + i]);

@@ -55,6 +55,13 @@ inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
+// What tests set by name in a loaded backend: the text with which every launch is refused, and the
+// only stream that work may go to.
+extern "C" {
+inline __attribute__((visibility("default"))) const char* spade_emulation_refusal = nullptr;
+inline __attribute__((visibility("default"))) void* spade_emulation_stream = nullptr;
+}
+
 namespace spade::emulation {
 
 template <class T>
@@ -104,9 +111,21 @@ T modify(T* at, Change change) {
   }
 }
 
+inline const char* last_error = nullptr;
+
+// Whether work may be queued on the stream; otherwise last_error tells why not.
+inline bool accepts(cudaStream_t stream) {
+  if (spade_emulation_refusal)
+    last_error = spade_emulation_refusal;
+  else if (spade_emulation_stream && stream != spade_emulation_stream)
+    last_error = "work on another stream than the caller's";
+  return !last_error;
+}
+
 template <class... P, class... A>
-void launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t dynamic_bytes, cudaStream_t,
-            A... arguments) {
+void launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t dynamic_bytes,
+            cudaStream_t stream, A... arguments) {
+  if (!accepts(stream)) return;
   struct Call {
     void (*kernel)(P...);
     std::tuple<P...> arguments;

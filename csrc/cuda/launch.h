@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "core/status.h"
 
@@ -30,17 +31,25 @@ constexpr size_t kAlignment = 256;  // of workspaces and every array in them
 
 #define SPADE_LAUNCH ::spade::emulation::launch
 
-inline void check_launch(const char*) {}
+// Fails with the text of a launch refused since the last check.
+inline void check_launch(const char* function) {
+  if (const char* text = std::exchange(emulation::last_error, nullptr))
+    fail(SPADE_CUDA_ERROR, "%s: %s", function, text);
+}
 inline const char* unavailable_reason() { return ""; }
 inline Device current_device(const char*) {
   const emulation::Device& d = emulation::device;
   return {d.major, d.minor, d.multiprocessors, d.shared_bytes};
 }
-inline void fill_bytes(const char*, void* to, int byte, size_t bytes, cudaStream_t) {
-  if (bytes) std::memset(to, byte, bytes);
+inline void fill_bytes(const char* function, void* to, int byte, size_t bytes,
+                       cudaStream_t stream) {
+  if (bytes && emulation::accepts(stream)) std::memset(to, byte, bytes);
+  check_launch(function);
 }
-inline void copy_bytes(const char*, void* to, const void* from, size_t bytes, cudaStream_t) {
-  if (bytes) std::memcpy(to, from, bytes);
+inline void copy_bytes(const char* function, void* to, const void* from, size_t bytes,
+                       cudaStream_t stream) {
+  if (bytes && emulation::accepts(stream)) std::memcpy(to, from, bytes);
+  check_launch(function);
 }
 
 #else

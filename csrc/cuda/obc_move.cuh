@@ -84,12 +84,12 @@ __device__ __forceinline__ void split_panel(const ObcRows& rows, const float* pa
 }
 
 // The `kept` columns that may still go move together: each place below `kept` that has been left
-// takes a column from [kept, m). Here go w, the diagonal and U; the matrix is moved by the update.
+// takes a column from beyond. Here go w, the diagonal and U; the matrix is moved by the update.
 // `memory`: shared, 5 / 2 floats a place. `counts`: shared [2, NI * NT / 32].
 template <int NT, int NI, int C>
 __device__ __forceinline__ void move_together(const Round<NT, NI, C>& round, const ObcRows& rows,
-                                              const RoundView& view, int64_t r, int m, int kept,
-                                              bool half, int* counts, float* memory) {
+                                              const RoundView& view, int64_t r, int kept, bool half,
+                                              int* counts, float* memory) {
   const int64_t at_row = r * rows.width;
   const Movers movers(memory, view.slots);
   // What `diagonal` holds in memory until it is written below is from the start of the panel.

@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(NT, 512 / NT) obc_panel(PanelTask task) {
     t += taken;
   }
   if (task.update_follows)
-    move_together(round, rows, view, r, m, kept, task.half, counts, view.fetched);
+    move_together(round, rows, view, r, kept, task.half, counts, view.fetched);
 }
 
 }  // namespace spade::cuda::obc

@@ -1,7 +1,8 @@
-// spade_cuda_sparsegpt_prune: batched SparseGPT with one Cholesky a Hessian, H = V V^T
-// (cholesky.cu), and four launches a lazy block of about 128 columns for all samples: the weights
-// as they are now, the recurrence and its masks (sparsegpt_block.cuh), the result, and its errors
-// carried to the columns on the right (sparsegpt_lazy.cuh).
+// spade_cuda_sparsegpt_prune: batched SparseGPT with one Cholesky a Hessian, H = V V^T but for a
+// scale that no result depends on (cholesky.cu), and four launches a lazy block of about 128
+// columns for all samples: the weights as they are now, the recurrence and its masks
+// (sparsegpt_block.cuh), the result, and its errors carried to the columns on the right
+// (sparsegpt_lazy.cuh).
 //
 // A mask block of more than 128 columns needs all its weights before the first of them goes: a
 // first pass over its lazy blocks removes nothing and keeps its products apart, then comes the
@@ -75,9 +76,9 @@ class Batch {
     take_columns(second, S);
 
     const int64_t dense_samples = w_stride ? S : 1;
-    const unsigned tiles = std::min(blocks_of(D_, kTurnTile), 65535u);
     SPADE_LAUNCH(turn_weights,
-                 dim3(blocks_of(R_, kTurnTile), tiles, static_cast<unsigned>(dense_samples)),
+                 dim3(blocks_of(R_, kTurnTile), blocks_of(D_, kTurnTile),
+                      static_cast<unsigned>(dense_samples)),
                  dim3(kTurnThreads), 0, stream, w, w_stride, R_, D_, stride_, dense_);
     check_launch(function_);
     layer_ = {dense_, dense_samples, h, v_, u_, info, R_, D_, stride_, partition_};

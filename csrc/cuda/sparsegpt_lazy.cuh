@@ -71,19 +71,16 @@ __global__ void __launch_bounds__(kTurnThreads)
                  float* dense) {
   SPADE_SHARED(float, tile, kTurnTile*(kTurnTile + 1));
   const int64_t s = blockIdx.z, row = static_cast<int64_t>(blockIdx.x) * kTurnTile;
+  const int64_t column = static_cast<int64_t>(blockIdx.y) * kTurnTile;
   const int lane = static_cast<int>(threadIdx.x) % kTurnTile;
   const int line = static_cast<int>(threadIdx.x) / kTurnTile;
-  for (int64_t column = static_cast<int64_t>(blockIdx.y) * kTurnTile; column < D;
-       column += static_cast<int64_t>(gridDim.y) * kTurnTile) {
-    for (int i = line; i < kTurnTile; i += kTurnThreads / kTurnTile)
-      if (row + i < R && column + lane < D)
-        tile[i * (kTurnTile + 1) + lane] = w[s * w_stride + (row + i) * D + column + lane];
-    __syncthreads();  // the tile is complete
-    for (int i = line; i < kTurnTile; i += kTurnThreads / kTurnTile)
-      if (row + lane < R && column + i < D)
-        dense[(s * D + column + i) * stride + row + lane] = tile[lane * (kTurnTile + 1) + i];
-    __syncthreads();  // the tile is read
-  }
+  for (int i = line; i < kTurnTile; i += kTurnThreads / kTurnTile)
+    if (row + i < R && column + lane < D)
+      tile[i * (kTurnTile + 1) + lane] = w[s * w_stride + (row + i) * D + column + lane];
+  __syncthreads();  // the tile is complete
+  for (int i = line; i < kTurnTile; i += kTurnThreads / kTurnTile)
+    if (row + lane < R && column + i < D)
+      dense[(s * D + column + i) * stride + row + lane] = tile[lane * (kTurnTile + 1) + i];
 }
 
 __device__ __forceinline__ float* inverse_block(const Layer& l, int64_t s, int64_t index) {

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,8 +62,10 @@ def demangle(names: list[str]) -> list[str]:
 def compile_source(nvcc: str, source: Path, target: str) -> dict[str, list[int]]:
     """Resources of one source's kernels on one target."""
     command = [nvcc, "-std=c++17", "-O3", "-cubin", f"-arch={target}", "-Xptxas", "-v"]
-    command += ["-I", str(SOURCES), "-I", str(SOURCES / "include"), "-o", os.devnull, str(source)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command += ["-I", str(SOURCES), "-I", str(SOURCES / "include"), str(source)]
+    with tempfile.TemporaryDirectory() as folder:  # nvcc removes its output if it fails
+        command += ["-o", str(Path(folder) / "kernels.cubin")]
+        done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{source.name} for {target}:\n{done.stderr}")
     kernels = parse(done.stderr + done.stdout)

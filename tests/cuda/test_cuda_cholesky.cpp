@@ -1,5 +1,5 @@
-// Batched reversed Cholesky: V V^T is the damped matrix, the ladder ends where
-// spade_damped_inverse_f64 ends, and no matrix disturbs another.
+// Batched reversed Cholesky: V V^T is the damped matrix times a power of four, the ladder ends
+// where spade_damped_inverse_f64 ends, and no matrix disturbs another.
 #include <random>
 
 #include "check.h"
@@ -55,6 +55,11 @@ void check_batch(int64_t D, double damp, const std::vector<std::vector<float>>& 
       continue;
     }
     CHECK(damp_used[s] == expected_damp);
+    double mean = 0;  // of the diagonal without the damping
+    for (int64_t i = 0; i < D; ++i) mean += damped[i * D + i] / double(D) / (1 + expected_damp);
+    const double scale = spade::cuda::cholesky::scale_for(mean);
+    CHECK(mean * scale >= 0.499 && mean * scale < 4.001 && std::ilogb(scale) % 2 == 0);
+    for (double& entry : damped) entry *= scale;
     const float* of = v.get() + s * D * D;
     std::vector<double> product(wide.size());
     for (int64_t i = 0; i < D; ++i)
@@ -87,12 +92,30 @@ void test_ladder() {
   check_batch(40, 0.0, {hessian(40, 20, 4)});  // rank 20
 }
 
+// Hessians from 2^-148 on up to the largest float.
+void test_scales() {
+  for (const double damp : {0.01, 1e-5}) {
+    std::vector<std::vector<float>> all;
+    for (const int power : {0, -148, -100, -101, 99, 112}) {
+      std::vector<float> h = hessian(70, 200, 7);
+      for (float& entry : h) entry = std::ldexp(std::round(entry), power - (power == -148 ? 0 : 4));
+      all.push_back(h);
+    }
+    check_batch(70, damp, all);
+    for (std::vector<float>& h : all)
+      for (float& entry : h) entry *= 1.7f;
+    check_batch(70, damp, all);
+  }
+}
+
 }  // namespace
 
 int main() {
   test_sizes();
+  test_scales();
   spade::emulation::device.minor = 6;  // floats from a damping of 1e-3 on
   test_sizes();
+  test_scales();
   for_each_schedule([] { check_batch(130, 0.01, {hessian(130, 200, 5), hessian(130, 10, 6)}); });
   test_ladder();
   return report();

@@ -249,6 +249,34 @@ void test_dead_columns() {
   for (int64_t r = 0; r < p.R; ++r) CHECK(result.out[r * p.D + 7] == 0);
 }
 
+// The scale of H matters nowhere, a power of 4 not in the last bit: scores neither vanish nor
+// overflow. Factors are double below a damping of 1e-3.
+void test_scales() {
+  for (const double damp : {0.1, 1e-5})
+    for (const float size : {1e-4f, 1.0f, 1e4f}) {
+      Problem plain = problem(2, 20, 40, unstructured(0.5, 9, damp));
+      for (float& weight : plain.w) weight *= size;
+      const Result expected = prune(plain);
+      for (const double scale : {0x1p-110, 0x1p-62, 0x1p100, 0x1p118, 1e-36, 1e-30, 1e30, 1e36}) {
+        Problem p = plain;
+        for (float& entry : p.h) entry = static_cast<float>(entry * scale);
+        const Result got = prune(p);
+        CHECK(check_against_cpu(p, got) > 0.5);
+        if (std::exp2(std::ilogb(scale)) == scale)
+          CHECK(got.out == expected.out && got.info == expected.info);
+      }
+    }
+  Problem p = problem(2, 6, 20, unstructured(0.5, 9));  // a scale each; the first climbs the ladder
+  for (int64_t i = 0; i < p.D * p.D; ++i) {
+    p.h[i] *= 1e-30f;
+    p.h[p.D * p.D + i] *= 1e30f;
+  }
+  p.h[5 * p.D + 5] = -1e-29f;
+  const Result climbed = prune(p);
+  CHECK(climbed.damp_used[0] > 0.1 && climbed.damp_used[1] == 0.1);
+  CHECK(check_against_cpu(p, climbed) > 0.5);
+}
+
 // Rank-deficient Hessians with little damping are factorised in double.
 void test_little_damping() {
   Problem p = problem(1, 16, 60, unstructured(0.5, 9, 1e-5));
@@ -319,12 +347,14 @@ int main() {
     check(problem(1, 10, 135, unstructured(0.5, 132)));
   });
   test_sizes();
+  test_scales();
   spade::emulation::device.minor = 6;  // Cholesky factors in float from a damping of 1e-3 on
   test_groups_of_columns();
   test_counts();
   test_ties();
   test_samples();
   test_dead_columns();
+  test_scales();
   test_little_damping();
   test_errors();
   test_many_rows();  // last: large blocks make every later barrier slow under ThreadSanitizer
