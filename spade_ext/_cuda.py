@@ -1,10 +1,9 @@
 """The ops on CUDA tensors: scratch from torch's allocator, work queued on torch's current stream.
 
-Arguments are checked by the callers. Tests run the same functions on CPU tensors, with the kernels emulated.
+Arguments are checked by the callers.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -13,35 +12,25 @@ from spade_ext._checks import suffix
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _PRECISIONS = {"default": 0, "fast": 1}
-_ALIGNMENT = 256  # of scratch; torch aligns CPU memory to less
+_ALIGNMENT = 256  # of scratch
 MOST_COLUMNS = 4608  # of obc_trace and obc_trace_nm
 MOST_BLOCK = 32  # columns of a block of obc_trace_pattern
 _UPDATES = {"auto": 0, "ffma": 1, "fp16": 2}
 
 
-def _device(tensor: torch.Tensor) -> AbstractContextManager[object]:
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
-
-
-def _stream(tensor: torch.Tensor) -> int:
-    return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
-
-
 def _limit(tensor: torch.Tensor) -> int:
     """Scratch that a call may take: half of what the device and torch's cache have free."""
-    if not tensor.is_cuda:
-        return 2**28
     free, _ = torch.cuda.mem_get_info(tensor.device)
     cached = torch.cuda.memory_reserved(tensor.device) - torch.cuda.memory_allocated(tensor.device)
     return (free + cached) // 2
 
 
 def _run(like: torch.Tensor, call: Callable[..., None], bytes_: int, *arguments: object) -> None:
-    """Queue call(*arguments, scratch, bytes, stream)."""
+    """Queue call(*arguments, scratch, bytes, stream) on torch's current stream."""
     scratch = torch.empty(bytes_ + _ALIGNMENT, dtype=torch.uint8, device=like.device)
     start = -(-scratch.data_ptr() // _ALIGNMENT) * _ALIGNMENT
-    with _device(like):
-        call(*arguments, start, bytes_, _stream(like))
+    with torch.cuda.device(like.device):
+        call(*arguments, start, bytes_, torch.cuda.current_stream(like.device).cuda_stream)
 
 
 def add_hessian_linear(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fake_cuda import entered
 from hypothesis import settings
 
 import spade_ext
@@ -30,6 +31,19 @@ def _seed():
 def device(request):
     """Each device that ops run on; CUDA is reported as skipped where there is none."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """A CUDA device that is none, for the Python layer over emulated kernels; see fake_cuda.py."""
+    with entered(monkeypatch) as device:
+        yield device
+
+
+@pytest.fixture
+def on_device(fake_cuda):
+    """Puts tensors on the fake device."""
+    return fake_cuda.place
 
 
 def _declare_torchvision_ops():

@@ -1,0 +1,128 @@
+"""Traces on a device that is none, by emulated kernels: what leaves it, what the model and the kernels are given.
+
+SPADE_CUDA_LIBRARY names the emulated backend (the target spade_cuda_emulated of tests/cuda).
+"""
+
+from collections import Counter
+
+import pytest
+import torch
+from test_devices import relative
+from torch import nn
+
+import spade_ext
+from spade_ext import _cuda
+from spade_xai import trace, trace_many
+from spade_xai.prepare import duplicate
+
+pytestmark = pytest.mark.skipif(
+    spade_ext.build_info().get("nvcc") != "emulated",
+    reason="SPADE_CUDA_LIBRARY names no emulated backend",
+)
+
+
+def small_network():
+    """Convolutions, one of them depthwise, and a linear layer."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.Conv2d(8, 6, 1), nn.Flatten(), nn.Linear(6 * 64, 5),
+    ).eval()  # fmt: skip
+
+
+def placed(model, place):
+    """A copy of the model with its parameters where place puts them."""
+    model = duplicate(model)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(place(parameter.detach())))
+    return model
+
+
+def packed_sizes(traces):
+    """Entries of what a trace keeps on the host: masks of 8 weights a byte, and kept weights."""
+    return Counter(
+        len(part) for t in traces for p in t._packed.values() for part in (p.bits, p.values)
+    )
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+def test_only_the_packed_trace_leaves_the_device(fake_cuda, on_device, method):
+    images = list(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    options = dict(method=method, sparsity=0.6, augmentations=16, depthwise=True, progress=None)
+    model = small_network()
+    expected = list(trace_many(model, images, **options))
+    there, samples = placed(model, on_device), [on_device(x) for x in images]
+    fake_cuda.forget()
+    found = list(trace_many(there, samples, **options))
+    assert all(name.startswith("cuda_") for name in fake_cuda.native)
+    kinds = {"obc": ["obc_trace", "obc_weights_f32"], "sparsegpt": ["sparsegpt_prune"]}[method]
+    assert {"cuda_hessian_conv2d", "cuda_hessian_linear"} < set(fake_cuda.native)
+    assert {f"cuda_{kind}" for kind in kinds} < set(fake_cuda.native)
+    moved = Counter(fake_cuda.moved)
+    assert packed_sizes(found) <= moved
+    # The rest are statuses, dampings and losses: fewer numbers than the smallest layer has weights.
+    assert max((moved - packed_sizes(found)).elements()) < min(
+        x.rows * x.cols for x in found[0].layers
+    )
+    for got, ours in zip(found, expected, strict=True):
+        assert [x.status for x in got.layers] == [x.status for x in ours.layers]
+        assert min(got.agreement(ours).values()) > 0.98
+        for name, tensor in ours.model.state_dict().items():
+            weights = got.model.state_dict()[name].cpu()
+            same = (weights != 0) == (tensor != 0)
+            assert relative(weights * same, (tensor * same).double()) < 0.05
+
+
+@pytest.mark.parametrize(("method", "waits"), [("obc", 9), ("sparsegpt", 8)])
+def test_waits_of_a_trace(fake_cuda, on_device, method, waits):
+    model, x = placed(nn.Linear(12, 6), on_device), on_device(torch.rand(30, 12))
+    fake_cuda.forget()
+    trace(model, x, method=method, sparsity=0.5, augment=None, progress=None)
+    assert len(fake_cuda.waits) == waits
+
+
+class Probe(nn.Module):
+    """Gives its inputs to a function, which copies of the module share, and passes them on."""
+
+    def __init__(self, note):
+        super().__init__()
+        self.note = note
+
+    def forward(self, x):
+        self.note(x)
+        return x
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_forward_precision_and_layout_reach_the_model(fake_cuda, on_device, monkeypatch, precision):
+    seen, kinds = [], []
+
+    def note(x):
+        tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        seen.append((x.device.type, x.dtype, channels_last, tf32))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), Probe(note), nn.Conv2d(16, 8, 3), nn.Flatten(),
+        nn.Linear(8 * 36, 5),
+    ).eval()  # fmt: skip
+    inner = _cuda.add_hessian_conv2d
+
+    def noted(x, *rest):
+        kinds.append((x.dtype, x.is_contiguous(memory_format=torch.channels_last)))
+        inner(x, *rest)
+
+    monkeypatch.setattr(_cuda, "add_hessian_conv2d", noted)
+    options = dict(sparsity=0.5, augmentations=32, progress=None, forward_precision=precision)
+    flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    got = trace(placed(model, on_device), on_device(image), **options)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    wanted = (True, True) if precision == "tf32" else flags
+    assert seen[1:] == [("cuda", dtype, True, wanted)]  # the first pass only finds the layers
+    assert kinds == [(torch.float32, True), (dtype, True)]
+    assert flags == (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    expected = trace(model, image, **options)
+    assert min(got.agreement(expected).values()) > 0.98
