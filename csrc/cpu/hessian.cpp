@@ -4,7 +4,6 @@
 #include "cpu/hessian.h"
 
 #include <optional>
-#include <type_traits>
 
 #include "core/buffer.h"
 #include "core/checks.h"
@@ -13,21 +12,6 @@
 
 namespace spade {
 namespace {
-
-// fn(begin, end) for pieces of [0, count), in parallel.
-template <class Fn>
-void each_piece(int64_t count, int threads, Fn&& fn) {
-  constexpr int64_t kPiece = 1 << 18;
-  parallel_for(
-      threads, (count + kPiece - 1) / kPiece, [] { return 0; },
-      [&](int, int64_t i) { fn(i * kPiece, std::min(count, (i + 1) * kPiece)); });
-}
-
-template <class S>
-void clear(S* h, int64_t count, int threads) {
-  each_piece(count, threads,
-             [&](int64_t begin, int64_t end) { std::fill(h + begin, h + end, S(0)); });
-}
 
 // First touch of what all threads will write piecemeal, each huge page by one of them: else they
 // would have the system clear the same pages at once.
@@ -46,25 +30,6 @@ void touch(S* h, int64_t count, int threads) {
       });
 }
 
-// H of `count` entries = the sum by the direct form.
-template <class T>
-void set_direct(const T* x, const spade_conv2d_t& conv, T* h, int64_t count, int threads,
-                const spade_progress_t* progress) {
-  touch(h, count, threads);
-  if (hessian_once(x, conv, h, threads, progress)) return;
-  if constexpr (std::is_same_v<T, double>) {
-    clear(h, count, threads);
-    hessian_direct(x, conv, h, threads, progress);
-  } else {
-    const Buffer<double> sum(count);
-    clear(sum.get(), count, threads);
-    hessian_direct(x, conv, sum.get(), threads, progress);
-    each_piece(count, threads, [&](int64_t begin, int64_t end) {
-      std::copy(sum.get() + begin, sum.get() + end, h + begin);
-    });
-  }
-}
-
 template <class T, class S>
 void checked_linear(const char* function, const T* x, int64_t N, int64_t D, int64_t ldx, S* h,
                     bool add, int threads, const spade_progress_t* progress) {
@@ -75,12 +40,13 @@ void checked_linear(const char* function, const T* x, int64_t N, int64_t D, int6
   check_threads(function, threads);
   if (D == 0 || (N == 0 && add)) return;
   check_pointer(function, "h", h, 1);
-  if (N == 0) return clear(h, D * D, threads);
+  if (N == 0) {
+    std::fill_n(h, D * D, S(0));
+    return;
+  }
   check_pointer(function, "x", x, 1);
-  const spade_conv2d_t rows = one_line(N, D, ldx);
-  if constexpr (std::is_same_v<S, double>)
-    if (add) return hessian_direct(x, rows, h, threads, progress);
-  if constexpr (std::is_same_v<S, T>) set_direct(x, rows, h, D * D, threads, progress);
+  if (!add) touch(h, D * D, threads);
+  hessian_direct(x, one_line(N, D, ldx), h, add, threads, progress);
 }
 
 template <class T>
@@ -110,18 +76,18 @@ void checked_conv2d(const char* function, const T* x, const spade_conv2d_t* conv
   const bool empty = sizes.positions == 0 || conv->height == 0 || conv->width == 0;  // or padding
   if (empty && add) return;
   check_pointer(function, "h", h, 1);
-  if (empty) return clear(h, entries, threads);
+  if (empty) {
+    std::fill_n(h, entries, S(0));
+    return;
+  }
   check_pointer(function, "x", x, 1);
   std::optional<TapPlan> plan;
   const bool choose = form == SPADE_HESSIAN_AUTO && sizes.taps > 1 && sizes.channels > 1;
   if (form == SPADE_HESSIAN_TAP_OFFSETS || choose) plan.emplace(*conv);
-  if (plan && (form == SPADE_HESSIAN_TAP_OFFSETS || taps_cost(*conv, *plan) < direct_cost(*conv))) {
-    if (!add) touch(h, entries, threads);
+  if (!add) touch(h, entries, threads);
+  if (plan && (form == SPADE_HESSIAN_TAP_OFFSETS || taps_cost(*conv, *plan) < direct_cost(*conv)))
     return hessian_taps(x, *conv, *plan, h, add, threads, progress);
-  }
-  if constexpr (std::is_same_v<S, double>)
-    if (add) return hessian_direct(x, *conv, h, threads, progress);
-  if constexpr (std::is_same_v<S, T>) set_direct(x, *conv, h, entries, threads, progress);
+  hessian_direct(x, *conv, h, add, threads, progress);
 }
 
 template <class T>

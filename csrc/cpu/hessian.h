@@ -17,19 +17,14 @@ double direct_cost(const spade_conv2d_t& conv);
 template <class T, class S>
 void hessian_taps(const T* x, const spade_conv2d_t& conv, const TapPlan& plan, S* h, bool add,
                   int threads, const spade_progress_t* progress);
-template <class T>
-void hessian_direct(const T* x, const spade_conv2d_t& conv, double* h, int threads,
+template <class T, class S>
+void hessian_direct(const T* x, const spade_conv2d_t& conv, S* h, bool add, int threads,
                     const spade_progress_t* progress);
 
 // The direct form of one channel a group.
 template <class T>
 void hessian_depthwise(const T* x, const spade_conv2d_t& conv, double* h, int threads,
                        const spade_progress_t* progress);
-
-// The direct form of few enough rows to write H once, as T; false: of others nothing is done.
-template <class T>
-bool hessian_once(const T* x, const spade_conv2d_t& conv, T* h, int threads,
-                  const spade_progress_t* progress);
 
 // N rows of D columns, ldx apart, as the pixels of one line.
 inline spade_conv2d_t one_line(int64_t N, int64_t D, int64_t ldx) {

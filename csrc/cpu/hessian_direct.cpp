@@ -7,6 +7,8 @@
 // enough by slots. Slots are added in order at the end. Work N D (D + 1) flop; bound by FMA, and
 // for D below about 64 by reading X.
 
+#include <type_traits>
+
 #include "core/isa.h"
 #include "cpu/gram.h"
 #include "cpu/hessian.h"
@@ -30,18 +32,46 @@ Buffer<T> zeros(int64_t count) {
   return buffer;
 }
 
+// fn(begin, end) for pieces of [0, count), in parallel.
+template <class Fn>
+void each_piece(int64_t count, int threads, Fn&& fn) {
+  constexpr int64_t kPiece = 1 << 18;
+  parallel_for(
+      threads, (count + kPiece - 1) / kPiece, [] { return 0; },
+      [&](int, int64_t i) { fn(i * kPiece, std::min(count, (i + 1) * kPiece)); });
+}
+
+// H of `count` entries += (add) or = what sum(double*) adds.
+template <class S, class Sum>
+void sum_in_double(S* h, int64_t count, bool add, int threads, Sum&& sum) {
+  const auto clear = [&](double* to) {
+    each_piece(count, threads,
+               [&](int64_t begin, int64_t end) { std::fill(to + begin, to + end, 0.0); });
+  };
+  if constexpr (std::is_same_v<S, double>) {
+    if (!add) clear(h);
+    sum(h);
+  } else {
+    const Buffer<double> own(count);
+    clear(own.get());
+    sum(own.get());
+    each_piece(count, threads, [&](int64_t begin, int64_t end) {
+      std::copy(own.get() + begin, own.get() + end, h + begin);
+    });
+  }
+}
+
 // H of `groups` blocks of D columns each.
 template <class T>
 class DirectHessian {
  public:
-  DirectHessian(const T* x, const spade_conv2d_t& conv, double* h, int threads,
+  DirectHessian(const T* x, const spade_conv2d_t& conv, int threads,
                 const spade_progress_t* progress)
       : rows_(x, conv),
         sizes_(conv),
         N_(sizes_.positions),
         D_(sizes_.D),
         groups_(conv.groups),
-        h_(h),
         threads_(threads),
         tiles_(lower_tiles(D_, gram_width(D_))),
         jobs_(groups_ * static_cast<int64_t>(tiles_.size())),
@@ -49,7 +79,9 @@ class DirectHessian {
         sums_((slots_ - !rows_.taps_first()) * groups_ * D_ * D_),
         done_(progress, groups_ * N_) {}
 
-  void add() {
+  // H += the sum.
+  void add(double* h) {
+    h_ = h;
     parallel_for(
         threads_, slots_ * groups_, [] { return 0; },
         [&](int, int64_t i) {
@@ -203,7 +235,7 @@ class DirectHessian {
   const PatchRows<T> rows_;
   const ConvSizes sizes_;
   const int64_t N_, D_, groups_;
-  double* const h_;
+  double* h_ = nullptr;  // of add()
   const int threads_;
   const std::vector<std::pair<int64_t, int64_t>> tiles_;
   const int64_t jobs_, slots_;
@@ -220,31 +252,24 @@ double direct_cost(const spade_conv2d_t& conv) {
          (rows * (D * (D / 2 + kGramColumns / 4. + kCopyCost) + kRowCost) + kEntryCost * D * D);
 }
 
-template <class T>
-bool hessian_once(const T* x, const spade_conv2d_t& conv, T* h, int threads,
-                  const spade_progress_t* progress) {
-  if (conv.groups > 1 && conv.groups == conv.channels) return false;
-  DirectHessian<T> hessian(x, conv, nullptr, threads, progress);
-  if (!hessian.once()) return false;
-  hessian.write(h);
-  return true;
-}
-
-template <class T>
-void hessian_direct(const T* x, const spade_conv2d_t& conv, double* h, int threads,
+template <class T, class S>
+void hessian_direct(const T* x, const spade_conv2d_t& conv, S* h, bool add, int threads,
                     const spade_progress_t* progress) {
+  const int64_t D = ConvSizes(conv).D, count = conv.groups * D * D;
   if (conv.groups > 1 && conv.groups == conv.channels)
-    return hessian_depthwise(x, conv, h, threads, progress);
-  DirectHessian<T>(x, conv, h, threads, progress).add();
+    return sum_in_double(h, count, add, threads,
+                         [&](double* sum) { hessian_depthwise(x, conv, sum, threads, progress); });
+  DirectHessian<T> hessian(x, conv, threads, progress);
+  if constexpr (std::is_same_v<S, T>)
+    if (!add && hessian.once()) return hessian.write(h);
+  sum_in_double(h, count, add, threads, [&](double* sum) { hessian.add(sum); });
 }
 
-template bool hessian_once(const float*, const spade_conv2d_t&, float*, int,
-                           const spade_progress_t*);
-template bool hessian_once(const double*, const spade_conv2d_t&, double*, int,
-                           const spade_progress_t*);
-template void hessian_direct(const float*, const spade_conv2d_t&, double*, int,
+template void hessian_direct(const float*, const spade_conv2d_t&, double*, bool, int,
                              const spade_progress_t*);
-template void hessian_direct(const double*, const spade_conv2d_t&, double*, int,
+template void hessian_direct(const float*, const spade_conv2d_t&, float*, bool, int,
+                             const spade_progress_t*);
+template void hessian_direct(const double*, const spade_conv2d_t&, double*, bool, int,
                              const spade_progress_t*);
 
 }  // namespace spade
