@@ -55,6 +55,14 @@ def test_no_kernel_of_the_table_spills():
         assert all(set(t) == set(resources.TARGETS) for t in entry["kernels"].values())
 
 
+def test_kernels_declare_what_launches_assume():
+    """Launches with up to 8 KB of dynamic shared memory do not ask for more than 48 KB in all."""
+    shared = resources.COLUMNS.index("shared")
+    for entry in resources.read()["sources"].values():
+        for targets in entry["kernels"].values():
+            assert all(values[shared] <= 40 * 1024 for values in targets.values())
+
+
 def test_changed_sources_do_not_spill():
     changed = resources.stale(resources.read())
     nvcc = resources.find_nvcc()
