@@ -3,8 +3,6 @@
 
 #include "cpu/hessian.h"
 
-#include <optional>
-
 #include "core/buffer.h"
 #include "core/checks.h"
 #include "core/conv.h"
@@ -81,12 +79,13 @@ void checked_conv2d(const char* function, const T* x, const spade_conv2d_t* conv
     return;
   }
   check_pointer(function, "x", x, 1);
-  std::optional<TapPlan> plan;
-  const bool choose = form == SPADE_HESSIAN_AUTO && sizes.taps > 1 && sizes.channels > 1;
-  if (form == SPADE_HESSIAN_TAP_OFFSETS || choose) plan.emplace(*conv);
   if (!add) touch(h, entries, threads);
-  if (plan && (form == SPADE_HESSIAN_TAP_OFFSETS || taps_cost(*conv, *plan) < direct_cost(*conv)))
-    return hessian_taps(x, *conv, *plan, h, add, threads, progress);
+  const bool choose = form == SPADE_HESSIAN_AUTO && sizes.taps > 1 && sizes.channels > 1;
+  if (form == SPADE_HESSIAN_TAP_OFFSETS || choose) {
+    const TapAxes axes(*conv);
+    if (!choose || taps_cost(*conv, axes) < direct_cost(*conv))
+      return hessian_taps(x, *conv, TapPlan(axes), h, add, threads, progress);
+  }
   hessian_direct(x, *conv, h, add, threads, progress);
 }
 

@@ -7,10 +7,11 @@
 
 namespace spade {
 
+struct TapAxes;
 class TapPlan;
 
 // Multiply-adds of each form, with the fixed cost of its products; AUTO takes the lesser.
-double taps_cost(const spade_conv2d_t& conv, const TapPlan& plan);
+double taps_cost(const spade_conv2d_t& conv, const TapAxes& axes);
 double direct_cost(const spade_conv2d_t& conv);
 
 // H is added to if `add`, else written: double (both) or, if written, of type T.

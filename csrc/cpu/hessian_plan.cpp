@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
-#include <numeric>
 #include <set>
 #include <utility>
 
@@ -32,7 +31,7 @@ Axis::Axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t pa
       const int64_t low = std::max<int64_t>(0, -offset), high = std::min(size, size - offset);
       const int64_t begin = low > origin ? divide_up(low - origin, stride) : 0;
       const int64_t end = high > origin ? std::min(out, divide_up(high - origin, stride)) : 0;
-      pairs.push_back({offset, 0, 0});
+      pairs.push_back({0, 0});
       ranges.push_back({nullptr, 0, 0});
       if (begin >= end) continue;
       const int64_t line = origin + begin * stride, q = line / stride;
@@ -43,7 +42,7 @@ Axis::Axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t pa
   for (auto& [key, of] : classes) {
     of.first_cell = static_cast<int64_t>(cells.size());
     for (auto cut = of.cuts.begin(), next = std::next(cut); next != of.cuts.end(); ++cut, ++next)
-      cells.push_back({key.second + *cut * stride, *next - *cut});
+      cells.push_back({{key.second + *cut * stride, *next - *cut}, key.first, false});
   }
   for (size_t pair = 0; pair < pairs.size(); ++pair) {
     const Range& range = ranges[pair];
@@ -54,38 +53,33 @@ Axis::Axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t pa
     };
     pairs[pair].begin = cell(range.begin);
     pairs[pair].end = cell(range.end);
+    for (int64_t i = pairs[pair].begin; i < pairs[pair].end; ++i) cells[i].counted = true;
   }
 }
 
-TapPlan::TapPlan(const spade_conv2d_t& c)
-    : kernel_h_(c.kernel_h),
-      kernel_w_(c.kernel_w),
-      rows_(c.height, ConvSizes(c).out_h, c.kernel_h, c.stride_h, c.pad_top, c.dilation_h),
-      columns_(c.width, ConvSizes(c).out_w, c.kernel_w, c.stride_w, c.pad_left, c.dilation_w),
-      place_(rows_.cells.size() * columns_.cells.size(), -1) {
-  std::vector<OffsetGram> found;
-  const int64_t taps = kernel_h_ * kernel_w_;
-  for (int64_t t = 0; t < taps; ++t)
-    for (int64_t u = t; u < taps; ++u) {
-      const AxisPair& y = rows_.pairs[t / kernel_w_ * kernel_h_ + u / kernel_w_];
-      const AxisPair& x = columns_.pairs[t % kernel_w_ * kernel_w_ + u % kernel_w_];
-      for (int64_t i = y.begin; i < y.end; ++i)
-        for (int64_t j = x.begin; j < x.end; ++j) {
-          if (place(i, j) >= 0) continue;
-          place(i, j) = static_cast<int64_t>(found.size());
-          found.push_back({rows_.cells[i], columns_.cells[j], y.offset, x.offset});
-        }
-    }
-  std::vector<int64_t> order(found.size()), sorted(found.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return found[a].pixels() > found[b].pixels(); });
-  for (const int64_t gram : order) {
-    sorted[gram] = static_cast<int64_t>(grams_.size());
-    grams_.push_back(found[gram]);
+TapAxes::TapAxes(const spade_conv2d_t& c)
+    : kernel_h(c.kernel_h),
+      kernel_w(c.kernel_w),
+      rows(c.height, ConvSizes(c).out_h, c.kernel_h, c.stride_h, c.pad_top, c.dilation_h),
+      columns(c.width, ConvSizes(c).out_w, c.kernel_w, c.stride_w, c.pad_left, c.dilation_w) {}
+
+TapPlan::TapPlan(const TapAxes& axes)
+    : axes_(axes), place_(axes.rows.cells.size() * axes.columns.cells.size()) {
+  struct Found {
+    size_t place;
+    OffsetGram gram;
+  };
+  std::vector<Found> found;
+  axes_.each_gram([&](size_t i, size_t j, const OffsetGram& gram) {
+    found.push_back({i * axes_.columns.cells.size() + j, gram});
+  });
+  std::stable_sort(found.begin(), found.end(), [](const Found& a, const Found& b) {
+    return a.gram.pixels() > b.gram.pixels();
+  });
+  for (const Found& each : found) {
+    place_[each.place] = static_cast<int64_t>(grams_.size());
+    grams_.push_back(each.gram);
   }
-  for (int64_t& gram : place_)
-    if (gram >= 0) gram = sorted[gram];
 }
 
 }  // namespace spade

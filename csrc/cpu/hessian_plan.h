@@ -24,9 +24,16 @@ struct Lines {
   int64_t first, count;
 };
 
-// One dimension of a pair of taps: its offset, and the cells [begin, end) that it counts.
+// Lines that the same pairs of taps count, all of this offset. Between far runs no pair may.
+struct Cell {
+  Lines lines;
+  int64_t offset;
+  bool counted;
+};
+
+// The cells [begin, end) that a pair of taps counts.
 struct AxisPair {
-  int64_t offset, begin, end;
+  int64_t begin, end;
 };
 
 // The pairs of taps of one dimension and the cells of their lines.
@@ -34,7 +41,7 @@ struct Axis {
   Axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation);
 
   std::vector<AxisPair> pairs;  // [kernel, kernel]
-  std::vector<Lines> cells;
+  std::vector<Cell> cells;
 };
 
 // The gram of the pixels of rows ys and columns xs with those at (+dy, +dx).
@@ -48,9 +55,32 @@ struct OffsetGram {
   bool by_columns() const { return 4 * xs.count <= ys.count; }
 };
 
+// Both dimensions of a convolution.
+struct TapAxes {
+  explicit TapAxes(const spade_conv2d_t& conv);
+
+  // fn(cell of rows, cell of columns, gram) of each gram that pairs of taps t <= u count: dy > 0
+  // with every dx, dy = 0 with dx >= 0.
+  template <class Fn>
+  void each_gram(Fn&& fn) const {
+    for (size_t i = 0; i < rows.cells.size(); ++i) {
+      const Cell& y = rows.cells[i];
+      if (!y.counted || y.offset < 0) continue;
+      for (size_t j = 0; j < columns.cells.size(); ++j) {
+        const Cell& x = columns.cells[j];
+        if (x.counted && (y.offset > 0 || x.offset >= 0))
+          fn(i, j, OffsetGram{y.lines, x.lines, y.offset, x.offset});
+      }
+    }
+  }
+
+  int64_t kernel_h, kernel_w;
+  Axis rows, columns;
+};
+
 class TapPlan {
  public:
-  explicit TapPlan(const spade_conv2d_t& conv);
+  explicit TapPlan(const TapAxes& axes);
 
   // The largest first.
   const std::vector<OffsetGram>& grams() const { return grams_; }
@@ -58,20 +88,17 @@ class TapPlan {
   // fn(place in grams()) of each gram in the sum for taps t <= u (kernel row-major).
   template <class Fn>
   void each_term(int64_t t, int64_t u, Fn&& fn) const {
-    const AxisPair& y = rows_.pairs[t / kernel_w_ * kernel_h_ + u / kernel_w_];
-    const AxisPair& x = columns_.pairs[t % kernel_w_ * kernel_w_ + u % kernel_w_];
+    const int64_t h = axes_.kernel_h, w = axes_.kernel_w;
+    const AxisPair& y = axes_.rows.pairs[t / w * h + u / w];
+    const AxisPair& x = axes_.columns.pairs[t % w * w + u % w];
     for (int64_t i = y.begin; i < y.end; ++i)
-      for (int64_t j = x.begin; j < x.end; ++j) fn(place(i, j));
+      for (int64_t j = x.begin; j < x.end; ++j) fn(place_[i * axes_.columns.cells.size() + j]);
   }
 
  private:
-  int64_t& place(int64_t i, int64_t j) { return place_[i * columns_.cells.size() + j]; }
-  int64_t place(int64_t i, int64_t j) const { return place_[i * columns_.cells.size() + j]; }
-
-  const int64_t kernel_h_, kernel_w_;
-  const Axis rows_, columns_;
+  const TapAxes axes_;
   std::vector<OffsetGram> grams_;
-  std::vector<int64_t> place_;  // [cells of rows, cells of columns] in grams_, or -1
+  std::vector<int64_t> place_;  // [cells of rows, cells of columns] in grams_, where each_gram is
 };
 
 }  // namespace spade

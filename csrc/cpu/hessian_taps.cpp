@@ -210,18 +210,18 @@ void of_groups(const T* x, const spade_conv2d_t& conv, const TapPlan& plan, S* h
 
 }  // namespace
 
-double taps_cost(const spade_conv2d_t& conv, const TapPlan& plan) {
+double taps_cost(const spade_conv2d_t& conv, const TapAxes& axes) {
   const ConvSizes sizes(conv);
   const double C = static_cast<double>(sizes.channels), D = static_cast<double>(sizes.D);
   const double batch = static_cast<double>(conv.batch);
   const double products = std::max(C, 8.) * std::max(C, 16.);  // register tiles are 8 x 16 or more
-  double cost = kAssemblyCost * D * D + kGramCost * static_cast<double>(plan.grams().size());
-  for (const OffsetGram& gram : plan.grams()) {
+  double cost = kAssemblyCost * D * D;
+  axes.each_gram([&](size_t, size_t, const OffsetGram& gram) {
     const double lines = static_cast<double>(gram.by_columns() ? gram.xs.count : gram.ys.count);
     const double rows = batch * static_cast<double>(gram.pixels());
-    cost +=
-        (products / (gram.symmetric() ? 2 : 1) + kChannelCost * C) * (rows + kSegmentCost * lines);
-  }
+    cost += kGramCost + (products / (gram.symmetric() ? 2 : 1) + kChannelCost * C) *
+                            (rows + kSegmentCost * lines);
+  });
   return static_cast<double>(conv.groups) * cost;
 }
 
