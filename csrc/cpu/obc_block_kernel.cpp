@@ -115,13 +115,12 @@ class BlockRow {
     return best;
   }
 
-  // The blocks at two places change theirs.
+  // The blocks at two places change theirs; locate() follows before their weights are used.
   void swap(int64_t b, int64_t d) {
     const int64_t c = task_.block;
     if (b == d) return;
     for (int64_t i = 0; i < c; ++i) {
       for (int64_t j = 0; j <= i; ++j) std::swap(a(i, j)[b], a(i, j)[d]);
-      std::swap(s_.w[i * s_.blocks + b], s_.w[i * s_.blocks + d]);
       std::swap(s_.position[i * s_.blocks + b], s_.position[i * s_.blocks + d]);
       std::swap(s_.place[s_.block_at[b] * c + i], s_.place[s_.block_at[d] * c + i]);
     }
