@@ -19,8 +19,11 @@ import spade_ext
 _ATEN = torch.ops.aten
 _COPIES = {_ATEN._to_copy.default, _ATEN.copy_.default}
 # Beside copies and reading a number: a result whose size the device must tell.
-_WAITING = {_ATEN.nonzero.default, _ATEN.masked_select.default, _ATEN.bincount.default}
+_WAITING = {
+    _ATEN.nonzero.default, _ATEN.masked_select.default, _ATEN.bincount.default, _ATEN.equal.default
+}  # fmt: skip
 _DEVICE = torch.device("cuda", 0)
+_given = set()  # addresses on the device asked for since the last native call
 
 
 class CudaTensor(torch.Tensor):
@@ -47,6 +50,7 @@ class CudaTensor(torch.Tensor):
         return made
 
     def data_ptr(self):
+        _given.add(self.memory.data_ptr())
         return self.memory.data_ptr()
 
     def tolist(self):  # torch refuses it to subclasses
@@ -119,13 +123,17 @@ class FakeCuda(TorchDispatchMode):
                     f"{function}: expected all tensors to be on the same device, cuda:0 and cpu"
                 )
         masks = any(isinstance(x, CudaTensor) and x.dtype == torch.bool for x in indices)
-        if ours and (function in _WAITING or (masks and "index_put" not in function.name())):
+        filled = "index_put" in function.name() and args[2].numel() == 1  # as masked_fill
+        if ours and (function in _WAITING or (masks and not filled)):
             self.waits.append(function.name().removeprefix("aten::"))
 
     def call(self, name, function):
-        """The native function, noted; CPU code may be given no tensor of the device."""
+        """The native function, noted; code for the CPU gets no address on the device."""
 
         def noted(*args):
+            if not name.startswith("cuda_") and _given & {x for x in args if isinstance(x, int)}:
+                raise RuntimeError(f"{name} reads memory of the device")
+            _given.clear()
             if args and not name.endswith("_workspace"):
                 self.native.append(name)
             return function(*args)
@@ -188,12 +196,11 @@ def entered(patch):
 
 @contextmanager
 def _device_guard():
-    """A device guard that does nothing, as the meta device has, where torch is built without CUDA."""
+    """For CUDA the device guard of the meta device, which does nothing: torch without CUDA has none."""
     library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
     guards = (ctypes.c_void_p * 20).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
     cuda, meta = 1, 14  # of c10::DeviceType
-    before = guards[cuda]
-    guards[cuda] = before or guards[meta]
+    before, guards[cuda] = guards[cuda], guards[meta]
     try:
         yield
     finally:

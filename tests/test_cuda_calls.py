@@ -51,6 +51,9 @@ def test_the_fake_device_refuses_what_a_gpu_refuses(fake_cuda, on_device):
             call()
     with pytest.raises(RuntimeError, match="numpy"):
         on_device(x).numpy()
+    there = on_device(x)
+    with pytest.raises(RuntimeError, match="all_finite_f32 reads memory of the device"):
+        spade_ext._C.all_finite_f32(there.data_ptr(), 3)
     fake_cuda.forget()
     mask = on_device(x) > 0
     assert (on_device(x) + 1)[mask].tolist() == [2.0, 2.0, 2.0] and float(mask.sum()) == 3

@@ -4,10 +4,12 @@ SPADE_CUDA_LIBRARY names the emulated backend (the target spade_cuda_emulated of
 """
 
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
 from test_devices import relative
+from test_trace import Scaled
 from torch import nn
 
 import spade_ext
@@ -26,7 +28,7 @@ def small_network():
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8),
-        nn.Conv2d(8, 6, 1), nn.Flatten(), nn.Linear(6 * 64, 5),
+        nn.Conv2d(8, 6, 1), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6 * 16, 5),
     ).eval()  # fmt: skip
 
 
@@ -82,6 +84,23 @@ def test_waits_of_a_trace(fake_cuda, on_device, method, waits):
     assert len(fake_cuda.waits) == waits
 
 
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+@pytest.mark.parametrize("scale", [1e-19, 1e18, 1e30])
+def test_inputs_of_extreme_scales_on_the_device(on_device, method, scale):
+    torch.manual_seed(0)
+    model, x = Scaled(scale), torch.rand(24, 12)
+    options = {"method": method, "sparsity": 0.5, "augment": None, "progress": None}
+    with nullcontext() if scale < 1e19 else pytest.warns(spade_ext.DampingWarning, match="first"):
+        got = trace(placed(model, on_device), on_device(x), **options)
+    if scale > 1e19:  # the squares overflow: this layer fails alone
+        assert [layer.status for layer in got.layers] == ["failed", "pruned"]
+        return
+    expected = trace(model, x, **options)
+    assert got.agreement(expected) == {"first": 1.0, "second": 1.0}
+    for layer, ours in zip(got.layers, expected.layers, strict=True):
+        assert layer.status == "pruned" and layer.loss == pytest.approx(ours.loss, rel=1e-3)
+
+
 class Probe(nn.Module):
     """Gives its inputs to a function, which copies of the module share, and passes them on."""
 
@@ -115,7 +134,8 @@ def test_forward_precision_and_layout_reach_the_model(fake_cuda, on_device, monk
         inner(x, *rest)
 
     monkeypatch.setattr(_cuda, "add_hessian_conv2d", noted)
-    options = dict(sparsity=0.5, augmentations=32, progress=None, forward_precision=precision)
+    options = dict(method="sparsegpt", sparsity=0.5, augmentations=32, progress=None)
+    options["forward_precision"] = precision
     flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     got = trace(placed(model, on_device), on_device(image), **options)
