@@ -69,8 +69,8 @@ cuda-test: .venv/tools build/nvcc/ready
 	  -DCMAKE_CUDA_COMPILER=$(NVCC) > /dev/null
 	$(IN) cmake --build build/cuda --target spade_cuda spade_cuda_emulated
 	cd build && SPADE_CUDA_LIBRARY=cuda/libspade_cuda.so ../$(BIN)/python -m spade_ext --build-info
-	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda_emulated.so $(BIN)/pytest -q tests/test_cuda_emulated.py \
-	  tests/test_cuda_calls.py tests/test_cuda_traces.py
+	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda_emulated.so $(BIN)/pytest -q -k cuda tests/test_cuda_*.py \
+	  tests/test_devices.py tests/test_obc_groups.py
 	CUDACXX=$(NVCC) $(BIN)/pytest -q tests/cuda/test_resources.py
 
 # A process a core, each of one thread, and at most 8 for their memory. Every skip is listed with its reason.

@@ -10,8 +10,10 @@ import spade_ext
 settings.register_profile("untimed", deadline=None)  # other processes share the cores
 settings.load_profile("untimed")
 
+EMULATED = spade_ext.build_info().get("nvcc") == "emulated"
 NO_CUDA = "" if torch.cuda.is_available() else "torch finds no GPU"
 NO_CUDA = NO_CUDA or ("" if spade_ext.cuda_is_available() else spade_ext.build_info()["cuda"])
+EACH = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(bool(NO_CUDA), reason=NO_CUDA))]
 
 
 def pytest_collection_modifyitems(items):
@@ -25,11 +27,17 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(
-    params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(bool(NO_CUDA), reason=NO_CUDA))]
-)
+@pytest.fixture(params=["cpu", "cuda"] if EMULATED else EACH)
 def device(request):
-    """Each device that ops run on; CUDA is reported as skipped where there is none."""
+    """Each device that ops run on; CUDA is fake over emulated kernels, and reported as skipped where there is none."""
+    if request.param == "cuda" and EMULATED:
+        return request.getfixturevalue("fake_cuda").device
+    return torch.device(request.param)
+
+
+@pytest.fixture(params=EACH)
+def torch_device(request):
+    """As device, without the fake one: for what needs more of a device than ops do, such as storages."""
     return torch.device(request.param)
 
 

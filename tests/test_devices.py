@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import layer
+from problems import assert_same_order, layer
 from torch import nn
 
 import spade_ext
@@ -15,15 +15,6 @@ SIZES = [(1, 1), (3, 2), (5, 31), (7, 33), (4, 129), (3, 300)]
 
 def relative(got, expected):
     return float((got.double().cpu() - expected).norm() / expected.norm().clamp_min(1e-30))
-
-
-def same_order(order, loss, weight, hinv, expected, expected_loss):
-    """Whether the orders are equal wherever losses differ by more than 1e-5 relative."""
-    for row in range(len(order)):
-        for k in range(order.shape[1]):
-            if order[row, k] != expected[row, k]:  # a tie may go either way, and the rest follows
-                return float(loss[row, k]) == pytest.approx(float(expected_loss[row, k]), rel=1e-4)
-    return True
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
@@ -84,7 +75,7 @@ def test_obc_trace(device, rows, cols):
     weight[0, cols // 2] = 0.0
     got = spade_ext.obc_trace(weight.to(device), h.to(device))
     expected, loss = reference.obc_trace(weight.double(), h.double())
-    assert same_order(got.order.cpu(), got.loss.cpu(), weight, h, expected, loss)
+    assert_same_order(got.order, got.loss, expected, loss, rtol=1e-4)
     assert got.order.device.type == device.type
     assert torch.equal(got.order.cpu().sort(1).values, torch.arange(cols).int().expand(rows, -1))
     if cols > 1:
@@ -110,9 +101,9 @@ def test_obc_prune(device, pattern, dtype):
     assert relative(got, expected) < 1e-3
 
 
-def test_trace_survives_a_file(device, tmp_path):
+def test_trace_survives_a_file(torch_device, tmp_path):
     weight, h = layer(3, 20, dtype=torch.float32)
-    made = spade_ext.obc_trace(weight.to(device), h.to(device))
+    made = spade_ext.obc_trace(weight.to(torch_device), h.to(torch_device))
     made.save(tmp_path / "trace.safetensors")
     again = OBCTrace.load(tmp_path / "trace.safetensors")
     assert torch.equal(again.order, made.order.cpu())
@@ -164,7 +155,7 @@ def test_errors_on_mixed_devices(device):
 
 
 @pytest.mark.parametrize("method", ["obc", "sparsegpt"])
-def test_spade(device, method):
+def test_spade(torch_device, method):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -180,13 +171,17 @@ def test_spade(device, method):
         "augment": lambda x: x + 0.1 * torch.randn_like(x),
         "augmentations": 64,
     }
-    result = trace(model.to(device), sample.to(device), sparsity=0.5, progress=False, **options)
+    result = trace(
+        model.to(torch_device), sample.to(torch_device), sparsity=0.5, progress=False, **options
+    )
     weights = dict(result.model.named_parameters())
-    assert all(value.device.type == device.type for value in weights.values())
+    assert all(value.device.type == torch_device.type for value in weights.values())
     assert all(x.sparsity_got > 0.47 for x in result.layers)  # dead inputs take theirs with them
     assert result.fidelity().sample.label == 1.0
     if method == "sparsegpt":
-        (many,) = trace_many(model, sample.to(device), sparsity=0.5, progress=False, **options)
+        (many,) = trace_many(
+            model, sample.to(torch_device), sparsity=0.5, progress=False, **options
+        )
         assert min(many.agreement(result).values()) == 1.0
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import layer
+from problems import assert_same_order, layer
 
 from spade_ext import (
     _C,
@@ -23,17 +23,6 @@ from spade_ext import (
 )
 
 SIZES = [1, 2, 15, 16, 17, 31, 33, 129, 300]
-
-
-def assert_same_order(order, loss, expected, expected_loss):
-    """Orders equal wherever the scores of a step differ by more than 1e-5 relative."""
-    for r in range(len(order)):
-        if torch.equal(order[r].long(), expected[r]):
-            continue
-        first = int((order[r].long() != expected[r]).nonzero()[0])
-        torch.testing.assert_close(
-            loss[r, first].double(), expected_loss[r, first], rtol=1e-5, atol=0
-        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

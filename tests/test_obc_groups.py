@@ -89,8 +89,8 @@ def test_groups_take_the_damping_and_precision_that_each_needs(device):
     assert torch.equal(trace.loss[1], alone.loss.double())
 
 
-def test_a_file_keeps_groups(device, tmp_path):
-    weight, h = (x.to(device) for x in grouped(3, 2, 9))
+def test_a_file_keeps_groups(torch_device, tmp_path):
+    weight, h = (x.to(torch_device) for x in grouped(3, 2, 9))
     made = obc_trace(weight, h)
     made.save(tmp_path / "trace.safetensors")
     again = OBCTrace.load(tmp_path / "trace.safetensors")

@@ -196,7 +196,7 @@ def test_checkpoint_knows_every_tensor_of_a_sample(tmp_path, structure):
 
 @pytest.mark.parametrize("method", ["obc", "sparsegpt"])
 def test_device_takes_a_copy_and_precision_reaches_the_passes(
-    model, samples, monkeypatch, method, device
+    model, samples, monkeypatch, method, torch_device
 ):
     ran = []
 
@@ -211,12 +211,12 @@ def test_device_takes_a_copy_and_precision_reaches_the_passes(
     options = {**OPTIONS, "augment": None, "grid": [0.5, 0.9], "method": method}
     metric = metric_for(samples)
     results = [
-        tune(model, samples, metric, device=device, forward_precision=precision, **options)
+        tune(model, samples, metric, device=torch_device, forward_precision=precision, **options)
         for precision in ("float32", "bfloat16")
     ]
     assert results[0].sparsity == tune(model, samples, metric, **options).sparsity
     copied, devices, hessians = zip(*ran[: 2 * len(samples)], strict=True)
-    assert all(copied) and {d.type for d in devices} == {device.type}
+    assert all(copied) and {d.type for d in devices} == {torch_device.type}
     exact, rounded = hessians[0]["5"], hessians[len(samples)]["5"]
     assert 0 < (exact - rounded).norm() < 0.02 * exact.norm()
 
