@@ -11,7 +11,7 @@ void* __tsan_create_fiber(unsigned);
 void __tsan_switch_to_fiber(void*, unsigned);
 void __tsan_acquire(void*);
 void __tsan_release(void*);
-void __tsan_write_range(void*, unsigned long);
+void __tsan_write_range(void*, long);  // as g++ declares it
 }
 #else
 #define SPADE_TSAN(...)
