@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -23,6 +23,9 @@ from spade_ext.errors import SingularHessianError, of_group
 
 # dtypes to try, and the damping each needs: less leaves rank-deficient Hessians too ill-conditioned for float32
 _ATTEMPTS = ((torch.float32, 1e-3), (torch.float64, 0.0))
+
+
+_Result = TypeVar("_Result")
 
 
 class Pattern(NamedTuple):
@@ -55,6 +58,25 @@ def combined(change: Callable[..., torch.Tensor], damp: float, *parts: Eliminati
         return change(*(getattr(part, name) for part in parts))
 
     return Elimination(of("order"), of("loss"), damp, of("weight"), of("hessian"), of("hinv"))
+
+
+def each_group(
+    description: str,
+    progress: bool | Callback | None,
+    call: Callable[..., _Result],
+    *parts: torch.Tensor | Sequence[Elimination],
+) -> list[_Result]:
+    """The results of call on the parts of each group in turn; errors name the group."""
+    results = []
+    with reporting(progress, description) as report:
+        for group, own in enumerate(zip(*parts, strict=True)):
+            try:
+                results.append(call(*own))
+            except SingularHessianError as error:
+                raise of_group(error, group) from None
+            if report is not None:
+                report(group + 1, len(parts[0]))
+    return results
 
 
 def check_layer(function: str, weight: torch.Tensor, hessian: torch.Tensor) -> int:
@@ -119,9 +141,17 @@ def eliminate(
     threads: int,
     progress: bool | Callback | None,
 ) -> Elimination:
-    """Eliminate all steps of a checked layer; in float64 if the damping is small or float32 does not do."""
+    """Eliminate all steps of a checked layer; in float64 if the damping is small or float32 does not do.
+
+    Groups go one after another; the result is float64 if any of theirs is.
+    """
     if weight.ndim == 3:
-        return _eliminate_groups(function, weight, hessian, pattern, damp, threads, progress)
+
+        def alone(w: torch.Tensor, h: torch.Tensor) -> Elimination:
+            return eliminate(function, w, h, pattern, damp, threads, None)
+
+        made = each_group(function, progress, alone, weight, hessian)
+        return combined(lambda *each: torch.stack(each), max(x.damp for x in made), *made)
     rows, cols = weight.shape
     steps = pattern.steps(cols)
     for dtype, least_damp in attempts(weight, hessian):
@@ -138,25 +168,3 @@ def eliminate(
         if row < 0 and used >= least_damp:
             return Elimination(order, loss, used, w, damped, hinv)
     raise indefinite(function, row, step, used)
-
-
-def _eliminate_groups(
-    function: str,
-    weight: torch.Tensor,
-    hessian: torch.Tensor,
-    pattern: Pattern,
-    damp: float,
-    threads: int,
-    progress: bool | Callback | None,
-) -> Elimination:
-    """The groups one after another; float64 if any of them is."""
-    made = []
-    with reporting(progress, function) as report:
-        for group, (w, h) in enumerate(zip(weight, hessian, strict=True)):
-            try:
-                made.append(eliminate(function, w, h, pattern, damp, threads, None))
-            except SingularHessianError as error:
-                raise of_group(error, group) from None
-            if report is not None:
-                report(group + 1, len(weight))
-    return combined(lambda *each: torch.stack(each), max(x.damp for x in made), *made)

@@ -1,14 +1,15 @@
 """From the losses of an elimination to how many weights of each row go, and to the weights that stay."""
 
 import math
+from operator import itemgetter
 
 import torch
 
 from spade_ext import _C, _cuda
 from spade_ext._checks import dense, suffix
-from spade_ext._elimination import indefinite
+from spade_ext._elimination import Elimination, combined, each_group, indefinite
 from spade_ext._progress import Callback, reporting
-from spade_ext.errors import SingularHessianError, of_group
+from spade_ext.errors import of_group
 
 
 def count_steps(loss: torch.Tensor, sparsity: float) -> torch.Tensor:
@@ -30,66 +31,47 @@ def count_steps(loss: torch.Tensor, sparsity: float) -> torch.Tensor:
 
 def solve_weights(
     function: str,
-    weight: torch.Tensor,
-    damped: torch.Tensor,
-    hinv: torch.Tensor,
-    order: torch.Tensor,
+    made: Elimination,
     counts: torch.Tensor,
     block: int,
-    damp: float,
     threads: int,
     progress: bool | Callback | None = None,
 ) -> torch.Tensor:
-    """Weights [R, D] after the first counts[r] steps (int64) of order [R, steps] of each row, or of each group's.
-
-    weight, damped, hinv and order are an Elimination's, of block columns a step.
-    """
+    """Weights [R, D] after the first counts[r] steps (int64), of block columns, of each row, or of each group's."""
+    weight = made.weight
     if weight.is_cuda:
-        return _solve_cuda(function, weight, damped, hinv, order, counts, block, damp)
+        return _solve_cuda(function, made, counts, block)
     if weight.ndim == 3:
-        solved = []
-        with reporting(progress, "obc_weights") as report:
-            for group, part in enumerate(zip(weight, damped, hinv, order, counts, strict=True)):
-                try:
-                    solved.append(solve_weights(function, *part, block, damp, threads))
-                except SingularHessianError as error:
-                    raise of_group(error, group) from None
-                if report is not None:
-                    report(group + 1, len(weight))
-        return torch.stack(solved)
+
+        def alone(one: Elimination, taken: torch.Tensor) -> torch.Tensor:
+            return solve_weights(function, one, taken, block, threads)
+
+        groups = [combined(itemgetter(g), made.damp, made) for g in range(len(weight))]
+        return torch.stack(each_group("obc_weights", progress, alone, groups, counts))
     rows, cols = weight.shape
     out = torch.empty(rows, cols, dtype=weight.dtype)
     with reporting(progress, "obc_weights") as report:
         row = getattr(_C, f"obc_weights_{suffix(weight)}")(
-            weight.data_ptr(), damped.data_ptr(), hinv.data_ptr(), rows, cols, block,
-            order.shape[1], order.data_ptr(), counts.data_ptr(), out.data_ptr(), threads, report,
+            weight.data_ptr(), made.hessian.data_ptr(), made.hinv.data_ptr(), rows, cols, block,
+            made.order.shape[1], made.order.data_ptr(), counts.data_ptr(), out.data_ptr(), threads, report,
         )  # fmt: skip
     if row >= 0:
-        raise indefinite(function, row, 0, damp)
+        raise indefinite(function, row, 0, made.damp)
     return out
 
 
-def _solve_cuda(
-    function: str,
-    weight: torch.Tensor,
-    damped: torch.Tensor,
-    hinv: torch.Tensor,
-    order: torch.Tensor,
-    counts: torch.Tensor,
-    block: int,
-    damp: float,
-) -> torch.Tensor:
+def _solve_cuda(function: str, made: Elimination, counts: torch.Tensor, block: int) -> torch.Tensor:
     """All groups at once; waits for the device once."""
-    counts = counts.to(weight.device)
+    order, counts = made.order, counts.to(made.order.device)
     if block > 1:
         within = torch.arange(block, dtype=torch.int32, device=order.device)
         order = (order[..., None] * block + within).flatten(-2)
         counts = counts * block
-    parts = [weight, damped, hinv, order, counts]
-    grouped = weight.ndim == 3
+    parts = [made.weight, made.hessian, made.hinv, order, counts]
+    grouped = made.weight.ndim == 3
     out, info = _cuda.obc_weights(*(x.contiguous() if grouped else x[None] for x in parts))
     if info.any():
         group, row = info.nonzero()[0].tolist()
-        error = indefinite(function, row, 0, damp)
+        error = indefinite(function, row, 0, made.damp)
         raise of_group(error, group) if grouped else error
     return out if grouped else out[0]

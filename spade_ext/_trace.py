@@ -15,6 +15,7 @@ from spade_ext._checks import (
     dense,
     resolve_threads,
 )
+from spade_ext._elimination import Elimination
 from spade_ext._files import read_tensors, write_tensors
 from spade_ext._progress import Callback
 from spade_ext._selection import count_steps, solve_weights
@@ -111,10 +112,8 @@ class OBCTrace:
         threads: int,
         progress: bool | Callback | None = None,
     ) -> torch.Tensor:
-        return solve_weights(
-            function, self.weight, self.hessian, self.hinv, self.order, counts, self.block, self.damp,
-            threads, progress,
-        )  # fmt: skip
+        made = Elimination(self.order, self.loss, self.damp, self.weight, self.hessian, self.hinv)
+        return solve_weights(function, made, counts, self.block, threads, progress)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace as safetensors: to a temporary file beside path, then renamed.

@@ -176,12 +176,10 @@ def _prune_by_trace(
     threads: int,
     progress: bool | Callback | None,
 ) -> tuple[torch.Tensor, float]:
-    order, loss, used, w, damped, hinv = _eliminate(
-        function, weight, hessian, pattern, damp, threads, progress
-    )
+    made = _eliminate(function, weight, hessian, pattern, damp, threads, progress)
+    loss = made.loss
     if pattern.m:
         counts = torch.full(loss.shape[:-1], loss.shape[-1], device=loss.device)
     else:
         counts = count_steps(loss, sparsity)
-    out = solve_weights(function, w, damped, hinv, order, counts, pattern.block, used, threads)
-    return out, used
+    return solve_weights(function, made, counts, pattern.block, threads), made.damp

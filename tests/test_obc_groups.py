@@ -101,8 +101,10 @@ def test_a_file_keeps_groups(torch_device, tmp_path):
 def test_progress_over_groups():
     seen = []
     weight, h = grouped(3, 2, 9)
-    obc_trace(weight, h, progress=lambda done, total: seen.append((done, total)))
+    trace = obc_trace(weight, h, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+    trace.prune_rows(torch.full((3, 2), 4), progress=lambda done, total: seen.append((done, total)))
+    assert seen[3:] == seen[:3]
 
 
 def test_errors(device):
