@@ -33,6 +33,7 @@ def test_trace(benchmark, suite, name):
     elif not suite.full and suite.part is None:
         options["batch"] = QUICK_PART.augmentations
     whole = suite.mode == "full" or (suite.check and configuration.method == "sparsegpt")
+    whole = whole or suite.device != "cpu"
     result = benchmark.pedantic(
         measure_latency,
         (configuration,),

@@ -14,6 +14,7 @@ from benchmarks.suite import Reference, Suite
 
 SECONDS = 0.15  # of a benchmark's rounds, as far as these bounds on their number let it
 ROUNDS = 3, 7
+_failed: set[str] = set()  # node ids
 SETTLE_SECONDS = 0.02  # threads of the library that ran last spin for a while
 
 
@@ -64,10 +65,17 @@ def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict
     commit_info.update(commit=machine.commit())
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        _failed.add(report.nodeid)
+
+
 def pytest_benchmark_update_json(
     config: pytest.Config, benchmarks: list, output_json: dict
 ) -> None:
-    """Note the command that was given."""
+    """Note the command that was given; leave out what was timed before its benchmark failed."""
+    kept = [b for b in output_json["benchmarks"] if b["fullname"] not in _failed]
+    output_json["benchmarks"] = kept
     output_json["command"] = os.environ.get("SPADE_BENCHMARK_COMMAND", "pytest benchmarks")
 
 

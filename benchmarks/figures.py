@@ -19,9 +19,17 @@ MARKED = re.compile(r"(<!-- figures ([\w-]+) -->\n).*?(<!-- end figures -->)", r
 
 
 def results() -> dict[str, dict[str, Any]]:
-    """Every committed result file of this suite by its name; studies beside them have a form of their own."""
+    """Every committed result file of this suite by its name; studies beside them have a form of their own.
+
+    Raises:
+        ValueError: A file lacks benchmarks that failed.
+    """
     files = [f for f in sorted(RESULTS.glob("*.json")) if "benchmarks" in json.loads(f.read_text())]
-    return {file.name: read_results(file) for file in files}
+    found = {file.name: read_results(file) for file in files}
+    for name, data in found.items():
+        if data.get("failed"):
+            raise ValueError(f"figures: {name} is incomplete, some of its benchmarks failed")
+    return found
 
 
 def device(data: dict[str, Any]) -> str:
@@ -147,9 +155,14 @@ def stages() -> str:
         for run in latencies(data):
             if run["mode"] == "full":
                 parts = [run["stage_seconds"][name] for name in names]
-                shares = (f"{s:.1f} s ({100 * s / run['total_seconds']:.0f} %)" for s in parts)
+                shares = [f"{s:.1f} s ({100 * s / run['total_seconds']:.0f} %)" for s in parts]
+                if run.get("asynchronous"):  # only the sum of the first three means something
+                    together = run["forward_hessian_seconds"]
+                    share = 100 * together / run["total_seconds"]
+                    shares[:3] = ["", "", f"{together:.1f} s ({share:.0f} %), all three"]
+                what = f"{_what(run)}, {device(data)}" if run.get("asynchronous") else _what(run)
                 peak = run["peak_extra_bytes"]
-                rows.append([_what(run), *shares, f"{peak / 1e9:.2f} GB" if peak else ""])
+                rows.append([what, *shares, f"{peak / 1e9:.2f} GB" if peak else ""])
     return table(["configuration", *names, "peak memory"], rows)
 
 

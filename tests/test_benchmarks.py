@@ -12,8 +12,8 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).parent.parent))
 
+import benchmarks.__main__ as main
 from benchmarks import costs, figures, latency, published, report, result_file, shown
-from benchmarks.__main__ import parser
 from benchmarks.compare import comparison
 from benchmarks.configurations import Part, configurations, targets
 from benchmarks.layers import layer_table, layers_of
@@ -146,6 +146,28 @@ def test_latency_of_a_configuration(small, method, part):
         assert result["augmentations_run"] == 8
         assert ("rows_share" in result) == (method == "obc")
         assert result.get("samples_run") == (2 if method == "sparsegpt" else None)
+
+
+def test_latency_on_a_gpu_runs_everything_after_a_small_batch(small, monkeypatch):
+    run = []
+
+    def full(configuration, model, image, batch):
+        run.append((configuration.augmentations, configuration.samples))
+        times = dict.fromkeys(("augment", "forward", "hessian", "prune", "save"), 1.0)
+        return {"stage_seconds": times}
+
+    monkeypatch.setattr(latency, "_full", full)
+    monkeypatch.setattr(latency.machine, "peak_extra_bytes", lambda call, device: call())
+    configuration = configurations()["batched-resnet50"]
+    result = latency.measure_latency(configuration, part=None, device="meta", batch=16)
+    assert run == [(16, 2), (configuration.augmentations, configuration.samples)]
+    assert result["mode"] == "full" and result["asynchronous"]
+    with pytest.raises(ValueError, match="part must be None on cuda, got Part"):
+        latency.measure_latency(configuration, part=Part(), device="cuda")
+    command = "benchmarks latency batched-resnet50 --mode sampled --device cuda --output x"
+    monkeypatch.setattr(sys, "argv", command.split())
+    with pytest.raises(SystemExit, match="--mode must be full"):
+        main.main()
 
 
 def test_part_checks_its_arguments():
@@ -303,7 +325,41 @@ def test_tables_of_the_documents(tmp_path, monkeypatch):
         text = figures.filled(f"<!-- figures {name} -->\n<!-- end figures -->")
         assert make() in text and figures.filled(text) == text
     assert "64 augmentations, 5 % of eliminations" in figures.latency()
+    data = measured()
+    data["benchmarks"][3] |= {"mode": "full", "asynchronous": True}
+    data["machine"]["device"] = "GPU"
+    result_file.write_results(tmp_path / "a.json", data)
+    assert "GPU |  |  | 3.0 s (60 %), all three | 1.0 s (20 %) |" in figures.stages()
     assert "| 4 x product |" in figures.operations()
+
+
+BENCHMARKS = """
+    def test_right(benchmark):
+        benchmark.pedantic(lambda: None, rounds=2)
+
+    def test_raises(benchmark):
+        benchmark.pedantic(lambda: 1 / 0)
+
+    def test_wrong(benchmark):
+        benchmark.pedantic(lambda: None)
+        assert False
+"""
+
+
+def test_what_did_not_fail_is_kept_and_marked(tmp_path, monkeypatch):
+    (tmp_path / "conftest.py").write_text("from benchmarks.conftest import *")
+    (tmp_path / "bench_a.py").write_text(textwrap.dedent(BENCHMARKS))
+    monkeypatch.setattr(main, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "quick", "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="these results are incomplete"):
+        main.main()
+    data = result_file.read_results(tmp_path / "out" / "quick.json")
+    assert data["failed"]
+    assert [b["name"].split("::")[1] for b in data["benchmarks"]] == ["test_right"]
+    assert "Incomplete: some benchmarks failed" in (tmp_path / "out" / "quick.html").read_text()
+    monkeypatch.setattr(figures, "RESULTS", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"figures: quick.json is incomplete"):
+        figures.latency()
 
 
 def test_figures_of_the_documents_are_those_of_the_result_files():
@@ -314,4 +370,4 @@ def test_commands_of_what_is_shown():
     for name in shown.SHOWN:
         words = shown.command_of(name).split()
         assert words[:3] == ["python", "-m", "benchmarks"]
-        assert parser().parse_args(words[3:]).command in ("latency", "quick")
+        assert main.parser().parse_args(words[3:]).command in ("latency", "quick")
