@@ -1,5 +1,7 @@
 """Shared set-up of the tests."""
 
+import os
+
 import pytest
 import torch
 from fake_cuda import entered
@@ -14,6 +16,12 @@ EMULATED = spade_ext.build_info().get("nvcc") == "emulated"
 NO_CUDA = "" if torch.cuda.is_available() else "torch finds no GPU"
 NO_CUDA = NO_CUDA or ("" if spade_ext.cuda_is_available() else spade_ext.build_info()["cuda"])
 EACH = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(bool(NO_CUDA), reason=NO_CUDA))]
+
+
+def pytest_configure():
+    """With SPADE_REQUIRE_CUDA no test passes for want of a GPU."""
+    if NO_CUDA and os.environ.get("SPADE_REQUIRE_CUDA"):
+        raise pytest.UsageError(f"SPADE_REQUIRE_CUDA is set, and {NO_CUDA}")
 
 
 def pytest_collection_modifyitems(items):
