@@ -155,7 +155,8 @@ def sparsegpt_prune(
     out = hessian.new_empty(samples, rows, cols)
     used = hessian.new_empty(samples, dtype=torch.float64)
     info = hessian.new_empty(samples, dtype=torch.int32)
-    size = _C.cuda_sparsegpt_prune_workspace(samples, rows, cols, *options, _limit(hessian))
+    with torch.cuda.device(hessian.device):  # some factorise in double
+        size = _C.cuda_sparsegpt_prune_workspace(samples, rows, cols, *options, _limit(hessian))
     _run(
         hessian, _C.cuda_sparsegpt_prune, size,
         weight.data_ptr(), rows * cols if weight.ndim == 3 else 0, hessian.data_ptr(),

@@ -63,7 +63,7 @@ def damped_inverse_op(
 @damped_inverse_op.register_fake
 def _(hessian, damp, threads):  # type: ignore[no-untyped-def]
     inverse = hessian.new_empty(hessian.shape, dtype=_result_dtype(hessian))
-    return inverse, hessian.new_empty((), dtype=torch.float64)
+    return inverse, hessian.new_empty((), dtype=torch.float64, device="cpu")
 
 
 @torch.library.custom_op("spade_ext::obc_trace", mutates_args=(), device_types=("cpu", "cuda"))

@@ -3,6 +3,8 @@
 SPADE_CUDA_LIBRARY names the emulated backend (the target spade_cuda_emulated of tests/cuda).
 """
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -87,6 +89,22 @@ def test_errors_carry_the_text_of_cuda(fake_cuda, op):
 def test_errors_carry_the_text_of_the_backend():
     with pytest.raises(ValueError, match=r"spade_cuda_obc_trace: R must be in .*, got -1"):
         spade_ext._C.cuda_obc_trace(0, 0, -1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0)
+
+
+def test_errors_reach_programs_that_link_libspade():
+    """Where libspade is in the global scope, as in a program linked to it, the backend still uses its own functions."""
+    program = f"""
+import ctypes
+spade = ctypes.CDLL({spade_ext.library_path()!r}, mode=ctypes.RTLD_GLOBAL)
+spade.spade_last_error.restype = ctypes.c_char_p
+size = ctypes.c_size_t()
+spade.spade_cuda_obc_trace_workspace_bytes(
+    ctypes.c_int64(-1), ctypes.c_int64(1), ctypes.c_int64(1), ctypes.c_size_t(0), ctypes.byref(size)
+)
+print(spade.spade_last_error().decode())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "R must be in" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

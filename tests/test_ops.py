@@ -3,6 +3,7 @@
 import pytest
 import torch
 from problems import layer
+from torch._subclasses import FakeTensorMode
 
 import spade_ext
 
@@ -39,3 +40,10 @@ def test_compiles_as_one_graph():
     compiled = torch.compile(prune, fullgraph=True, backend="aot_eager")
     for got, expected in zip(compiled(*arguments), prune(*arguments), strict=True):
         assert torch.equal(got, expected)
+
+
+def test_the_damping_of_cuda_tensors_is_on_the_cpu():
+    with FakeTensorMode():
+        h = torch.empty(4, 4, device="cuda")
+        inverse, used = torch.ops.spade_ext.damped_inverse(h, 0.01, 0)
+    assert inverse.device.type == "cuda" and used.device.type == "cpu"

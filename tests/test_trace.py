@@ -8,6 +8,7 @@ from torch import nn
 
 from spade_ext import DampingWarning
 from spade_xai import schedule
+from spade_xai.precision import forward_precision
 from spade_xai.trace import load_trace, trace, trace_many
 
 OPTIONS = {"augmentations": 24, "batch_size": 8, "progress": False}
@@ -172,3 +173,19 @@ def test_a_layer_whose_hessian_overflows_fails_alone(method):
     assert [layer.status for layer in results[0].layers] == ["failed", "pruned"]
     assert torch.equal(results[0].model.first.weight, model.first.weight)
     assert results[1].layers[0].status == "pruned"
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9"
+)
+def test_float32_passes_leave_precision_set_by_the_newer_flags():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"
+    try:
+        with pytest.raises(RuntimeError):  # what the older flags say to it
+            _ = matmul.allow_tf32
+        with forward_precision("float32", "cuda"):
+            assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before

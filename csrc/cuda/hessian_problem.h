@@ -110,7 +110,9 @@ inline HessianProblem linear_problem(int64_t S, int64_t N, int64_t D, int64_t ld
   check_size(function, "D", D);
   SPADE_CHECK(ldx >= D, "%s: ldx must be at least D = %lld, got %lld", function,
               static_cast<long long>(D), static_cast<long long>(ldx));
-  const spade_conv2d_t rows{N, D, 1, 1, ldx, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1};
+  // Images of one pixel, whose strides of lines mean nothing: 0 keeps no input from being read in
+  // place.
+  const spade_conv2d_t rows{N, D, 1, 1, ldx, 1, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1};
   return {function, rows, S, dtype, precision};
 }
 

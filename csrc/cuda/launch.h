@@ -95,7 +95,9 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStre
 }
 
 inline void check(const char* function, cudaError_t error) {
-  if (error != cudaSuccess) fail(SPADE_CUDA_ERROR, "%s: %s", function, cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // told here, so that the next call is not blamed
+  fail(SPADE_CUDA_ERROR, "%s: %s", function, cudaGetErrorString(error));
 }
 
 // Fails with CUDA's text if a launch since the last check was refused.

@@ -36,7 +36,7 @@ struct SelectionMemory {  // shared
 
 // Bits in the order of the scores (w / U_jj)^2 >= 0; the sign, always 0, is shifted out.
 __device__ __forceinline__ unsigned score_key(const MaskBlock& b, int row, int column) {
-  const float z = b.w[column * b.stride + row] * b.scale[column * b.scale_stride];
+  const float z = b.w[column * b.stride + row] * b.scale[int64_t{column} * b.scale_stride];
   return __float_as_uint(z * z) << 1;
 }
 

@@ -16,7 +16,8 @@ def forward_precision(precision: str, device_type: str) -> Iterator[None]:
     flags are as before afterwards.
 
     Args:
-        precision: "float32" changes nothing; "tf32" lets CUDA multiply float32 in TF32; "bfloat16" is
+        precision: "float32" changes nothing, so that on CUDA torch's own flags decide (by default convolutions run
+            in TF32, products do not); "tf32" lets CUDA multiply float32 in TF32 in both; "bfloat16" is
             torch.autocast.
         device_type: Of the model.
     """
@@ -24,9 +25,11 @@ def forward_precision(precision: str, device_type: str) -> Iterator[None]:
         with torch.autocast(device_type, torch.bfloat16):
             yield
         return
+    if precision == "float32":
+        yield
+        return
     matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    if precision == "tf32":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     try:
         yield
     finally:

@@ -66,8 +66,9 @@ def trace(
         progress: True for bars, or callback(stage, done, total) for the stages "forward", "hessian" and "prune".
         max_memory: Bytes, or text such as "2GB", that Hessians and pruning may take; more layers are then
             pruned in groups, with a pass over the augmentations each. None: half of the available memory.
-        forward_precision: Of the dense model's passes: "float32" (the model's own dtype), "tf32" on CUDA, or
-            "bfloat16" by autocast; Hessians are sums of the inputs that come of it.
+        forward_precision: Of the dense model's passes: "float32" (the model's own dtype; on CUDA torch's
+            flags decide whether convolutions run in TF32, by default they do), "tf32" on CUDA, or "bfloat16" by
+            autocast; Hessians are sums of the inputs that come of it.
 
     Returns:
         Trace.

@@ -81,8 +81,12 @@ void test_errors() {
   CHECK(failure([] { check_launch("f"); }).empty());  // told once
   CHECK(failure([&] { fill_bytes("f", &out, 0, 4, nullptr); }) ==
         "f: no CUDA-capable device is detected");
+  CHECK(failure([] { check_launch("f"); }).empty());
   CHECK(failure([&] { copy_bytes("f", &out, &out, 4, nullptr); }) ==
         "f: no CUDA-capable device is detected");
+  CHECK(failure([] { check_launch("f"); }).empty());
+  CHECK(failure([] { current_device("f"); }) == "f: no CUDA-capable device is detected");
+  CHECK(failure([] { check_launch("f"); }).empty());
 }
 
 }  // namespace
