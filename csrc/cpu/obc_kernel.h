@@ -75,22 +75,6 @@ struct ObcScratch {
   Buffer<int64_t> eliminated;  // [D / m]: eliminations in each group of an n:m pattern
 };
 
-// Rows [I * kTile, + kTile) of the tiles of a matrix, zeros beyond it.
-template <class S, class T>
-void pack_row(const S* a, int64_t D, int64_t I, T* to) {
-  for (int64_t J = 0; J <= I; ++J, to += kTileSize)
-    for (int64_t r = 0; r < kTile; ++r)
-      for (int64_t q = 0; q < 4; ++q) {
-        const int64_t i = I * kTile + r, j = J * kTile + q * 4;
-        T* block = to + (r / 4 * 4 + q) * 16 + r % 4 * 4;
-        if (i < D && j + 4 <= D)
-          std::copy_n(a + i * D + j, 4, block);
-        else
-          for (int64_t k = 0; k < 4; ++k)
-            block[k] = i < D && j + k < D ? static_cast<T>(a[i * D + j + k]) : T(0);
-      }
-}
-
 // What blocks of c consecutive columns need beyond ObcScratch: at most (c + 4) D entries. Entry
 // (i, j) of the blocks of A that are left, or i of their weights, is an array over blocks.
 struct ObcBlockScratch {
