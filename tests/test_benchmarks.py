@@ -351,6 +351,8 @@ def test_what_did_not_fail_is_kept_and_marked(tmp_path, monkeypatch):
     (tmp_path / "bench_a.py").write_text(textwrap.dedent(BENCHMARKS))
     monkeypatch.setattr(main, "HERE", tmp_path)
     monkeypatch.setattr(sys, "argv", ["benchmarks", "quick", "--output", str(tmp_path / "out")])
+    # which keeps pytest-benchmark from writing
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     with pytest.raises(SystemExit, match="these results are incomplete"):
         main.main()
     data = result_file.read_results(tmp_path / "out" / "quick.json")

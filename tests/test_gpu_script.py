@@ -67,7 +67,7 @@ def test_nothing_runs_without_the_build(gpu_script):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_required_gpu_that_is_missing_fails_the_run():
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/test_devices.py"],
-        cwd=ROOT, env={**os.environ, "SPADE_REQUIRE_CUDA": "1"}, capture_output=True, text=True,
+        [sys.executable, "-m", "pytest", "-q", "--collect-only", "test_devices.py"],
+        cwd=ROOT / "tests", env={**os.environ, "SPADE_REQUIRE_CUDA": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 4 and "torch finds no GPU" in done.stderr
