@@ -14,8 +14,6 @@
   void SPADE_BLAS(cblas_##c##gemm)(int order, int trans_a, int trans_b, int m, int n, int k,   \
                                    T alpha, const T* a, int lda, const T* b, int ldb, T beta,  \
                                    T* c_, int ldc);                                            \
-  void SPADE_BLAS(cblas_##c##trsm)(int order, int side, int uplo, int trans, int diag, int m,  \
-                                   int n, T alpha, const T* a, int lda, T* b, int ldb);        \
   void SPADE_BLAS(c##potrf_)(const char* uplo, const int* n, T* a, const int* lda, int* info); \
   void SPADE_BLAS(c##potrs_)(const char* uplo, const int* n, const int* nrhs, const T* a,      \
                              const int* lda, T* b, const int* ldb, int* info);
@@ -28,10 +26,7 @@ SPADE_DECLARE_BLAS(d, double)
 namespace spade::blas {
 
 constexpr int kRowMajor = 101;
-enum Transpose { kNo = 111, kYes = 112 };
-enum Triangle { kUpper = 121, kLower = 122 };
-enum Side { kLeft = 141, kRight = 142 };
-constexpr int kNonUnit = 131;
+constexpr int kNoTranspose = 111;
 
 // Call once before the others: parallelism and determinism are libspade's own, so its own copy of
 // OpenBLAS stays serial. A system BLAS is shared with others and keeps its setting.
@@ -41,20 +36,13 @@ void use_one_thread();
 std::string name();
 
 #define SPADE_DEFINE_BLAS(c, T)                                                                  \
-  /* C = alpha op(A) op(B) + beta C; op(A) is m x k */                                           \
-  inline void gemm(Transpose ta, Transpose tb, int64_t m, int64_t n, int64_t k, T alpha,         \
-                   const T* a, int64_t lda, const T* b, int64_t ldb, T beta, T* out,             \
-                   int64_t ldc) {                                                                \
+  /* C = A B; A is m x k */                                                                      \
+  inline void gemm(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b,         \
+                   int64_t ldb, T* out, int64_t ldc) {                                           \
     SPADE_BLAS(cblas_##c##gemm)                                                                  \
-    (kRowMajor, ta, tb, static_cast<int>(m), static_cast<int>(n), static_cast<int>(k), alpha, a, \
-     static_cast<int>(lda), b, static_cast<int>(ldb), beta, out, static_cast<int>(ldc));         \
-  }                                                                                              \
-  /* B (m x n) = op(A)^-1 B, or B op(A)^-1 on the right */                                       \
-  inline void trsm(Side side, Triangle triangle, Transpose trans, int64_t m, int64_t n,          \
-                   const T* a, int64_t lda, T* b, int64_t ldb) {                                 \
-    SPADE_BLAS(cblas_##c##trsm)                                                                  \
-    (kRowMajor, side, triangle, trans, kNonUnit, static_cast<int>(m), static_cast<int>(n), T(1), \
-     a, static_cast<int>(lda), b, static_cast<int>(ldb));                                        \
+    (kRowMajor, kNoTranspose, kNoTranspose, static_cast<int>(m), static_cast<int>(n),            \
+     static_cast<int>(k), T(1), a, static_cast<int>(lda), b, static_cast<int>(ldb), T(0), out,   \
+     static_cast<int>(ldc));                                                                     \
   }                                                                                              \
   /* A = L L^T in the lower triangle; false if A is not positive definite */                     \
   inline bool potrf(int64_t n, T* a, int64_t lda) {                                              \

@@ -119,8 +119,8 @@ void obc_weights(const T* w, const T* h, const T* hinv, int64_t R, int64_t D, in
       [&](int, int64_t i) {
         const int64_t first = i * kRows;
         if (done.stopped()) return;
-        blas::gemm(blas::kNo, blas::kNo, std::min(kRows, R - first), D, D, T(1), w + first * D, D,
-                   h, D, T(0), products.get() + first * D, D);
+        blas::gemm(std::min(kRows, R - first), D, D, w + first * D, D, h, D,
+                   products.get() + first * D, D);
       });
   const Solve<T> solve{w, h, hinv, products.get(), D, steps, order, counts, out};
   parallel_for(
