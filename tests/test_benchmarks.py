@@ -351,7 +351,7 @@ def test_what_did_not_fail_is_kept_and_marked(tmp_path, monkeypatch):
     (tmp_path / "bench_a.py").write_text(textwrap.dedent(BENCHMARKS))
     monkeypatch.setattr(main, "HERE", tmp_path)
     monkeypatch.setattr(sys, "argv", ["benchmarks", "quick", "--output", str(tmp_path / "out")])
-    # which keeps pytest-benchmark from writing
+    # set, it would keep the pytest that main() starts from writing results
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     with pytest.raises(SystemExit, match="these results are incomplete"):
         main.main()
