@@ -14,15 +14,21 @@ _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _PRECISIONS = {"default": 0, "fast": 1}
 _ALIGNMENT = 256  # of scratch
 MOST_COLUMNS = 4608  # of obc_trace and obc_trace_nm
-MOST_BLOCK = 32  # columns of a block of obc_trace_pattern
 _UPDATES = {"auto": 0, "ffma": 1, "fp16": 2}
 
 
+def available_memory(device: torch.device) -> int:
+    """Bytes for new tensors: free on the device or in torch's cache, and within the process's fraction."""
+    free, total = torch.cuda.mem_get_info(device)
+    used = torch.cuda.memory_allocated(device)
+    cached = torch.cuda.memory_reserved(device) - used
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(device.index))
+    return max(0, min(free + cached, allowed - used))
+
+
 def _limit(tensor: torch.Tensor) -> int:
-    """Scratch that a call may take: half of what the device and torch's cache have free."""
-    free, _ = torch.cuda.mem_get_info(tensor.device)
-    cached = torch.cuda.memory_reserved(tensor.device) - torch.cuda.memory_allocated(tensor.device)
-    return (free + cached) // 2
+    """Scratch that a call may take: half of what is available."""
+    return available_memory(tensor.device) // 2
 
 
 def _run(like: torch.Tensor, call: Callable[..., None], bytes_: int, *arguments: object) -> None:

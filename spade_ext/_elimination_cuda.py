@@ -5,16 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from spade_ext import _cuda
-from spade_ext._elimination import (
-    Elimination,
-    Pattern,
-    attempts,
-    combined,
-    eliminate,
-    indefinite,
-)
+from spade_ext._elimination import Elimination, Pattern, attempts, combined, indefinite
 from spade_ext._inverse_cuda import DampedInverse, invert_cuda
-from spade_ext._progress import Callback
 from spade_ext.errors import of_group
 
 
@@ -24,13 +16,8 @@ def eliminate_cuda(
     hessian: torch.Tensor,
     pattern: Pattern,
     damp: float,
-    threads: int,
-    progress: bool | Callback | None,
 ) -> Elimination:
-    """As eliminate, on CUDA tensors; blocks that have no kernel go to the CPU and back."""
-    if pattern.block > _cuda.MOST_BLOCK:
-        host = eliminate(function, weight.cpu(), hessian.cpu(), pattern, damp, threads, progress)
-        return combined(lambda x: x.to(weight.device), host.damp, host)
+    """As eliminate, on CUDA tensors."""
     if weight.ndim == 2:
         whole = _eliminate(
             function, weight.detach()[None], hessian.detach()[None], pattern, damp, grouped=False

@@ -1,7 +1,5 @@
 """Exact OBC: the elimination order of every weight of a layer, and a layer pruned by it."""
 
-from typing import Any
-
 import torch
 
 from spade_ext._checks import MOST_DAMP, check_int, check_nm, check_range, resolve_threads
@@ -32,9 +30,19 @@ def _check_block(function: str, block: int | None, cols: int) -> int:
     return block
 
 
-def _eliminate(function: str, weight: torch.Tensor, *arguments: Any) -> Elimination:
-    """Eliminate a checked layer on its device; arguments of eliminate."""
-    return (eliminate_cuda if weight.is_cuda else eliminate)(function, weight, *arguments)
+def _eliminate(
+    function: str,
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    pattern: Pattern,
+    damp: float,
+    threads: int,
+    progress: bool | Callback | None,
+) -> Elimination:
+    """Eliminate a checked layer on its device; threads and progress are the CPU's."""
+    if weight.is_cuda:
+        return eliminate_cuda(function, weight, hessian, pattern, damp)
+    return eliminate(function, weight, hessian, pattern, damp, threads, progress)
 
 
 def obc_trace(

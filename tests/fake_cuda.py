@@ -66,14 +66,18 @@ class FakeCuda(TorchDispatchMode):
         native: Names of the native calls.
         stream: Torch's current one; the emulated backend refuses work on any other.
         free: Bytes that the device has free.
+        reserved: Bytes that torch has taken of it.
+        allocated: Bytes of those in tensors.
+        fraction: Part of the device's `total` bytes that torch may take.
     """
 
     device = _DEVICE
+    total = 2**40
 
     def __init__(self):
         super().__init__()
         self.moved, self.waits, self.native = [], [], []
-        self.free = 2**29
+        self.free, self.reserved, self.allocated, self.fraction = 2**29, 0, 0, 1.0
         self._backend = ctypes.CDLL(os.environ["SPADE_CUDA_LIBRARY"])
         self.switch_stream(0x5EED0)
 
@@ -174,9 +178,10 @@ def entered(patch):
     patch.setattr(
         torch.cuda, "current_stream", lambda which: SimpleNamespace(cuda_stream=device.stream)
     )
-    patch.setattr(torch.cuda, "mem_get_info", lambda which: (device.free, 2**40))
-    patch.setattr(torch.cuda, "memory_reserved", lambda which: 0)
-    patch.setattr(torch.cuda, "memory_allocated", lambda which: 0)
+    patch.setattr(torch.cuda, "mem_get_info", lambda which: (device.free, device.total))
+    patch.setattr(torch.cuda, "memory_reserved", lambda which: device.reserved)
+    patch.setattr(torch.cuda, "memory_allocated", lambda which: device.allocated)
+    patch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda which: device.fraction)
     patch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     for name in dir(spade_ext._C):

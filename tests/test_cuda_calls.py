@@ -13,6 +13,7 @@ from problems import layer
 
 import spade_ext
 from spade_ext import _cuda
+from spade_xai.plan import available_memory
 
 pytestmark = pytest.mark.skipif(
     spade_ext.build_info().get("nvcc") != "emulated",
@@ -114,6 +115,7 @@ print(spade.spade_last_error().decode())
         (80, {"sparsity": 0.5}),
         (600, {"n": 1, "m": 6}),
         (40, {"sparsity": 0.5, "block": 4}),
+        (96, {"sparsity": 0.5, "block": 48}),
     ],
 )
 def test_rows_in_chunks(fake_cuda, on_device, monkeypatch, cols, options):
@@ -128,6 +130,24 @@ def test_rows_in_chunks(fake_cuda, on_device, monkeypatch, cols, options):
     assert max(scratch) <= max(whole) // 2
     fake_cuda.free = 2  # a row at a time
     assert torch.equal(spade_ext.obc_prune(weight, h, **options).cpu(), expected)
+
+
+def test_memory_available_is_within_the_fraction_of_the_process(fake_cuda):
+    fake_cuda.free, fake_cuda.reserved, fake_cuda.allocated = 1000, 700, 300
+    for allowed, expected in ((fake_cuda.total, 1400), (500, 200), (200, 0)):
+        fake_cuda.fraction = allowed / fake_cuda.total
+        assert _cuda.available_memory(fake_cuda.device) == expected
+        assert available_memory(fake_cuda.device) == expected  # what plans go by
+
+
+def test_scratch_is_within_the_fraction_of_the_process(fake_cuda, on_device, monkeypatch):
+    weight, h = (on_device(x) for x in layer(5, 40, dtype=torch.float32))
+    scratch = memory_of_calls(monkeypatch)
+    expected = spade_ext.obc_trace(weight, h, block=20).order.cpu()
+    whole = scratch.pop()
+    fake_cuda.fraction = whole / fake_cuda.total  # of which a call may take half
+    assert torch.equal(spade_ext.obc_trace(weight, h, block=20).order.cpu(), expected)
+    assert scratch.pop() <= whole // 2
 
 
 def test_samples_in_chunks(fake_cuda, on_device, monkeypatch):

@@ -53,13 +53,13 @@ def test_eliminate(on_device, monkeypatch, pattern, dtype, most_columns):
     monkeypatch.setattr(_cuda, "MOST_COLUMNS", most_columns)
     weight, h = layer(3, 48, dtype=dtype)
     h[3] = h[:, 3] = 0
-    there, rest = (on_device(weight), on_device(h), pattern), (1, None)
-    got = eliminate_cuda("obc_trace", *there, 0.01, *rest)
-    expected = eliminate("obc_trace", weight, h, pattern, 0.01, *rest)
+    there = on_device(weight), on_device(h), pattern
+    got = eliminate_cuda("obc_trace", *there, 0.01)
+    expected = eliminate("obc_trace", weight, h, pattern, 0.01, 1, None)
     assert torch.equal(got.order.cpu(), expected.order) and got.damp == expected.damp
     for name in ("loss", "weight", "hessian", "hinv"):
         assert relative(getattr(got, name), getattr(expected, name).double()) < 1e-4
-    low = eliminate_cuda("obc_trace", *there, 1e-5, *rest)
+    low = eliminate_cuda("obc_trace", *there, 1e-5)
     assert low.loss.dtype == torch.float64
 
 
@@ -112,15 +112,22 @@ def test_groups_are_as_if_each_were_alone(on_device, rows, cols, options, dtype)
 
 
 @pytest.mark.parametrize(
-    "pattern", [{"sparsity": 0.5}, {"n": 1, "m": 3}, {"sparsity": 0.5, "block": 3}]
+    "cols, pattern",
+    [
+        (9, {"sparsity": 0.5}),
+        (9, {"n": 1, "m": 3}),
+        (9, {"sparsity": 0.5, "block": 3}),
+        (80, {"sparsity": 0.5, "block": 40}),
+    ],
 )
-def test_native_calls_and_waits_do_not_grow_with_groups(fake_cuda, on_device, pattern):
+def test_native_calls_and_waits_do_not_grow_with_groups(fake_cuda, on_device, cols, pattern):
     seen = []
     for groups in (1, 2, 96):
-        weight, h = (on_device(x) for x in grouped(groups, 1, 9))
+        weight, h = (on_device(x) for x in grouped(groups, 1, cols))
         fake_cuda.forget()
         spade_ext.obc_prune(weight, h, **pattern)
         seen.append((list(fake_cuda.native), list(fake_cuda.waits)))
     assert seen[0] == seen[1] == seen[2]
     native, waits = seen[0]
     assert len(native) == 2 and len(waits) == 3
+    assert all(name.startswith("cuda_obc_") for name in native)

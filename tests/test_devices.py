@@ -91,6 +91,7 @@ def test_obc_trace(device, rows, cols):
         {"n": 2, "m": 4},
         {"n": 5, "m": 8},
         {"sparsity": 0.5, "block": 4},
+        {"sparsity": 0.5, "block": 64},
     ],
 )
 def test_obc_prune(device, pattern, dtype):

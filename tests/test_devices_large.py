@@ -60,6 +60,14 @@ def test_obc_trace_nm(device, n, m):
         assert torch.equal((order.long() // m).sort(1).values, groups.expand(2, -1))
 
 
+@pytest.mark.parametrize("block", [4, 64, 320])
+def test_obc_trace_of_blocks(device, block):
+    weight, h = layer(2, 640, dtype=torch.float32)
+    got = spade_ext.obc_trace(weight.to(device), h.to(device), block=block)
+    expected = spade_ext.obc_trace(weight.double(), h.double(), block=block)
+    assert_same_order(got.order.cpu(), got.loss.cpu(), expected.order, expected.loss, rtol=1e-4)
+
+
 def best_weights(weight, h, kept):
     """W' = argmin (W' - W) H (W' - W)^T over the kept weights, a row at a time."""
     out = torch.zeros_like(weight, dtype=torch.float64)

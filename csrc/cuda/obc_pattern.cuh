@@ -1,11 +1,12 @@
-// Exact OBC of a row in double, one pivot at a time: blocks of c columns, n:m patterns, or single
-// columns, any number of them.
+// Exact OBC of a row in double, one pivot at a time: blocks of c consecutive columns, n:m patterns,
+// or single columns, any number of them.
 //
-// Left-looking Cholesky of A = H^-1 by blocks b of c consecutive columns (c = 1: columns):
+// Left-looking Cholesky of A = H^-1 by blocks b (c = 1: columns):
 //     P = argmin w_b^T A_bb^-1 w_b,   A_PP = L L^T,   z = L^-1 w_P,
 //     u = (A[:,P] - U U[P,:]^T) L^-T,   w -= u z,   A_bb -= u_b u_b^T,   U gets the columns u.
 // Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), section 4. One
-// block of threads a row, D^3 / 2 FMA over D^3 / 2c entries of U: bound by memory.
+// block of threads a row. D^3 / 2 FMA with U, up to 4 for one number read of it, and 7 D^2 c / 12
+// with A_bb, L and u, for one each: bound by memory.
 #pragma once
 
 #include "cuda/obc_matrices.cuh"
@@ -13,7 +14,6 @@
 namespace spade::cuda::obc {
 
 constexpr int kPatternThreads = 256;
-constexpr int kMostBlock = 32;  // c
 
 // A chunk of rows. T: type of the caller's arrays; blocks = D / block.
 template <class T>
@@ -24,9 +24,9 @@ struct PatternRows {
   int n, m;          // n of each m columns go; m = 0: no such rule
   double* u;         // [rows, steps * block, D]
   double* w;         // [rows, D]
-  double* diagonal;  // [rows, block, block, blocks]: A_bb, up to date
-  double* factor;    // [rows, block, block, blocks]: L of A_bb
-  double* z;         // [rows, block, blocks]
+  double* diagonal;  // [rows, block, D]: [j, b c + i] has A_ij of A_bb, i >= j, up to date
+  double* factor;    // [rows, block, D]: in the same places L of A_bb
+  double* z;         // [rows, D]: L^-1 w_b
   double* score;     // [rows, blocks]
   int* alive;        // [rows, blocks]: 1 if the block may go
   int* gone;         // [rows, D / m]
@@ -38,10 +38,7 @@ struct PatternRows {
 struct PatternShared {
   double least[kPatternThreads / 32];
   int best[kPatternThreads / 32];
-  double score;
   int chosen;  // block, -1: the row stops
-  int closed;  // n:m group that is full, -1: none
-  double factor[kMostBlock * kMostBlock], z[kMostBlock];
 };
 
 template <class T>
@@ -66,65 +63,92 @@ class PatternRow {
 
   __device__ __forceinline__ void eliminate() {
     start();
+    score();
     for (int step = 0; step < rows_.steps; ++step) {
       choose();
       if (tid == 0) take(step);
-      __syncthreads();  // the choice is known
+      __syncthreads();  // the choice and who is left are known
       if (s_.chosen < 0) return stop(step);
-      prepare();
-      __syncthreads();  // L, z and who is left are known
       extend(step * c_);
       __syncthreads();  // u and w are complete
-      for (int b = tid; b < blocks_; b += kPatternThreads)
-        if (alive_[b]) refresh(b, step * c_);
+      update(step * c_);
+      score();
     }
     if (tid == 0) rows_.info[r_] = 0;
   }
 
  private:
-  __device__ __forceinline__ double& entry(double* matrices, int i, int j, int b) const {
-    return matrices[static_cast<int64_t>(i * c_ + j) * blocks_ + b];
+  __device__ __forceinline__ double& at(double* columns, int t, int j) const {
+    return columns[static_cast<int64_t>(t) * D_ + j];
   }
-  __device__ __forceinline__ double& u(int t, int j) const {
-    return u_[static_cast<int64_t>(t) * D_ + j];
+  __device__ __forceinline__ double a(int i, int j) const {
+    return static_cast<double>(hinv_[static_cast<int64_t>(i) * D_ + j]);
   }
 
   __device__ __forceinline__ void start() {
-    for (int j = tid; j < D_; j += kPatternThreads)
-      w_[j] = static_cast<double>(rows_.weights[r_ * D_ + j]);
+    for (int p = tid; p < D_; p += kPatternThreads) {
+      const int i = p % c_, first = p - i;
+      w_[p] = static_cast<double>(rows_.weights[r_ * D_ + p]);
+      for (int j = 0; j <= i; ++j) at(diagonal_, j, p) = a(first + j, p);
+    }
+    for (int b = tid; b < blocks_; b += kPatternThreads) alive_[b] = 1;
     if (rows_.m > 0)
       for (int g = tid; g < D_ / rows_.m; g += kPatternThreads)
         rows_.gone[r_ * (D_ / rows_.m) + g] = 0;
-    __syncthreads();  // w is complete
-    for (int b = tid; b < blocks_; b += kPatternThreads) {
-      alive_[b] = 1;
-      for (int i = 0; i < c_; ++i)
-        for (int j = 0; j <= i; ++j)
-          entry(diagonal_, i, j, b) =
-              static_cast<double>(hinv_[(b * c_ + i) * static_cast<int64_t>(D_) + b * c_ + j]);
-      score_[b] = score_of(b);
+    __syncthreads();  // w and alive are complete
+  }
+
+  // A_bb of the blocks that are left, less the newest columns t .. t + c - 1 of U.
+  __device__ __forceinline__ void update(int t) {
+    for (int p = tid; p < D_; p += kPatternThreads) {
+      if (!alive_[p / c_]) continue;
+      const int i = p % c_, first = p - i;
+      for (int j = 0; j <= i; ++j) {
+        double x = at(diagonal_, j, p);
+        for (int k = 0; k < c_; ++k) x -= at(u_, t + k, p) * at(u_, t + k, first + j);
+        at(diagonal_, j, p) = x;
+      }
     }
   }
 
-  // w_b^T A_bb^-1 w_b, leaving L and z; one that is not positive definite scores -1, so that it is
-  // chosen and stops the row, or infinity if it is a single zero.
-  __device__ __forceinline__ double score_of(int b) const {
-    double sum = 0;
-    for (int i = 0; i < c_; ++i) {
-      double right = w_[b * c_ + i];
-      for (int j = 0; j <= i; ++j) {
-        double x = entry(diagonal_, i, j, b);
-        for (int k = 0; k < j; ++k) x -= entry(factor_, i, k, b) * entry(factor_, j, k, b);
-        if (j == i && !(x > 0)) return c_ == 1 && !(x < 0) ? HUGE_VAL : -1.0;
-        x = j < i ? x / entry(factor_, j, j, b) : sqrt(x);
-        entry(factor_, i, j, b) = x;
-        if (j < i) right -= x * z_[j * blocks_ + b];
+  // L, z and scores of the blocks that are left, all blocks column by column together: thread p has
+  // row p of L, thread b has z_b.
+  __device__ __forceinline__ void score() {
+    for (int j = 0;; ++j) {
+      for (int p = tid; p < D_; p += kPatternThreads) {
+        const int i = p % c_, first = p - i;
+        if (i < j || !alive_[p / c_]) continue;
+        double x = at(diagonal_, j, p);
+        for (int k = 0; k < j; ++k) x -= at(factor_, k, p) * at(factor_, k, first + j);
+        at(factor_, j, p) = i == j && x > 0 ? sqrt(x) : x;
       }
-      const double z = right / entry(factor_, i, i, b);
-      z_[i * blocks_ + b] = z;
-      sum += z * z;
+      __syncthreads();  // L_jj, and below it L_ij L_jj, are known
+      for (int b = tid; b < blocks_; b += kPatternThreads)
+        if (alive_[b]) add_to_score(b, j);
+      if (j + 1 == c_) return;
+      for (int p = tid; p < D_; p += kPatternThreads) {
+        const int i = p % c_, first = p - i;
+        if (i > j && alive_[p / c_]) at(factor_, j, p) /= at(factor_, j, first + j);
+      }
+      __syncthreads();  // column j of L is complete
     }
-    return sum;
+  }
+
+  // z_j of block b, and its square to z^T z = w_b^T A_bb^-1 w_b. A block that is not positive
+  // definite scores -1, so that it is chosen and stops the row, or infinity if it is a single zero.
+  __device__ __forceinline__ void add_to_score(int b, int j) {
+    const int first = b * c_;
+    const double sum = j ? score_[b] : 0.0, pivot = at(factor_, j, first + j);
+    if (sum < 0) return;
+    if (!(pivot > 0)) {
+      score_[b] = c_ == 1 && !(pivot < 0) ? HUGE_VAL : -1.0;
+      return;
+    }
+    double right = w_[first + j];
+    for (int k = 0; k < j; ++k) right -= at(factor_, k, first + j) * z_[first + k];
+    const double z = right / pivot;
+    z_[first + j] = z;
+    score_[b] = sum + z * z;
   }
 
   // The warps' best blocks; ties: lowest block.
@@ -151,7 +175,7 @@ class PatternRow {
     __syncthreads();  // every warp's best is known
   }
 
-  // For one thread: the best block leaves, and closes its n:m group when that is full.
+  // For one thread: the best block leaves, and the rest of its n:m group when that is full.
   __device__ __forceinline__ void take(int step) {
     double least = HUGE_VAL;
     int best = INT32_MAX;
@@ -161,22 +185,14 @@ class PatternRow {
         best = s_.best[warp];
       }
     s_.chosen = best == INT32_MAX || least < 0 ? -1 : best;
-    s_.closed = -1;
     if (s_.chosen < 0) return;
     rows_.order[r_ * rows_.steps + step] = best;
     rows_.loss[r_ * rows_.steps + step] = static_cast<T>(0.5 * least);
     alive_[best] = 0;
     if (rows_.m == 0) return;
     const int group = best / rows_.m;
-    if (++rows_.gone[r_ * (D_ / rows_.m) + group] == rows_.n) s_.closed = group;
-  }
-
-  __device__ __forceinline__ void prepare() {
-    for (int e = tid; e < c_ * c_; e += kPatternThreads)
-      if (e % c_ <= e / c_) s_.factor[e] = entry(factor_, e / c_, e % c_, s_.chosen);
-    if (tid < c_) s_.z[tid] = z_[tid * blocks_ + s_.chosen];
-    if (s_.closed >= 0)
-      for (int i = tid; i < rows_.m; i += kPatternThreads) alive_[s_.closed * rows_.m + i] = 0;
+    if (++rows_.gone[r_ * (D_ / rows_.m) + group] < rows_.n) return;
+    for (int i = 0; i < rows_.m; ++i) alive_[group * rows_.m + i] = 0;
   }
 
   // Columns t .. t + c - 1 of U, and w.
@@ -188,41 +204,27 @@ class PatternRow {
       for (int first = 0; first < c_; first += kTogether) {
         double v[kTogether];
 #pragma unroll
-        for (int i = 0; i < kTogether; ++i)
-          v[i] =
-              first + i < c_
-                  ? static_cast<double>(hinv_[(pivot + first + i) * static_cast<int64_t>(D_) + j])
-                  : 0.0;
+        for (int i = 0; i < kTogether; ++i) v[i] = first + i < c_ ? a(pivot + first + i, j) : 0.0;
         for (int q = 0; q < t; ++q) {
-          const double x = u(q, j);
+          const double x = at(u_, q, j);
 #pragma unroll
           for (int i = 0; i < kTogether; ++i)
-            if (first + i < c_) v[i] -= u(q, pivot + first + i) * x;
+            if (first + i < c_) v[i] -= at(u_, q, pivot + first + i) * x;
         }
 #pragma unroll
         for (int i = 0; i < kTogether; ++i)
-          if (first + i < c_) u(t + first + i, j) = v[i];
+          if (first + i < c_) at(u_, t + first + i, j) = v[i];
       }
       double change = 0;
       for (int i = 0; i < c_; ++i) {
-        double x = u(t + i, j);
-        for (int k = 0; k < i; ++k) x -= s_.factor[i * c_ + k] * u(t + k, j);
-        x /= s_.factor[i * c_ + i];
-        u(t + i, j) = x;
-        change += x * s_.z[i];
+        double x = at(u_, t + i, j);
+        for (int k = 0; k < i; ++k) x -= at(factor_, k, pivot + i) * at(u_, t + k, j);
+        x /= at(factor_, i, pivot + i);
+        at(u_, t + i, j) = x;
+        change += x * z_[pivot + i];
       }
       w_[j] -= change;
     }
-  }
-
-  __device__ __forceinline__ void refresh(int b, int t) {
-    for (int i = 0; i < c_; ++i)
-      for (int j = 0; j <= i; ++j) {
-        double x = entry(diagonal_, i, j, b);
-        for (int k = 0; k < c_; ++k) x -= u(t + k, b * c_ + i) * u(t + k, b * c_ + j);
-        entry(diagonal_, i, j, b) = x;
-      }
-    score_[b] = score_of(b);
   }
 
   // From this step on there is nothing: -1 and NaN.

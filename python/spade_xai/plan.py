@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from spade_ext import _cuda
 from spade_xai.layers import Layer
 
 _log = logging.getLogger(__name__)
@@ -42,8 +43,7 @@ def parse_memory(function: str, value: int | str | None) -> int | None:
 def available_memory(device: torch.device = _CPU) -> int | None:
     """Bytes that the device can still give, or None where that is not known."""
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + cached
+        return _cuda.available_memory(device)
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():

@@ -1,4 +1,5 @@
 // spade_cuda_obc_trace_pattern under the emulation: orders, losses and stops of the CPU library.
+#include <array>
 #include <random>
 
 #include "check.h"
@@ -122,11 +123,20 @@ void test_orders() {
   for (const int64_t c : {2, 3, 4, 5, 8, 9, 16, 32})
     compare(random_problem<double>(2, c * 9, 6), blocks(c * 9, c));
   compare(random_problem<float>(2, 132, 7), blocks(132, 4));
-  compare(random_problem<float>(1, 32, 8), blocks(32, 32));
+}
+
+// Blocks wider than a warp, and of many threads' columns; D below, at and above a block of threads.
+void test_wide_blocks() {
+  const int64_t sizes[][2] = {{33, 3}, {48, 5},  {64, 1},  {64, 4},
+                              {85, 3}, {129, 2}, {150, 2}, {257, 1}};
+  for (const auto [c, count] : sizes)
+    compare(random_problem<double>(1, c * count, 6), blocks(c * count, c));
+  compare(random_problem<float>(2, 192, 7), blocks(192, 64));
+  compare(random_problem<float>(2, 48, 8), blocks(48, 48));
 }
 
 // More columns than the fast kernels take.
-void test_wide() {
+void test_many_columns() {
   const int64_t D = 4640;
   Problem<float> p{1, D, std::vector<float>(D), std::vector<float>(D * D, 0.0f)};
   for (int64_t j = 0; j < D; ++j) {
@@ -138,7 +148,8 @@ void test_wide() {
 }
 
 void test_schedules() {
-  for (const spade_obc_pattern_t& pattern : {columns(40), groups(2, 4), blocks(40, 4)}) {
+  for (const spade_obc_pattern_t& pattern :
+       {columns(40), groups(2, 4), blocks(40, 4), blocks(40, 20), blocks(40, 40)}) {
     const Problem<double> p = random_problem<double>(3, 40, 9);
     const Result<double> first = run(p, pattern);
 #ifdef __SANITIZE_THREAD__
@@ -179,19 +190,45 @@ void test_ties() {
   }
 }
 
-// Rows stop where the CPU's do: A_pp < 0 or = 0 from the start, A_pp < 0 after some steps.
+// Rows stop where the CPU's do: A_pp < 0 or = 0 from the start, A_pp < 0 after some steps; p is the
+// first, a middle or the last column of its block.
 void test_stops() {
-  for (const int64_t c : {1, 2})
-    for (const double last : {-1.0, 0.0, 0.5}) {
-      const int64_t D = 10;
-      Problem<double> p{2, D, std::vector<double>(2 * D), std::vector<double>(D * D, 0.0)};
-      for (int64_t j = 0; j < 2 * D; ++j) p.w[j] = 1.0 + j * 7 % 31 + j % D;
-      for (int64_t j = 0; j < D; ++j) p.hinv[j * D + j] = 1.0;
-      p.hinv[D * D - 1] = last;
-      if (last > 0) p.hinv[D - 1] = p.hinv[(D - 1) * D] = 2.0;
-      compare(p, blocks(D, c));
-      CHECK(run(p, blocks(D, c)).info[0] > 0);
+  for (const auto [D, c, p] : {std::array<int64_t, 3>{10, 1, 9},
+                               {10, 2, 8},
+                               {10, 2, 9},
+                               {99, 33, 66},
+                               {99, 33, 81},
+                               {99, 33, 98},
+                               {48, 48, 20}})
+    for (const double there : {-1.0, 0.0, 0.5}) {
+      Problem<double> x{2, D, std::vector<double>(2 * D), std::vector<double>(D * D, 0.0)};
+      for (int64_t j = 0; j < 2 * D; ++j) x.w[j] = 1.0 + j * 7 % 31 + j % D;
+      for (int64_t j = 0; j < D; ++j) x.hinv[j * D + j] = 1.0;
+      x.hinv[p * D + p] = there;
+      if (there > 0) x.hinv[p] = x.hinv[p * D] = 2.0;
+      compare(x, blocks(D, c));
+      CHECK(run(x, blocks(D, c)).info[0] > 0);
     }
+}
+
+// A row of wide blocks needs U and twice its A_bb; chunks stay within the limit.
+void test_memory() {
+  const int64_t D = 96, R = 5;
+  for (const int64_t c : {1, 48, 96}) {
+    const auto bytes = [&](int64_t rows, size_t limit) {
+      const spade_obc_pattern_t pattern = blocks(D, c);
+      size_t size = 0;
+      CHECK_SUCCESS(
+          spade::cuda::obc_trace_pattern_workspace_bytes(rows, D, &pattern, limit, &size));
+      return size;
+    };
+    const size_t one = bytes(1, 0);
+    CHECK(one >= sizeof(double) * static_cast<size_t>(D * D + 2 * c * D));
+    CHECK(bytes(R, 0) == one && bytes(R, 3 * one) <= 3 * one && bytes(R, 3 * one) > one);
+    CHECK(bytes(R, SIZE_MAX) > 3 * one);
+    const Problem<double> p = random_problem<double>(R, D, 9);
+    CHECK(run(p, blocks(D, c), 2 * one) == run(p, blocks(D, c)));
+  }
 }
 
 void test_arguments() {
@@ -205,9 +242,10 @@ void test_arguments() {
   const auto refused = [&](const spade_obc_pattern_t& p, const char* text) {
     CHECK_FAILS(call(p), SPADE_INVALID_ARGUMENT, text);
   };
-  refused({4, 0, 0, 0}, "block must be in [1, 32] and divide D = 4, got 0");
+  refused({4, 0, 0, 0}, "block must be >= 1 and divide D = 4, got 0");
   refused({4, 0, 0, 3}, "divide D = 4, got 3");
-  refused({4, 0, 0, 64}, "block must be in [1, 32]");
+  refused({4, 0, 0, -2}, "block must be >= 1 and divide D = 4, got -2");
+  refused({1, 0, 0, 64}, "divide D = 4, got 64");
   refused({0, 1, 3, 1}, "m must divide D = 4, got 3");
   refused({0, 3, 2, 1}, "n must be in [0, m = 2], got 3");
   refused({0, 1, 2, 2}, "block must be 1 with n:m, got 2");
@@ -226,9 +264,11 @@ int main() {
   test_matrices<float>(columns(20));
   test_matrices<double>(groups(2, 4));
   test_matrices<float>(blocks(20, 4));
-  test_wide();
+  test_wide_blocks();
+  test_many_columns();
   test_ties();
   test_stops();
+  test_memory();
   test_arguments();
 #endif
   return report();

@@ -123,14 +123,14 @@ SPADE_API spade_status_t spade_cuda_obc_trace_nm(const float* w, const float* hi
 typedef struct {
   int64_t steps; /* blocks that go, in [0, D / block]; ignored when m > 0 */
   int64_t n, m;  /* n of each m consecutive columns go; m = 0: no such rule */
-  int64_t block; /* in [1, 32]: columns that go together; divides D, 1 with n:m */
+  int64_t block; /* columns that go together; divides D, 1 with n:m */
 } spade_obc_pattern_t;
 
 /**
  * Exact OBC in double, one pivot at a time, of any number of columns: see spade_obc_trace_f64 and
  * its _nm and _block forms. Orders are R x steps, indices of blocks where block > 1. Bound by
- * memory, D^3 / (2 block) doubles read a row: spade_cuda_obc_trace and spade_cuda_obc_trace_nm are
- * the fast ones.
+ * memory, D^3 / 2 doubles read a row, fewer with blocks: spade_cuda_obc_trace and
+ * spade_cuda_obc_trace_nm are the fast ones. Scratch of a row: D^2 + 2 block D doubles.
  */
 SPADE_API spade_status_t spade_cuda_obc_trace_pattern_workspace_bytes(
     int64_t R, int64_t D, const spade_obc_pattern_t* pattern /* host */, size_t limit,
