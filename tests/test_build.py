@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import spade_ext
 from spade_ext import _build
 from spade_ext.__main__ import main
 
-PROJECT = Path(__file__).parent / "cmake-project"
+ROOT = Path(__file__).parents[1]
+PROJECT = ROOT / "tests" / "cmake-project"
 
 
 @functools.cache
@@ -32,6 +34,23 @@ def test_outside_project_builds_and_runs(tmp_path):
     cmake("-S", str(PROJECT), "-B", "build", f"-DCMAKE_PREFIX_PATH={prefix}")
     cmake("--build", "build")
     subprocess.run(["ctest", "--output-on-failure"], check=True, cwd=tmp_path / "build")
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("nvcc", [True, False])
+def test_cuda_by_default_with_nvcc_and_a_gpu(tmp_path, nvcc, gpu):
+    device = tmp_path / "nvidia0"
+    if gpu:
+        device.touch()
+    command = ["cmake", "-S", str(ROOT), "-B", "build", f"-DSPADE_GPU_FILES={tmp_path}/nvidia[0-9]*"]
+    command += ["-DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON"]  # where it stops, with what it is to build decided
+    if nvcc:
+        command += [f"-DCMAKE_CUDA_COMPILER={tmp_path}/nvcc"]
+    environment = {**os.environ, "CUDACXX": f"{tmp_path}/none"}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "CMAKE_DISABLE_FIND_PACKAGE_OpenMP" in result.stderr
+    found = f"nvcc: {f'{tmp_path}/nvcc' if nvcc else 'NOTFOUND'}, GPUs: {device if gpu else ''}"
+    assert f"-- SPADE_CUDA=auto is {'ON' if nvcc and gpu else 'OFF'}; {found}\n" in result.stdout
 
 
 def test_paths():
