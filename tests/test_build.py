@@ -42,8 +42,9 @@ def test_cuda_by_default_with_nvcc_and_a_gpu(tmp_path, nvcc, gpu):
     device = tmp_path / "nvidia0"
     if gpu:
         device.touch()
-    command = ["cmake", "-S", str(ROOT), "-B", "build", f"-DSPADE_GPU_FILES={tmp_path}/nvidia[0-9]*"]
-    command += ["-DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON"]  # where it stops, with what it is to build decided
+    command = ["cmake", "-S", str(ROOT), "-B", "build"]
+    command += [f"-DSPADE_GPU_FILES={tmp_path}/nvidia[0-9]*"]
+    command += ["-DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON"]  # stops there, with CUDA decided
     if nvcc:
         command += [f"-DCMAKE_CUDA_COMPILER={tmp_path}/nvcc"]
     environment = {**os.environ, "CUDACXX": f"{tmp_path}/none"}
