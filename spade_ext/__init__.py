@@ -14,7 +14,12 @@ from spade_ext.geometry import Conv2dGeometry
 from spade_ext.hessian import hessian
 from spade_ext.inverse import damped_inverse
 from spade_ext.obc import OBCTrace, obc_prune, obc_trace
-from spade_ext.sparsegpt import SparseGPTBatch, sparsegpt_prune, sparsegpt_prune_batch
+from spade_ext.sparsegpt import (
+    SparseGPTBatch,
+    sparsegpt_prune,
+    sparsegpt_prune_batch,
+    sparsegpt_prune_layers,
+)
 
 __version__ = "0.1.0"
 
@@ -39,4 +44,5 @@ __all__ = [
     "reference",
     "sparsegpt_prune",
     "sparsegpt_prune_batch",
+    "sparsegpt_prune_layers",
 ]

@@ -3,14 +3,16 @@
 Arguments are checked by the callers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
 from spade_ext import _C
 from spade_ext._checks import suffix
 
-_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 _PRECISIONS = {"default": 0, "fast": 1}
 _ALIGNMENT = 256  # of scratch
 MOST_COLUMNS = 4608  # of obc_trace and obc_trace_nm
@@ -26,9 +28,23 @@ def available_memory(device: torch.device) -> int:
     return max(0, min(free + cached, allowed - used))
 
 
+_most_scratch: ContextVar[int | None] = ContextVar("most_scratch", default=None)
+
+
+@contextmanager
+def scratch_within(most: int | None) -> Iterator[None]:
+    """Have native calls cut their work so that each stays within so many bytes of scratch, if it can be cut so far."""
+    token = _most_scratch.set(most)
+    try:
+        yield
+    finally:
+        _most_scratch.reset(token)
+
+
 def _limit(tensor: torch.Tensor) -> int:
-    """Scratch that a call may take: half of what is available."""
-    return available_memory(tensor.device) // 2
+    """Scratch that a call may take: half of what is available, or less if scratch_within says so."""
+    half, most = available_memory(tensor.device) // 2, _most_scratch.get()
+    return half if most is None else min(half, most)
 
 
 def _run(like: torch.Tensor, call: Callable[..., None], bytes_: int, *arguments: object) -> None:
@@ -151,21 +167,28 @@ def obc_weights(
 
 
 def sparsegpt_prune(
-    weight: torch.Tensor,
-    hessian: torch.Tensor,
-    options: tuple[float, int, int, int, float, int],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weights [S, R, D], damping [S] float64 and info [S]; options: the fields of spade_sparsegpt_t."""
-    samples, cols, _ = hessian.shape
-    rows = weight.shape[-2]
-    out = hessian.new_empty(samples, rows, cols)
-    used = hessian.new_empty(samples, dtype=torch.float64)
-    info = hessian.new_empty(samples, dtype=torch.int32)
-    with torch.cuda.device(hessian.device):  # some factorise in double
-        size = _C.cuda_sparsegpt_prune_workspace(samples, rows, cols, *options, _limit(hessian))
-    _run(
-        hessian, _C.cuda_sparsegpt_prune, size,
-        weight.data_ptr(), rows * cols if weight.ndim == 3 else 0, hessian.data_ptr(),
-        samples, rows, cols, *options, out.data_ptr(), used.data_ptr(), info.data_ptr(),
-    )  # fmt: skip
-    return out, used, info
+    layers: Sequence[tuple[torch.Tensor, torch.Tensor, tuple[float, int, int, int, float, int]]],
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Weights [S, R, D], damping [S] float64 and info [S] of layers of one dtype.
+
+    Args:
+        layers: Of each weight [R, D] or [S, R, D], hessian [S, D, D], and the fields of spade_sparsegpt_t.
+    """
+    results, fields = [], []
+    for weight, hessian, options in layers:
+        samples, cols, _ = hessian.shape
+        rows = weight.shape[-2]
+        out = hessian.new_empty(samples, rows, cols)
+        used = hessian.new_empty(samples, dtype=torch.float64)
+        info = hessian.new_empty(samples, dtype=torch.int32)
+        results.append((out, used, info))
+        fields.append((
+            samples, rows, cols, *options, weight.data_ptr(), rows * cols if weight.ndim == 3 else 0,
+            hessian.data_ptr(), out.data_ptr(), used.data_ptr(), info.data_ptr(),
+        ))  # fmt: skip
+    like = layers[0][1]
+    dtype = _DTYPES[like.dtype]
+    with torch.cuda.device(like.device):  # some factorise in double
+        size = _C.cuda_sparsegpt_prune_workspace(fields, dtype, _limit(like))
+    _run(like, _C.cuda_sparsegpt_prune, size, fields, dtype)
+    return results

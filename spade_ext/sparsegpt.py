@@ -1,30 +1,17 @@
-"""SparseGPT, for one Hessian or a batch of them."""
+"""SparseGPT, for one Hessian, a batch of them, or several layers."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 
-from spade_ext import _C, _cuda
-from spade_ext._checks import (
-    MOST_DAMP,
-    check_all_finite,
-    check_device,
-    check_int,
-    check_nm,
-    check_range,
-    check_same_device,
-    check_shape,
-    check_square,
-    check_tensor,
-    compute_dtype,
-    dense,
-    resolve_threads,
-    suffix,
-)
-from spade_ext._memory import empty
-from spade_ext._progress import Callback, reporting
+from spade_ext._checks import check_tensor
+from spade_ext._progress import Callback
+from spade_ext._sparsegpt import Pattern, Pruned, check_problem, prune
 from spade_ext.errors import SingularHessianError
 from spade_ext.inverse import warn_damping
+
+T = TypeVar("T")
 
 
 class SparseGPTBatch(NamedTuple):
@@ -75,69 +62,75 @@ def sparsegpt_prune_batch(
     function = "sparsegpt_prune_batch"
     check_tensor(function, "weight", weight, ndim=(2, 3))
     check_tensor(function, "hessian", hessian, ndim=3)
-    weights, used, info = _prune(
-        function, weight, hessian, sparsity, block_size, n, m, damp, extra, threads, progress
-    )
-    return SparseGPTBatch(
-        weights, torch.tensor(used, dtype=torch.float64), torch.tensor(info, dtype=torch.bool)
-    )
+    pattern = Pattern(sparsity, block_size, n, m, damp, extra)
+    problem = check_problem(function, weight, hessian, pattern)
+    return _batch(prune(function, [problem], threads, progress)[0])
 
 
-def _prune(
-    function: str,
-    weight: torch.Tensor,
-    hessian: torch.Tensor,
-    sparsity: float,
-    block_size: int,
-    n: int | None,
-    m: int | None,
-    damp: float,
-    extra: int,
-    threads: int | None,
-    progress: bool | Callback | None,
-) -> tuple[torch.Tensor, list[float], list[int]]:
-    """Weights [..., R, D], damping and info (0: success) of each sample of hessian [..., D, D]."""
-    rows, cols = weight.shape[-2:]
-    batch = hessian.shape[:-2]
-    samples = batch[0] if batch else 1
-    check_square(function, "hessian", hessian)
-    check_shape(function, "hessian", hessian, (*batch, cols, cols))
-    if weight.ndim == 3:
-        check_shape(function, "weight", weight, (samples, rows, cols))
-    check_device(function, "weight", weight)
-    check_same_device(function, "hessian", hessian, "weight", weight)
-    check_range(function, "sparsity", sparsity, 0.0, 1.0)
-    check_int(function, "block_size", block_size, 1)
-    check_int(function, "extra", extra, 0)
-    pattern = check_nm(function, n, m, cols) or (0, 0)
-    check_range(function, "damp", damp, 0.0, MOST_DAMP)
-    threads = resolve_threads(function, threads)
-    dtype = compute_dtype(weight, hessian)
-    if weight.is_cuda or not weight.numel() or not hessian.numel():  # the native call checks others
-        check_all_finite(function, weight=weight, hessian=hessian)
-    w, h = dense(weight, dtype), dense(hessian, dtype)
-    options = (float(sparsity), block_size, *pattern, float(damp), extra)
-    if w.is_cuda and dtype == torch.float32:
-        weights, damps, status = _cuda.sparsegpt_prune(w, h if batch else h[None], options)
-        weights = weights.to(weight.dtype)
-        used, info = torch.stack([damps, status.double()]).tolist()  # waits once
-        return weights if batch else weights[0], used, [int(x) for x in info]
-    if w.is_cuda:  # float64 has no CUDA kernels
-        weights, used, info = _prune(
-            function, w.cpu(), h.cpu(), sparsity, block_size, n, m, damp, extra, threads, progress
+def sparsegpt_prune_layers(
+    weights: Sequence[torch.Tensor],
+    hessians: Sequence[torch.Tensor],
+    sparsity: float | Sequence[float] = 0.0,
+    *,
+    block_size: int | Sequence[int] = 128,
+    n: int | None = None,
+    m: int | None = None,
+    damp: float = 0.01,
+    threads: int | None = None,
+    progress: bool | Callback | None = None,
+) -> list[SparseGPTBatch]:
+    """Prune L layers, each for a batch of Hessians: on CUDA all in the launches that the widest takes.
+
+    Args:
+        weights: Of each layer [R, D] shared by its samples, or [S, R, D]. Not modified.
+        hessians: Of each layer [S, D, D]: only the lower triangles are read. Not modified.
+        sparsity: As in sparsegpt_prune, for all layers or of each.
+        block_size: As in sparsegpt_prune, for all layers or of each.
+        n: As in sparsegpt_prune.
+        m: As in sparsegpt_prune, divides D of all layers.
+        damp: As in sparsegpt_prune.
+        threads: As in sparsegpt_prune.
+        progress: As in sparsegpt_prune, over all layers by their cost; never called on CUDA.
+
+    Returns:
+        What sparsegpt_prune_batch gives for each layer.
+
+    Raises:
+        ValueError: As sparsegpt_prune_batch, naming weights[i] or hessians[i]; lengths that differ, different devices.
+    """
+    function = "sparsegpt_prune_layers"
+    count = len(weights)
+    matrices: Sequence[torch.Tensor] = _of_each(function, "hessians", hessians, count)
+    ratios: Sequence[float] = _of_each(function, "sparsity", sparsity, count)
+    widths: Sequence[int] = _of_each(function, "block_size", block_size, count)
+    layers = zip(weights, matrices, ratios, widths, strict=True)
+    problems = []
+    for i, (weight, hessian, ratio, width) in enumerate(layers):
+        names = f"weights[{i}]", f"hessians[{i}]"
+        check_tensor(function, names[0], weight, ndim=(2, 3))
+        check_tensor(function, names[1], hessian, ndim=3)
+        pattern = Pattern(ratio, width, n, m, damp)
+        problems.append(check_problem(function, weight, hessian, pattern, names))
+    return [_batch(x) for x in prune(function, problems, threads, progress)]
+
+
+def _of_each(function: str, name: str, value: T | Sequence[T], layers: int) -> Sequence[T]:
+    """A value for each layer, from one for all or a sequence of them."""
+    if not isinstance(value, Sequence):
+        return [value] * layers
+    if len(value) != layers:
+        raise ValueError(
+            f"{function}: {name} must have one entry for each of {layers} weights, got {len(value)}"
         )
-        return weights.to(w.device), used, info
-    out = empty((*batch, rows, cols), dtype, weight.device)
-    try:
-        with reporting(progress, function) as report:
-            used, info = getattr(_C, f"sparsegpt_prune_{suffix(w)}")(
-                w.data_ptr(), rows * cols if weight.ndim == 3 else 0, h.data_ptr(), samples, rows,
-                cols, *options, out.data_ptr(), threads, report,
-            )  # fmt: skip
-    except ValueError:
-        check_all_finite(function, weight=weight, hessian=hessian)  # says more than the native text
-        raise
-    return out if dtype == weight.dtype else out.to(weight.dtype), used, info
+    return value
+
+
+def _batch(pruned: Pruned) -> SparseGPTBatch:
+    return SparseGPTBatch(
+        pruned.weights,
+        torch.tensor(pruned.damp, dtype=torch.float64),
+        torch.tensor(pruned.info, dtype=torch.bool),
+    )
 
 
 def sparsegpt_prune(
@@ -192,9 +185,9 @@ def sparsegpt_prune(
     check_tensor(function, "hessian", hessian, ndim=(2, 3))
     single = hessian.ndim == 2
     check_tensor(function, "weight", weight, ndim=2 if single else (2, 3))
-    weights, used, info = _prune(
-        function, weight, hessian, sparsity, block_size, n, m, damp, 0, threads, progress
-    )
+    pattern = Pattern(sparsity, block_size, n, m, damp)
+    problem = check_problem(function, weight, hessian, pattern)
+    weights, used, info = prune(function, [problem], threads, progress)[0]
     if any(info):
         index = next(i for i, status in enumerate(info) if status)
         which = "hessian" if single else f"hessian[{index}]"
@@ -204,4 +197,4 @@ def sparsegpt_prune(
         )
     for one in used:
         warn_damping(function, damp, one)
-    return weights
+    return weights[0] if single else weights

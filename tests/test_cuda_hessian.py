@@ -125,8 +125,20 @@ def test_waits_of_sparsegpt_and_hessian(fake_cuda, on_device):
     spade_ext.sparsegpt_prune_batch(weight, h, 0.5)
     assert len(fake_cuda.native) == 1 and len(fake_cuda.waits) == 2
     fake_cuda.forget()
+    spade_ext.sparsegpt_prune_layers([weight, weight[0]] * 3, [h, h] * 3, 0.5)
+    assert len(fake_cuda.native) == 1 and len(fake_cuda.waits) == 2
+    fake_cuda.forget()
     spade_ext.hessian(x)
     assert len(fake_cuda.native) == 1 and len(fake_cuda.waits) == 1
+
+
+def test_sparsegpt_of_layers_names_the_one_that_is_not_finite(on_device):
+    weight, h = (on_device(x) for x in grouped(6, 2, 9))
+    weights, hessians = [weight] * 3, [h, h * torch.inf, h]
+    with pytest.raises(
+        ValueError, match=r"sparsegpt_prune_layers: hessians\[1\] must be finite, got"
+    ):
+        spade_ext.sparsegpt_prune_layers(weights, hessians, 0.5)
 
 
 @pytest.mark.parametrize("name", ["weight", "hessian"])
@@ -145,8 +157,8 @@ def test_sparsegpt_names_what_is_not_finite(on_device, name):
 def test_sparsegpt_prune(on_device, options):
     weight, h = layer(5, 36, dtype=torch.float32)
     h = torch.stack([h, -h, 3 * h])
-    arguments = on_device(weight), on_device(h), (*options, 0.01, 0)
-    out, damp, info = (x.cpu() for x in _cuda.sparsegpt_prune(*arguments))
+    layers = [(on_device(weight), on_device(h), (*options, 0.01, 0))]
+    out, damp, info = (x.cpu() for x in _cuda.sparsegpt_prune(layers)[0])
     assert damp[0] == 0.01 and info.tolist() == [0, 3, 0]
     assert torch.equal(out[1], weight)
     sparsity, block_size, n, m = options

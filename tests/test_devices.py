@@ -121,12 +121,36 @@ def test_trace_survives_a_file(torch_device, tmp_path):
     ],
 )
 @pytest.mark.parametrize("rows, cols", [(5, 36), (33, 132)])
-def test_sparsegpt_prune(device, rows, cols, options):
-    weight, h = layer(rows, cols, dtype=torch.float32)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-3), (torch.float64, 1e-10)])
+def test_sparsegpt_prune(device, rows, cols, options, dtype, bound):
+    weight, h = layer(rows, cols, dtype=dtype)
     got = spade_ext.sparsegpt_prune(weight.to(device), h.to(device), **options)
     expected = reference.sparsegpt_prune(weight.double(), h.double(), **options)
-    assert got.device.type == device.type
-    assert relative(got, expected) < 1e-3
+    assert got.device.type == device.type and got.dtype == dtype
+    assert relative(got, expected) < bound
+
+
+def test_sparsegpt_prune_layers(device):
+    problems = [
+        layer(5, 36, dtype=torch.float32),
+        layer(9, 140, dtype=torch.float32),
+        layer(3, 20, dtype=torch.float64),
+        layer(6, 7, dtype=torch.bfloat16),
+    ]
+    weights = [w.to(device) for w, _ in problems]
+    hessians = [
+        torch.stack([h, -h, 2 * h])[: 1 + i].to(device) for i, (_, h) in enumerate(problems)
+    ]
+    sparsity, block_size = [0.5, 0.9, 0.0, 0.3], [9, 1, 4, 7]
+    got = spade_ext.sparsegpt_prune_layers(weights, hessians, sparsity, block_size=block_size)
+    for i, batch in enumerate(got):
+        alone = spade_ext.sparsegpt_prune_batch(
+            weights[i], hessians[i], sparsity[i], block_size=block_size[i]
+        )
+        assert torch.equal(batch.weights.cpu(), alone.weights.cpu())
+        assert batch.weights.dtype == weights[i].dtype
+        assert torch.equal(batch.damp, alone.damp) and torch.equal(batch.failed, alone.failed)
+        assert batch.failed.tolist() == [False, True, False][: len(hessians[i])]
 
 
 def test_sparsegpt_batch_with_a_failure(device):

@@ -14,6 +14,7 @@ from spade_ext import (
     reference,
     sparsegpt_prune,
     sparsegpt_prune_batch,
+    sparsegpt_prune_layers,
 )
 
 
@@ -97,6 +98,36 @@ def test_batch_equals_samples_alone(shared):
     for s in range(3):
         alone = sparsegpt_prune(weight if shared else weight[s], h[s], 0.6, block_size=9)
         assert torch.equal(batch[s], alone)
+
+
+def test_layers_report_progress_by_cost():
+    problems = [layer(5, 12), layer(40, 90), layer(3, 7)]
+    weights, hessians = [w for w, _ in problems], [h[None] for _, h in problems]
+    seen = []
+    got = sparsegpt_prune_layers(
+        weights, hessians, 0.5, progress=lambda done, total: seen.append((done, total))
+    )
+    for batch, (weight, h) in zip(got, problems, strict=True):
+        assert torch.equal(batch.weights[0], sparsegpt_prune(weight, h, 0.5))
+    dones, totals = zip(*seen, strict=True)
+    assert list(dones) == sorted(dones) and {dones[-1]} == set(totals)
+    assert sparsegpt_prune_layers([], []) == []
+
+
+def test_errors_of_layers():
+    weight, h = layer(5, 12)
+    with pytest.raises(
+        ValueError, match=r"hessians must have one entry for each of 2 weights, got 1"
+    ):
+        sparsegpt_prune_layers([weight] * 2, [h[None]])
+    with pytest.raises(ValueError, match=r"sparsity must have one entry for each of 1 weights"):
+        sparsegpt_prune_layers([weight], [h[None]], [0.5, 0.6])
+    with pytest.raises(ValueError, match=r"hessians\[1\] must have 3 dimensions"):
+        sparsegpt_prune_layers([weight] * 2, [h[None], h])
+    with pytest.raises(ValueError, match=r"hessians\[1\] must be finite, got"):
+        sparsegpt_prune_layers([weight] * 2, [h[None], h[None] * torch.nan])
+    with pytest.raises(ValueError, match=r"sparsity must be in \[0.0, 1.0\], got 2"):
+        sparsegpt_prune_layers([weight] * 2, [h[None]] * 2, [0.5, 2])
 
 
 def test_a_failed_sample_leaves_the_others():

@@ -184,17 +184,13 @@ spade_status_t spade_cuda_obc_weights_f64(const double* w, const double* h, cons
                        workspace, workspace_bytes, stream);
 }
 
-spade_status_t spade_cuda_sparsegpt_prune_workspace_bytes(int64_t S, int64_t R, int64_t D,
-                                                          const spade_sparsegpt_t* options,
-                                                          size_t limit, size_t* bytes) {
-  return SPADE_PASS_ON(sparsegpt_prune_workspace_bytes, S, R, D, options, limit, bytes);
+spade_status_t spade_cuda_sparsegpt_prune_workspace_bytes(
+    int64_t L, const spade_cuda_sparsegpt_layer_t* layers, int dtype, size_t limit, size_t* bytes) {
+  return SPADE_PASS_ON(sparsegpt_prune_workspace_bytes, L, layers, dtype, limit, bytes);
 }
 
-spade_status_t spade_cuda_sparsegpt_prune(const float* w, int64_t w_stride, const float* h,
-                                          int64_t S, int64_t R, int64_t D,
-                                          const spade_sparsegpt_t* options, float* out,
-                                          double* damp_used, int32_t* info, void* workspace,
-                                          size_t workspace_bytes, void* stream) {
-  return SPADE_PASS_ON(sparsegpt_prune, w, w_stride, h, S, R, D, options, out, damp_used, info,
-                       workspace, workspace_bytes, stream);
+spade_status_t spade_cuda_sparsegpt_prune(int64_t L, const spade_cuda_sparsegpt_layer_t* layers,
+                                          int dtype, void* workspace, size_t workspace_bytes,
+                                          void* stream) {
+  return SPADE_PASS_ON(sparsegpt_prune, L, layers, dtype, workspace, workspace_bytes, stream);
 }

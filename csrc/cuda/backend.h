@@ -28,7 +28,7 @@ struct Backend {
   decltype(&spade_cuda_sparsegpt_prune) sparsegpt_prune;
 };
 
-constexpr int kBackendVersion = 4;
+constexpr int kBackendVersion = 5;
 
 }  // namespace spade::cuda
 

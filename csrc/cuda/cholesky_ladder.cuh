@@ -4,7 +4,8 @@
 
 #include <cfloat>
 
-#include "cuda/launch.h"
+#include "cuda/cholesky.cuh"
+#include "cuda/spread.cuh"
 
 namespace spade::cuda::cholesky {
 
@@ -12,16 +13,8 @@ constexpr int kCholeskyThreads = 256;
 constexpr int32_t kPending = -1;  // info: no damping has succeeded so far
 constexpr int kTurn = 32;         // side of a tile that is transposed
 
-struct CholeskyBatch {
-  const float* h;
-  int64_t D;
-  double* mean;
-  int32_t *failed, *info;
-  double* damp_used;
-};
-
-__device__ __forceinline__ bool skipped(const CholeskyBatch& batch, int64_t s) {
-  return batch.info[s] != kPending || batch.failed[s];
+__device__ __forceinline__ bool skipped(const CholeskyPiece& p, int64_t s) {
+  return p.info[s] != kPending || p.failed[s];
 }
 
 // Tile `index` of an upper triangle of tiles, column of tiles by column: row, column.
@@ -34,24 +27,26 @@ __device__ __forceinline__ int2 upper_tile(int64_t index) {
 
 inline int64_t upper_tiles(int64_t tiles) { return tiles * (tiles + 1) / 2; }
 
-__device__ __forceinline__ double live(float diagonal) {
-  return diagonal == 0.0f ? 1.0 : static_cast<double>(diagonal);
-}
+__device__ __forceinline__ double live(double diagonal) { return diagonal == 0 ? 1 : diagonal; }
 
-// The power of 4 that brings numbers like `mean` into [1/2, 4): it changes no digit of the factor,
-// and weights and masks depend on no scale, but squares of weights over those of U would leave
-// float's range.
+// The power of 4 that brings numbers like `mean` into [1/2, 4), if a double holds it: it changes no
+// digit of the factor, and weights and masks depend on no scale, but squares of weights over those
+// of U would leave the range of floats.
 __device__ __forceinline__ double scale_for(double mean) {
   if (mean == 0 || !(fabs(mean) <= DBL_MAX)) return 1;
-  return ldexp(1.0, -2 * (ilogb(mean) / 2));
+  return ldexp(1.0, -2 * max(ilogb(mean) / 2, -511));
 }
 
 // mean, failed and info of matrix blockIdx.x. Sums in a fixed order.
-__global__ void __launch_bounds__(kCholeskyThreads) begin_ladder(CholeskyBatch batch) {
+template <class T>
+__global__ void __launch_bounds__(kCholeskyThreads)
+    begin_ladder(const CholeskyPiece* pieces, Spread spread) {
   SPADE_SHARED(double, sums, kCholeskyThreads);
-  const int64_t s = blockIdx.x, D = batch.D;
+  const Place at = place_of(spread, blockIdx.x);
+  const CholeskyPiece& p = pieces[at.piece];
+  const int64_t s = at.sample, D = p.D;
   const int thread = static_cast<int>(threadIdx.x);
-  const float* h = batch.h + s * D * D;
+  const T* h = static_cast<const T*>(p.h) + s * D * D;
   double sum = 0;
   for (int64_t j = thread; j < D; j += kCholeskyThreads) sum += live(h[j * D + j]);
   sums[thread] = sum;
@@ -60,39 +55,44 @@ __global__ void __launch_bounds__(kCholeskyThreads) begin_ladder(CholeskyBatch b
     if (thread < half) sums[thread] += sums[thread + half];
   }
   if (thread != 0) return;
-  batch.mean[s] = sums[0] / static_cast<double>(D);
-  batch.failed[s] = 0;
-  batch.info[s] = kPending;
+  p.mean[s] = sums[0] / static_cast<double>(D);
+  p.failed[s] = 0;
+  p.info[s] = kPending;
 }
 
-// Rows [blockIdx.x * kTurn, + kTurn) of the upper triangle of J (H' + damp mean I) J, scaled.
-template <class T>
+// kTurn rows of the upper triangle of J (H' + damp mean I) J a block, scaled.
+template <class T, class F>
 __global__ void __launch_bounds__(kCholeskyThreads)
-    load_reversed(CholeskyBatch batch, double damp, T* factors) {
-  const int64_t s = blockIdx.y, D = batch.D, first = static_cast<int64_t>(blockIdx.x) * kTurn;
-  if (skipped(batch, s)) return;
+    load_reversed(const CholeskyPiece* pieces, Spread spread, double damp) {
+  const Place at = place_of(spread, blockIdx.x);
+  const CholeskyPiece& p = pieces[at.piece];
+  const int64_t s = at.sample, D = p.D, first = int64_t{at.block} * kTurn;
+  if (skipped(p, s)) return;
   const int lane = static_cast<int>(threadIdx.x) % kTurn;
   const int line = static_cast<int>(threadIdx.x) / kTurn;
-  const double mean = batch.mean[s], scale = scale_for(mean);
+  const double scale = scale_for(p.mean[s]), shift = damp * (p.mean[s] * scale);
   for (int64_t i = first + line; i < min(first + kTurn, D); i += kCholeskyThreads / kTurn) {
-    const float* h = batch.h + (s * D + D - 1 - i) * D;
-    T* row = factors + (s * D + i) * D;
+    const T* h = static_cast<const T*>(p.h) + (s * D + D - 1 - i) * D;
+    F* row = static_cast<F*>(p.factor) + (s * D + i) * D;
     for (int64_t j = i + lane; j < D; j += kTurn) {
-      const float entry = h[D - 1 - j];
-      const double damped = j == i ? live(entry) + damp * mean : static_cast<double>(entry);
-      row[j] = static_cast<T>(damped * scale);
+      const double entry = static_cast<double>(h[D - 1 - j]);
+      row[j] = static_cast<F>(j == i ? live(entry) * scale + shift : entry * scale);
     }
   }
 }
 
-// V = J R^T J of the matrices that succeeded just now, tile blockIdx.x of its upper triangle.
-template <class T>
+// V = J R^T J of the matrices that succeeded just now, a tile of its upper triangle a block.
+template <class T, class F>
 __global__ void __launch_bounds__(kCholeskyThreads)
-    store_factor(CholeskyBatch batch, const T* factors, float* v) {
-  SPADE_SHARED(float, turned, kTurn*(kTurn + 1));
-  const int64_t s = blockIdx.y, D = batch.D;
-  if (skipped(batch, s)) return;
-  const int2 tile = upper_tile(blockIdx.x);
+    store_factor(const CholeskyPiece* pieces, Spread spread) {
+  SPADE_SHARED(T, turned, kTurn * (kTurn + 1));
+  const Place at = place_of(spread, blockIdx.x);
+  const CholeskyPiece& p = pieces[at.piece];
+  const int64_t s = at.sample, D = p.D;
+  if (skipped(p, s)) return;
+  const F* factor = static_cast<const F*>(p.factor) + s * D * D;
+  T* v = static_cast<T*>(p.v) + s * D * D;
+  const int2 tile = upper_tile(at.block);
   const int64_t row = static_cast<int64_t>(tile.x) * kTurn;
   const int64_t column = static_cast<int64_t>(tile.y) * kTurn;
   const int lane = static_cast<int>(threadIdx.x) % kTurn;
@@ -100,26 +100,28 @@ __global__ void __launch_bounds__(kCholeskyThreads)
   for (int j = line; j < kTurn; j += kCholeskyThreads / kTurn)
     if (column + j < D && row + lane <= column + j)
       turned[j * (kTurn + 1) + lane] =
-          static_cast<float>(factors[(s * D + D - 1 - (column + j)) * D + D - 1 - (row + lane)]);
+          static_cast<T>(factor[(D - 1 - (column + j)) * D + D - 1 - (row + lane)]);
   __syncthreads();  // the tile is complete
   for (int i = line; i < kTurn; i += kCholeskyThreads / kTurn)
     if (column + lane < D && row + i <= column + lane)
-      v[(s * D + row + i) * D + column + lane] = turned[lane * (kTurn + 1) + i];
+      v[(row + i) * D + column + lane] = turned[lane * (kTurn + 1) + i];
 }
 
-// Ends a rung: matrices that did not fail are done; after the last one the others are singular.
+// Ends a rung, a matrix a thread: those that did not fail are done; after the last rung the others
+// are singular.
 __global__ void __launch_bounds__(kCholeskyThreads)
-    settle_rung(CholeskyBatch batch, int64_t S, double damp, bool last) {
-  const int64_t s = static_cast<int64_t>(blockIdx.x) * kCholeskyThreads + threadIdx.x;
-  if (s >= S || batch.info[s] != kPending) return;
-  if (!batch.failed[s]) {
-    batch.info[s] = 0;
-    batch.damp_used[s] = damp;
-  } else if (last) {
-    batch.info[s] = SPADE_SINGULAR;
-    batch.damp_used[s] = damp;
+    settle_rung(const CholeskyPiece* pieces, Spread matrices, double damp, bool last) {
+  const unsigned index = blockIdx.x * kCholeskyThreads + threadIdx.x;
+  if (index >= matrices.blocks()) return;
+  const Place at = place_of(matrices, index);
+  const CholeskyPiece& p = pieces[at.piece];
+  const int64_t s = at.sample;
+  if (p.info[s] != kPending) return;
+  if (!p.failed[s] || last) {
+    p.info[s] = p.failed[s] ? SPADE_SINGULAR : 0;
+    p.damp_used[s] = damp;
   }
-  batch.failed[s] = 0;
+  p.failed[s] = 0;
 }
 
 }  // namespace spade::cuda::cholesky

@@ -112,6 +112,7 @@ T modify(T* at, Change change) {
 }
 
 inline const char* last_error = nullptr;
+inline int64_t launches = 0;  // so far
 
 // Whether work may be queued on the stream; otherwise last_error tells why not.
 inline bool accepts(cudaStream_t stream) {
@@ -126,6 +127,7 @@ template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t dynamic_bytes,
             cudaStream_t stream, A... arguments) {
   if (!accepts(stream)) return;
+  ++launches;
   struct Call {
     void (*kernel)(P...);
     std::tuple<P...> arguments;
@@ -233,6 +235,9 @@ using std::max;
 using std::min;
 inline unsigned __float_as_uint(float x) {
   return spade::emulation::from_bits<unsigned>(spade::emulation::to_bits(x));
+}
+inline long long __double_as_longlong(double x) {
+  return spade::emulation::from_bits<long long>(spade::emulation::to_bits(x));
 }
 inline int __float_as_int(float x) {
   return spade::emulation::from_bits<int>(spade::emulation::to_bits(x));

@@ -12,6 +12,7 @@
 #include "cuda/hessian_pack.cuh"
 #include "cuda/hessian_scratch.h"
 #include "cuda/ops.h"
+#include "cuda/store.cuh"
 
 namespace spade::cuda {
 namespace {
@@ -30,7 +31,8 @@ class HessianLaunches {
               p_.plan.channels, p_.plan.span, narrow(p_.plan.blocks)} {}
 
   void run(const T* x, double* h) const {
-    store_plan();
+    store(p_.function, p_.plan.words.data(), static_cast<int64_t>(p_.plan.words.size()),
+          scratch_.words, stream_);
     x += p_.offset;
     for (int64_t first = 0; first < p_.S; first += p_.at_once) {
       const int64_t samples = std::min(p_.at_once, p_.S - first);
@@ -51,18 +53,6 @@ class HessianLaunches {
   }
 
  private:
-  void store_plan() const {
-    const int64_t count = static_cast<int64_t>(p_.plan.words.size());
-    for (int64_t i = 0; i < count; i += kPassedWords) {
-      PassedWords part{};
-      const int64_t size = std::min<int64_t>(kPassedWords, count - i);
-      std::copy_n(p_.plan.words.begin() + i, size, part.words);
-      SPADE_LAUNCH(store_plan_kernel, dim3(1), dim3(96), 0, stream_, part, narrow(size),
-                   scratch_.words + i);
-    }
-    check_launch(p_.function);
-  }
-
   template <Arithmetic kArithmetic>
   void sum(const T* x, int64_t samples, dim3 blocks) const {
     const Images images = images_of(p_);

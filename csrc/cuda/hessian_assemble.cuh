@@ -12,16 +12,6 @@
 
 namespace spade::cuda {
 
-// Part of a plan in a kernel's arguments, of which CUDA allows 4 KB: no host memory is read later.
-constexpr int kPassedWords = 800;
-struct PassedWords {
-  int32_t words[kPassedWords];
-};
-__global__ void store_plan_kernel(PassedWords from, int count, int32_t* to) {
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x))
-    to[i] = from.words[i];
-}
-
 constexpr int kAssembleThreads = 256, kEntries = 4;
 
 // Entry (c, d) of a job's gram; sums: the partial tiles of one group of one sample.

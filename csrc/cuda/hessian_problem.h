@@ -57,7 +57,8 @@ struct HessianProblem {
                 "%s: S must divide the %lld rows or images, got %lld", function,
                 static_cast<long long>(conv.batch), static_cast<long long>(S));
     SPADE_CHECK(dtype == SPADE_FLOAT32 || dtype == SPADE_FLOAT16 || dtype == SPADE_BFLOAT16,
-                "%s: dtype must be a spade_dtype_t, got %d", function, dtype);
+                "%s: dtype must be SPADE_FLOAT32, SPADE_FLOAT16 or SPADE_BFLOAT16, got %d",
+                function, dtype);
     SPADE_CHECK(precision == SPADE_PRECISION_DEFAULT || precision == SPADE_PRECISION_FAST,
                 "%s: precision must be a spade_precision_t, got %d", function, precision);
     const auto side = [&](const char* name, int64_t padded) {

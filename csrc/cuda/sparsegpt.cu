@@ -1,231 +1,202 @@
 // spade_cuda_sparsegpt_prune: batched SparseGPT with one Cholesky a Hessian, H = V V^T but for a
 // scale that no result depends on (cholesky.cu), and four launches a lazy block of about 128
-// columns for all samples: the weights as they are now, the recurrence and its masks
+// columns for all samples of all layers: the weights as they are now, the recurrence and its masks
 // (sparsegpt_block.cuh), the result, and its errors carried to the columns on the right
-// (sparsegpt_lazy.cuh).
+// (sparsegpt_lazy.cuh). A layer takes part as long as it has columns.
 //
 // A mask block of more than 128 columns needs all its weights before the first of them goes: a
 // first pass over its lazy blocks removes nothing and keeps its products apart, then comes the
 // selection, then the pass as above with the mask given.
 
-#include <algorithm>
+#include <string>
 
-#include "core/sparsegpt_options.h"
-#include "cuda/cholesky.cuh"
 #include "cuda/ops.h"
-#include "cuda/sparsegpt_block.cuh"
+#include "cuda/sparsegpt_chunk.h"
 #include "cuda/sparsegpt_lazy.cuh"
+#include "cuda/store.cuh"
 
 namespace spade::cuda::sparsegpt {
 namespace {
 
-constexpr int64_t kMostSamples = 65535;  // of a chunk: one dimension of a grid
-constexpr int64_t kRowAlignment = 32;    // rows: columns start at multiples of 128 bytes
-
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-class Batch {
+template <class T>
+class Launches {
  public:
-  Batch(const char* function, int64_t R, int64_t D, const spade_sparsegpt_t& options)
-      : function_(function),
-        device_(current_device(function)),
-        R_(R),
-        D_(D),
-        stride_(round_up(R, kRowAlignment)),
-        options_(options),
-        mask_(options.m > 0 ? options.m : std::min(options.block_size, D)),
-        wide_(mask_ > kLazy),
-        lazy_(wide_ ? kLazy : std::min(D, kLazy / mask_ * mask_)),
-        partition_{D, wide_ ? mask_ : lazy_, lazy_} {
-    // Kernels index the columns of a block in 32 bits.
-    SPADE_CHECK(std::max<int64_t>(mask_, kLazy) <= INT32_MAX / stride_,
-                "%s: R x max(block_size, %d) must be < 2^31, got R = %lld, block_size = %lld",
-                function, kLazy, static_cast<long long>(R), static_cast<long long>(mask_));
-  }
+  // A chunk with its scratch memory.
+  Launches(const char* function, const Chunk<T>& chunk, cudaStream_t stream)
+      : function_(function), pieces_(chunk.pieces), table_(chunk.table), stream_(stream) {}
 
-  size_t bytes(int64_t S) {
-    Workspace count;
-    take(count, S);
-    return count.bytes();
-  }
-
-  // Samples at a time: as many as stay within `limit` bytes, at least one.
-  int64_t chunk(int64_t S, size_t limit) {
-    int64_t most = std::min(S, kMostSamples), least = 1;
-    while (least < most) {
-      const int64_t middle = (least + most + 1) / 2;
-      if (bytes(middle) <= limit)
-        least = middle;
-      else
-        most = middle - 1;
+  void prune() {
+    store(function_, pieces_.data(), static_cast<int64_t>(pieces_.size()), table_, stream_);
+    launch(turn_weights<T>,
+           spread_over(
+               pieces_, [](const Piece<T>& p) { return p.dense_samples(); },
+               [](const Piece<T>& p) { return tiles(p.R, p.D, kTurnTile); }),
+           kTurnThreads);
+    launch(invert_blocks<T>, over([](const Piece<T>& p) { return p.partition.count(); }), kLazy);
+    int most = 0;
+    for (const Piece<T>& p : pieces_) most = std::max(most, p.partition.count());
+    for (int index = 0; index < most; ++index) {
+      choose_wide(index);
+      lazy_block(index);
     }
-    return least;
-  }
-
-  void prune(const float* w, int64_t w_stride, const float* h, int64_t S, float* out,
-             double* damp_used, int32_t* info, void* memory, size_t capacity, cudaStream_t stream) {
-    S_ = S;
-    stream_ = stream;
-    Workspace workspace(function_, memory, capacity, bytes(S));
-    take(workspace, S);
-    Workspace first(function_, shared_, shared_bytes_, shared_bytes_);
-    reversed_cholesky(function_, device_, h, S, D_, options_.damp,
-                      take_cholesky(first, device_, S, D_, options_.damp), v_, damp_used, info,
-                      stream);
-    Workspace second(function_, shared_, shared_bytes_, shared_bytes_);
-    take_columns(second, S);
-
-    const int64_t dense_samples = w_stride ? S : 1;
-    SPADE_LAUNCH(turn_weights,
-                 dim3(blocks_of(R_, kTurnTile), blocks_of(D_, kTurnTile),
-                      static_cast<unsigned>(dense_samples)),
-                 dim3(kTurnThreads), 0, stream, w, w_stride, R_, D_, stride_, dense_);
-    check_launch(function_);
-    layer_ = {dense_, dense_samples, h, v_, u_, info, R_, D_, stride_, partition_};
-    SPADE_LAUNCH(invert_blocks, dim3(static_cast<unsigned>(partition_.count()), samples()),
-                 dim3(kLazy), 0, stream, layer_);
-    check_launch(function_);
-    fill_bytes(function_, product_, 0, static_cast<size_t>(S * D_ * stride_) * sizeof(float),
-               stream);
-
-    for (int64_t index = 0; index < partition_.count(); ++index) {
-      if (wide_ && index % partition_.per_span() == 0) choose_wide(index);
-      lazy_block(index, out);
-    }
-    SPADE_LAUNCH(keep_dense, dim3(std::min(blocks_of(R_ * D_, kTurnThreads), 1024u), samples()),
-                 dim3(kTurnThreads), 0, stream, w, w_stride, R_ * D_, info, out);
-    check_launch(function_);
+    launch(keep_dense<T>, over([](const Piece<T>& p) {
+             return std::min<int64_t>(blocks_of(p.R * p.D, kTurnThreads), kDenseBlocks);
+           }),
+           kTurnThreads);
   }
 
  private:
-  unsigned samples() const { return static_cast<unsigned>(S_); }
-
-  unsigned threads() const {
-    return static_cast<unsigned>(std::min<int64_t>(round_up(R_, 32), kBlockThreads));
+  static int64_t tiles(int64_t rows, int64_t columns, int64_t side) {
+    return int64_t{blocks_of(rows, side)} * blocks_of(columns, side);
   }
 
-  // The factorisation and the pass over the columns take turns in one part of the memory.
-  void take(Workspace& workspace, int64_t S) {
-    v_ = workspace.take<float>(S * D_ * D_);
-    u_ = workspace.take<float>(S * partition_.count() * kLazy * kLazy);
-    dense_ = workspace.take<float>(S * D_ * stride_);
-    Workspace first, second;
-    take_cholesky(first, device_, S, D_, options_.damp);
-    take_columns(second, S);
-    shared_bytes_ = std::max(first.bytes(), second.bytes());
-    shared_ = workspace.take<char>(static_cast<int64_t>(shared_bytes_));
+  // fn(piece) blocks for each sample of the pieces that have a lazy block `index`.
+  template <class Fn>
+  Spread at(int index, Fn fn) const {
+    return over([&](const Piece<T>& p) { return index < p.partition.count() ? fn(p) : 0; });
+  }
+  template <class Fn>
+  Spread over(Fn fn) const {
+    return spread_over(pieces_, fn);
   }
 
-  void take_columns(Workspace& workspace, int64_t S) {
-    product_ = workspace.take<float>(S * D_ * stride_);
-    state_ = workspace.take<float>(S * kLazy * stride_);
-    error_ = workspace.take<float>(S * kLazy * stride_);
-    gone_ = workspace.take<uint8_t>(S * (wide_ ? mask_ : kLazy) * stride_);
-    trial_product_ = workspace.take<float>(wide_ ? S * mask_ * stride_ : 0);
-    trial_ = workspace.take<float>(wide_ ? S * mask_ * stride_ : 0);
-  }
-
-  unsigned count(int64_t width) const {
-    if (options_.m > 0) return 0;
-    return static_cast<unsigned>(block_count(options_.sparsity, R_ * width, options_.extra));
-  }
-
-  int of_row() const { return options_.m > 0 ? static_cast<int>(options_.n) : -1; }
-
-  void weights_at(int64_t index, Columns<const float> product, Columns<float> to, float* error) {
-    const dim3 tiles(blocks_of(R_, kTile), blocks_of(partition_.width(index), kTile), samples());
-    SPADE_LAUNCH(weights_now, tiles, dim3(kTileThreads), 0, stream_, layer_, index, product, to,
-                 error);
+  template <class Kernel, class... Arguments>
+  void launch(Kernel kernel, const Spread& spread, int threads, Arguments... arguments) {
+    if (spread.blocks() == 0) return;
+    SPADE_LAUNCH(kernel, dim3(spread.blocks()), dim3(static_cast<unsigned>(threads)), 0, stream_,
+                 static_cast<const Piece<T>*>(table_), spread, arguments...);
     check_launch(function_);
   }
 
-  // The errors of lazy block `index` reach the columns after it up to `end`.
-  void carry(int64_t index, int64_t end, Columns<const float> before, Columns<float> after) {
-    const int64_t from = partition_.first(index) + partition_.width(index);
-    if (from >= end) return;
-    const dim3 tiles(blocks_of(R_, kTile), blocks_of(end - from, kTile), samples());
-    SPADE_LAUNCH(carry_errors, tiles, dim3(kTileThreads), 0, stream_, layer_, index, from, end,
-                 error_, before, after);
-    check_launch(function_);
+  // Threads of a block that works on all rows of a sample.
+  int row_threads(const Spread& spread) const {
+    int64_t rows = 0;
+    for (size_t i = 0; i < pieces_.size(); ++i)
+      if (spread.each[i] > 0) rows = std::max(rows, pieces_[i].stride);
+    return static_cast<int>(std::min<int64_t>(rows, kBlockThreads<T>));
   }
 
-  // gone_ of the wide mask block whose first lazy block is `index`.
-  void choose_wide(int64_t index) {
-    const int64_t first = partition_.first(index), end = std::min(D_, first + mask_);
-    Columns<const float> product{product_, 0, D_};
-    for (int64_t i = index; i < partition_.count() && partition_.first(i) < end; ++i) {
-      weights_at(i, product, {trial_, first, mask_}, error_);
-      carry(i, end, product, {trial_product_, first, mask_});
-      product = {trial_product_, first, mask_};
+  // `gone` of the wide mask blocks whose first lazy block is `begin`.
+  void choose_wide(int begin) {
+    const auto starts = [&](const Piece<T>& p) {
+      return p.wide() && begin < p.partition.count() &&
+             static_cast<unsigned>(begin) % p.partition.per_span() == 0;
+    };
+    // Columns of the mask block behind its first `done` lazy blocks.
+    const auto left = [&](const Piece<T>& p, int done) {
+      if (!starts(p)) return int64_t{0};
+      const int64_t columns = p.partition.end_of_span(begin) - p.partition.first(begin);
+      return std::max<int64_t>(0, columns - int64_t{done} * kLazy);
+    };
+    const Spread samples = over([&](const Piece<T>& p) { return starts(p) ? 1 : 0; });
+    if (samples.blocks() == 0) return;
+    for (int done = 0;; ++done) {
+      const Spread now = over([&](const Piece<T>& p) {
+        return tiles(p.R, std::min<int64_t>(kLazy, left(p, done)), kTile);
+      });
+      if (now.blocks() == 0) break;
+      launch(weights_now<T>, now, kTileThreads, begin + done, begin);
+      launch(carry_errors<T>,
+             over([&](const Piece<T>& p) { return tiles(p.R, left(p, done + 1), kTile); }),
+             kTileThreads, begin + done, begin);
     }
-    SPADE_LAUNCH(select_wide, dim3(samples()), dim3(threads()), 0, stream_, layer_,
-                 Columns<const float>{trial_, first, mask_}, static_cast<int>(end - first),
-                 of_row(), count(end - first), gone_);
-    check_launch(function_);
+    launch(select_wide<T>, samples, row_threads(samples), begin);
   }
 
-  void lazy_block(int64_t index, float* out) {
-    const int64_t first = partition_.first(index);
-    const int width = partition_.width(index);
-    weights_at(index, {product_, 0, D_}, {state_, first, kLazy}, nullptr);
-    LazyStep step;
-    step.v = v_;
-    step.u = u_ + index * kLazy * kLazy;
-    step.info = layer_.info;
-    step.state = state_;
-    step.error = error_;
-    step.gone = gone_;
-    step.D = D_;
-    step.u_stride = partition_.count() * kLazy * kLazy;
-    step.stride = static_cast<int>(stride_);
-    step.gone_columns = wide_ ? mask_ : kLazy;
-    step.rows = static_cast<int>(R_);
-    step.first = first;
-    step.width = width;
-    step.mask = static_cast<int>(mask_);
-    step.gone_first = wide_ ? static_cast<int>(first % mask_) : -1;
-    step.n = of_row();
-    step.count = count(mask_);
-    step.last_count = count(D_ % mask_);
-    SPADE_LAUNCH(prune_lazy_block, dim3(samples()), dim3(threads()), 0, stream_, step);
-    check_launch(function_);
-    const dim3 tiles(blocks_of(R_, kTurnTile), blocks_of(width, kTurnTile), samples());
-    SPADE_LAUNCH(finish_lazy_block, tiles, dim3(kTurnThreads), 0, stream_, layer_, index, state_,
-                 error_, out);
-    check_launch(function_);
-    carry(index, D_, {product_, 0, D_}, {product_, 0, D_});
+  void lazy_block(int index) {
+    const auto width = [&](const Piece<T>& p) { return p.partition.width(index); };
+    launch(weights_now<T>,
+           at(index, [&](const Piece<T>& p) { return tiles(p.R, width(p), kTile); }), kTileThreads,
+           index, -1);
+    const Spread samples = at(index, [](const Piece<T>&) { return 1; });
+    launch(prune_lazy_block<T>, samples, row_threads(samples), index);
+    launch(finish_lazy_block<T>,
+           at(index, [&](const Piece<T>& p) { return tiles(p.R, width(p), kTurnTile); }),
+           kTurnThreads, index);
+    launch(carry_errors<T>,
+           at(index,
+              [&](const Piece<T>& p) {
+                return tiles(p.R, p.D - p.partition.first(index) - width(p), kTile);
+              }),
+           kTileThreads, index, -1);
   }
 
   const char* function_;
-  const Device device_;
-  const int64_t R_, D_, stride_;
-  const spade_sparsegpt_t options_;
-  const int64_t mask_;  // columns of a mask block
-  const bool wide_;     // it is wider than a lazy block
-  const int64_t lazy_;
-  const Partition partition_;
-  int64_t S_ = 0;
-  cudaStream_t stream_ = nullptr;
-  Layer layer_{};
-  float* v_ = nullptr;      // [S, D, D]: V
-  float* u_ = nullptr;      // [S, lazy blocks, kLazy, kLazy]: U_bb
-  float* dense_ = nullptr;  // [S, D, stride]: W^T
-  char* shared_ = nullptr;  // what the factorisation, then the following needs
-  size_t shared_bytes_ = 0;
-  float* product_ = nullptr;        // [S, D, stride]: E V
-  float* state_ = nullptr;          // [S, kLazy, stride]
-  float* error_ = nullptr;          // [S, kLazy, stride]
-  uint8_t* gone_ = nullptr;         // [S, kLazy or mask, stride]
-  float* trial_product_ = nullptr;  // [S, mask, stride]: E V if nothing of the mask block goes
-  float* trial_ = nullptr;          // [S, mask, stride]: weights then
+  const std::vector<Piece<T>>& pieces_;
+  Piece<T>* const table_;
+  const cudaStream_t stream_;
 };
 
-void check_problem(const char* function, int64_t S, int64_t R, int64_t D,
-                   const spade_sparsegpt_t* options) {
-  check_size(function, "S", S);
-  check_size(function, "R", R);
-  check_size(function, "D", D);
-  check_sparsegpt_options(function, options, D);
+void check_layer(const std::string& function, const spade_cuda_sparsegpt_layer_t& layer) {
+  const char* name = function.c_str();
+  check_size(name, "S", layer.S);
+  check_size(name, "R", layer.R);
+  check_size(name, "D", layer.D);
+  check_sparsegpt_options(name, &layer.options, layer.D);
+  if (layer.R == 0 || layer.D == 0) return;
+  // Kernels index the columns of a block in 32 bits.
+  const Piece<float> piece = piece_of<float>(layer, 0, 1);
+  SPADE_CHECK(std::max<int64_t>(piece.mask, kLazy) <= INT32_MAX / piece.stride,
+              "%s: R x max(block_size, %d) must be < 2^31, got R = %lld, block_size = %lld", name,
+              kLazy, static_cast<long long>(layer.R), static_cast<long long>(piece.mask));
+}
+
+void check_pointers(const std::string& function, const spade_cuda_sparsegpt_layer_t& layer) {
+  const char* name = function.c_str();
+  SPADE_CHECK(layer.w_stride >= 0, "%s: w_stride must be >= 0, got %lld", name,
+              static_cast<long long>(layer.w_stride));
+  check_pointer(name, "damp_used", layer.damp_used, layer.S);
+  check_pointer(name, "info", layer.info, layer.S);
+  if (layer.S == 0 || layer.R == 0 || layer.D == 0) return;
+  check_pointer(name, "w", layer.w, 1);
+  check_pointer(name, "h", layer.h, 1);
+  check_pointer(name, "out", layer.out, 1);
+}
+
+using Layers = std::vector<spade_cuda_sparsegpt_layer_t>;
+
+Layers check_layers(const char* function, int64_t L, const spade_cuda_sparsegpt_layer_t* layers,
+                    int dtype, bool pointers) {
+  check_size(function, "L", L);
+  check_pointer(function, "layers", layers, L);
+  SPADE_CHECK(dtype == SPADE_FLOAT32 || dtype == SPADE_FLOAT64,
+              "%s: dtype must be SPADE_FLOAT32 or SPADE_FLOAT64, got %d", function, dtype);
+  for (int64_t i = 0; i < L; ++i) {
+    const std::string name = std::string(function) + ": layers[" + std::to_string(i) + "]";
+    check_layer(name, layers[i]);
+    if (pointers) check_pointers(name, layers[i]);
+  }
+  return Layers(layers, layers + L);
+}
+
+template <class T>
+size_t bytes_of(const char* function, const Layers& layers, size_t limit) {
+  const Device device = current_device(function);
+  size_t most = 0;
+  each_chunk<T>(device, layers, limit,
+                [&](Chunk<T>& chunk) { most = std::max(most, chunk.bytes(device)); });
+  return most;
+}
+
+template <class T>
+void prune(const char* function, const Layers& layers, void* memory, size_t capacity,
+           cudaStream_t stream) {
+  constexpr int kThreads = 256;
+  for (const spade_cuda_sparsegpt_layer_t& layer : layers) {
+    if (layer.S == 0 || (layer.R > 0 && layer.D > 0)) continue;
+    SPADE_LAUNCH(nothing_to_prune<kThreads>, dim3(blocks_of(layer.S, kThreads)), dim3(kThreads), 0,
+                 stream, layer.S, layer.options.damp, layer.damp_used, layer.info);
+    check_launch(function);
+  }
+  const Device device = current_device(function);
+  each_chunk<T>(device, layers, capacity, [&](Chunk<T>& chunk) {
+    Workspace workspace(function, memory, capacity, chunk.bytes(device));
+    chunk.take(workspace, device);
+    chunk.begin_factors(function, device);
+    reversed_cholesky<T>(function, device, chunk.damp, chunk.factors, stream);
+    chunk.begin_columns(function);
+    Launches<T>(function, chunk, stream).prune();
+  });
 }
 
 }  // namespace
@@ -233,48 +204,27 @@ void check_problem(const char* function, int64_t S, int64_t R, int64_t D,
 
 namespace spade::cuda {
 
-spade_status_t sparsegpt_prune_workspace_bytes(int64_t S, int64_t R, int64_t D,
-                                               const spade_sparsegpt_t* options, size_t limit,
-                                               size_t* bytes) {
+spade_status_t sparsegpt_prune_workspace_bytes(int64_t L,
+                                               const spade_cuda_sparsegpt_layer_t* layers,
+                                               int dtype, size_t limit, size_t* bytes) {
   return guarded([&] {
     const char* function = "spade_cuda_sparsegpt_prune_workspace_bytes";
-    sparsegpt::check_problem(function, S, R, D, options);
+    const sparsegpt::Layers all = sparsegpt::check_layers(function, L, layers, dtype, false);
     check_pointer(function, "bytes", bytes, 1);
-    *bytes = 0;
-    if (S == 0 || R == 0 || D == 0) return;
-    sparsegpt::Batch batch(function, R, D, *options);
-    *bytes = batch.bytes(batch.chunk(S, limit));
+    *bytes = dtype == SPADE_FLOAT64 ? sparsegpt::bytes_of<double>(function, all, limit)
+                                    : sparsegpt::bytes_of<float>(function, all, limit);
   });
 }
 
-spade_status_t sparsegpt_prune(const float* w, int64_t w_stride, const float* h, int64_t S,
-                               int64_t R, int64_t D, const spade_sparsegpt_t* options, float* out,
-                               double* damp_used, int32_t* info, void* workspace,
-                               size_t workspace_bytes, void* stream) {
+spade_status_t sparsegpt_prune(int64_t L, const spade_cuda_sparsegpt_layer_t* layers, int dtype,
+                               void* workspace, size_t workspace_bytes, void* stream) {
   return guarded([&] {
     const char* function = "spade_cuda_sparsegpt_prune";
-    sparsegpt::check_problem(function, S, R, D, options);
-    SPADE_CHECK(w_stride >= 0, "%s: w_stride must be >= 0, got %lld", function,
-                static_cast<long long>(w_stride));
-    check_pointer(function, "damp_used", damp_used, S);
-    check_pointer(function, "info", info, S);
-    if (S == 0) return;
-    if (R == 0 || D == 0) {
-      SPADE_LAUNCH(sparsegpt::nothing_to_prune, dim3(blocks_of(S, sparsegpt::kTurnThreads)),
-                   dim3(sparsegpt::kTurnThreads), 0, as_stream(stream), S, options->damp, damp_used,
-                   info);
-      check_launch(function);
-      return;
-    }
-    check_pointer(function, "w", w, 1);
-    check_pointer(function, "h", h, 1);
-    check_pointer(function, "out", out, 1);
-    sparsegpt::Batch batch(function, R, D, *options);
-    const int64_t chunk = batch.chunk(S, workspace_bytes);
-    for (int64_t s = 0; s < S; s += chunk)
-      batch.prune(w + s * w_stride, w_stride, h + s * D * D, std::min(chunk, S - s),
-                  out + s * R * D, damp_used + s, info + s, workspace, workspace_bytes,
-                  as_stream(stream));
+    const sparsegpt::Layers all = sparsegpt::check_layers(function, L, layers, dtype, true);
+    if (dtype == SPADE_FLOAT64)
+      sparsegpt::prune<double>(function, all, workspace, workspace_bytes, as_stream(stream));
+    else
+      sparsegpt::prune<float>(function, all, workspace, workspace_bytes, as_stream(stream));
   });
 }
 

@@ -10,61 +10,50 @@
 #pragma once
 
 #include "cuda/product.cuh"
+#include "cuda/sparsegpt_piece.cuh"
 #include "cuda/sparsegpt_select.cuh"
 
 namespace spade::cuda::sparsegpt {
 
-constexpr int kLazy = 128;          // columns of a lazy block
-constexpr int kGroup = 16;          // columns whose weights a thread holds at a time
-constexpr int kBlockThreads = 512;  // at most
+constexpr int kGroup = 16;  // columns whose weights a thread holds at a time
+template <class T>
+constexpr int kBlockThreads = 2048 / sizeof(T);  // at most: registers hold a group of weights
 
-struct LazyStep {
-  const float* v;       // [S, D, D]
-  const float* u;       // U_bb of the lazy block, upper; sample s at u + s * u_stride
-  const int32_t* info;  // [S]
-  float* state;         // [S, kLazy, stride]: weights now; on return the pruned ones
-  float* error;         // [S, kLazy, stride]: e of the columns so far
-  uint8_t* gone;        // [S, gone_columns, stride]: 1 where the weight goes
-  int64_t D, u_stride, gone_columns;
-  int stride, rows;
-  int64_t first;  // column of the lazy block
-  int width;
-  int mask;                    // columns of a mask block
-  int gone_first;              // -1: choose; else `gone` is given from this column of it on
-  int n;                       // of each mask block in a row go; -1: unstructured
-  unsigned count, last_count;  // weights that go from a mask block, from a narrower one (W's last)
-};
-
-struct LazyColumns {  // one sample's, and the block's shared memory
-  float *state, *error;
+// One sample's, and the block's shared memory.
+template <class T>
+struct LazyColumns {
+  T *state, *error;
   uint8_t* gone;
-  const float* u;
-  const float* scale;  // shared [kLazy]: 1 / U_ii = V_ii
-  Quad<float>* part;   // shared [kLazy, kGroup]: the columns of U of one group
+  const T* u;
+  const T* scale;  // shared [kLazy]: 1 / U_ii = V_ii
+  Quad<T>* part;   // shared [kLazy, kGroup]: the columns of U of one group
   int stride, rows;
 };
 
 // part = rows [0, end) of columns [begin, end) of U, zeros up to kGroup columns.
-__device__ __forceinline__ void load_group(const LazyColumns& b, int begin, int end) {
+template <class T>
+__device__ __forceinline__ void load_group(const LazyColumns<T>& b, int begin, int end) {
   __syncthreads();  // the last group is done with
   for (int i = static_cast<int>(threadIdx.x); i < end * kGroup; i += static_cast<int>(blockDim.x)) {
     const int column = begin + i % kGroup;
-    reinterpret_cast<float*>(b.part)[i] = column < end ? b.u[i / kGroup * kLazy + column] : 0.0f;
+    reinterpret_cast<T*>(b.part)[i] = column < end ? b.u[i / kGroup * kLazy + column] : T(0);
   }
   __syncthreads();  // the group is complete
 }
 
 // w = entries of the group's columns from `first` to `end` at a row of `state`, else 0.
-__device__ __forceinline__ void load_row(const float* state, int stride, int begin, int first,
-                                         int end, float (&w)[kGroup]) {
+template <class T>
+__device__ __forceinline__ void load_row(const T* state, int stride, int begin, int first, int end,
+                                         T (&w)[kGroup]) {
   state += begin * stride;
 #pragma unroll
   for (int c = 0; c < kGroup; ++c, state += stride)
-    w[c] = begin + c >= first && begin + c < end ? *state : 0.0f;
+    w[c] = begin + c >= first && begin + c < end ? *state : T(0);
 }
 
-__device__ __forceinline__ void store_row(float* state, int stride, int begin, int first, int end,
-                                          const float (&w)[kGroup]) {
+template <class T>
+__device__ __forceinline__ void store_row(T* state, int stride, int begin, int first, int end,
+                                          const T (&w)[kGroup]) {
   state += begin * stride;
 #pragma unroll
   for (int c = 0; c < kGroup; ++c, state += stride)
@@ -72,18 +61,19 @@ __device__ __forceinline__ void store_row(float* state, int stride, int begin, i
 }
 
 // Columns [begin, end) take the errors of columns [from, to). part holds the group.
-__device__ __forceinline__ void take_errors(const LazyColumns& b, int begin, int end, int from,
+template <class T>
+__device__ __forceinline__ void take_errors(const LazyColumns<T>& b, int begin, int end, int from,
                                             int to) {
 #pragma unroll 1
   for (int row = static_cast<int>(threadIdx.x); row < b.rows; row += static_cast<int>(blockDim.x)) {
-    float w[kGroup];
+    T w[kGroup];
     load_row(b.state + row, b.stride, begin, begin, end, w);
-    const float* error = b.error + from * b.stride + row;
+    const T* error = b.error + from * b.stride + row;
     for (int i = from; i < to; ++i, error += b.stride) {
-      const float e = *error;
+      const T e = *error;
 #pragma unroll
       for (int q = 0; q < kGroup / 4; ++q) {
-        const Quad<float> u = b.part[i * (kGroup / 4) + q];
+        const Quad<T> u = b.part[i * (kGroup / 4) + q];
 #pragma unroll
         for (int c = 0; c < 4; ++c) w[4 * q + c] -= e * u.at[c];
       }
@@ -93,24 +83,25 @@ __device__ __forceinline__ void take_errors(const LazyColumns& b, int begin, int
 }
 
 // Columns [first, last) of the group [begin, end) in order; those after them take their errors.
-__device__ __forceinline__ void eliminate(const LazyColumns& b, int begin, int end, int first,
+template <class T>
+__device__ __forceinline__ void eliminate(const LazyColumns<T>& b, int begin, int end, int first,
                                           int last) {
 #pragma unroll 1
   for (int row = static_cast<int>(threadIdx.x); row < b.rows; row += static_cast<int>(blockDim.x)) {
-    float w[kGroup];
+    T w[kGroup];
     load_row(b.state + row, b.stride, begin, first, end, w);
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
       const int column = begin + i;
       if (column < first || column >= last) continue;
       const bool goes = b.gone[column * b.stride + row];
-      const float e = goes ? w[i] * b.scale[column] : 0.0f;
+      const T e = goes ? w[i] * b.scale[column] : T(0);
       b.error[column * b.stride + row] = e;
-      if (goes) w[i] = 0.0f;
+      if (goes) w[i] = T(0);
 #pragma unroll
       for (int q = 0; q < kGroup / 4; ++q) {
         if (4 * q + 3 <= i) continue;
-        const Quad<float> u = b.part[column * (kGroup / 4) + q];
+        const Quad<T> u = b.part[column * (kGroup / 4) + q];
 #pragma unroll
         for (int c = 0; c < 4; ++c)
           if (4 * q + c > i) w[4 * q + c] -= e * u.at[c];
@@ -120,54 +111,60 @@ __device__ __forceinline__ void eliminate(const LazyColumns& b, int begin, int e
   }
 }
 
-__global__ void __launch_bounds__(kBlockThreads) prune_lazy_block(LazyStep step) {
-  SPADE_SHARED(Quad<float>, part, kLazy * kGroup / 4);
-  SPADE_SHARED(float, scale, kLazy);
-  SPADE_SELECTION_MEMORY(memory);
-  const int64_t s = blockIdx.x;
-  if (step.info[s] != 0) return;
-  const int64_t at = s * kLazy * step.stride;
-  const int64_t gone_at = s * step.gone_columns + max(step.gone_first, 0);
-  const LazyColumns b{step.state + at,
-                      step.error + at,
-                      step.gone + gone_at * step.stride,
-                      step.u + s * step.u_stride,
-                      scale,
-                      part,
-                      step.stride,
-                      step.rows};
-  for (int i = static_cast<int>(threadIdx.x); i < step.width; i += static_cast<int>(blockDim.x)) {
-    const int64_t column = step.first + i;
-    scale[i] = step.v[(s * step.D + column) * step.D + column];
+// Lazy block `index` of every sample whose weights now are in `state`: on return the pruned ones.
+template <class T>
+__global__ void __launch_bounds__(kBlockThreads<T>, 1)
+    prune_lazy_block(const Piece<T>* pieces, Spread spread, int index) {
+  SPADE_SHARED(Quad<T>, part, kLazy * kGroup / 4);
+  SPADE_SHARED(T, scale, kLazy);
+  SPADE_SELECTION_MEMORY(T, memory);
+  const Place at = place_of(spread, blockIdx.x);
+  const Piece<T>& p = pieces[at.piece];
+  const int64_t s = at.sample;
+  if (p.info[s] != 0) return;
+  const int first_column = p.partition.first(index), width = p.partition.width(index);
+  const int mask = static_cast<int>(p.mask);
+  const int64_t gone_at = s * p.gone_columns() + (p.wide() ? first_column % mask : 0);
+  const LazyColumns<T> b{p.state + s * kLazy * p.stride,
+                         p.error + s * kLazy * p.stride,
+                         p.gone + gone_at * p.stride,
+                         inverse_block(p, s, index),
+                         scale,
+                         part,
+                         static_cast<int>(p.stride),
+                         static_cast<int>(p.R)};
+  for (int i = static_cast<int>(threadIdx.x); i < width; i += static_cast<int>(blockDim.x)) {
+    const int column = first_column + i;
+    scale[i] = p.v[(s * p.D + column) * p.D + column];
   }
   const auto select = [&](int first, int last) {
-    const MaskBlock block{
+    const MaskBlock<T> block{
         b.state + first * b.stride, scale + first, 1, b.stride, b.rows, last - first,
         b.gone + first * b.stride};
-    if (step.n >= 0)
-      select_of_row(block, step.n);
+    if (p.n >= 0)
+      select_of_row(block, p.n);
     else
-      select_least(block, last - first == step.mask ? step.count : step.last_count, memory);
+      select_least(block, p.count_of(last - first), memory);
   };
 
-  const bool narrow = step.mask <= kGroup;
-  const int span = narrow ? kGroup / step.mask * step.mask : min(step.mask, step.width);
-  for (int begin = 0; begin < step.width; begin += span) {
-    const int end = min(begin + span, step.width);
+  const bool narrow = mask <= kGroup;
+  const int span = narrow ? kGroup / mask * mask : min(mask, width);
+  for (int begin = 0; begin < width; begin += span) {
+    const int end = min(begin + span, width);
     for (int group = begin; begin > 0 && group < end; group += kGroup) {
       const int group_end = min(group + kGroup, end);
       load_group(b, group, group_end);
       take_errors(b, group, group_end, 0, begin);
     }
-    __syncthreads();  // scale is complete
-    if (!narrow && step.gone_first < 0) select(begin, end);
+    __syncthreads();                                   // scale is complete
+    if (!narrow && mask <= kLazy) select(begin, end);  // of wide ones `gone` is there already
     for (int group = begin; group < end; group += kGroup) {
       const int group_end = min(group + kGroup, end);
       load_group(b, group, group_end);
       if (group > begin) take_errors(b, group, group_end, begin, group);
       if (narrow)
-        for (int first = group; first < group_end; first += step.mask) {
-          const int last = min(first + step.mask, group_end);
+        for (int first = group; first < group_end; first += mask) {
+          const int last = min(first + mask, group_end);
           select(first, last);
           eliminate(b, group, group_end, first, last);
         }

@@ -2,8 +2,10 @@
 // moment all columns before b1 are done are
 //     W_b + (E[:, :b1] V[:b1, b]) U_bb,      U_bb = V_bb^-1.
 // The product in parentheses is kept for all columns to the right and grows by a tiled product as
-// each lazy block is done, so that its tiles fill the device also for one sample. Arrays of rows
-// are stored [column, row].
+// each lazy block is done, so that its tiles fill the device also for one sample.
+//
+// Where `begin` is an argument, -1 means the pass that prunes; else it is the first lazy block of a
+// wide mask block, whose weights are wanted as if nothing of it had gone.
 #pragma once
 
 #include "cuda/product.cuh"
@@ -14,197 +16,200 @@ namespace spade::cuda::sparsegpt {
 constexpr int kTurnTile = 32;  // side of a tile that is transposed
 constexpr int kTurnThreads = 256;
 
-// Lazy blocks start anew at each span of columns: a wide mask block, or the lazy block itself.
-struct Partition {
-  int64_t D, span, lazy;
-
-  __host__ __device__ int64_t per_span() const { return (span + lazy - 1) / lazy; }
-  __host__ __device__ int64_t count() const {
-    return D / span * per_span() + (D % span + lazy - 1) / lazy;
-  }
-  __host__ __device__ int64_t first(int64_t index) const {
-    return index / per_span() * span + index % per_span() * lazy;
-  }
-  __host__ __device__ int width(int64_t index) const {
-    const int64_t left = min(D, (index / per_span() + 1) * span) - first(index);
-    return static_cast<int>(min(lazy, left));
-  }
-};
-
-struct Layer {
-  const float* dense;     // [1 or S, D, stride]: W^T
-  int64_t dense_samples;  // 1 or S
-  const float* h;         // [S, D, D]
-  const float* v;         // [S, D, D]
-  float* u;               // [S, partition.count(), kLazy, kLazy]
-  const int32_t* info;    // [S]
-  int64_t R, D, stride;
-  Partition partition;
-};
-
-// Columns of W from `first` on in an array [S, columns, stride].
+// E V, as far as it has come.
 template <class T>
-struct Columns {
-  T* data;
-  int64_t first, columns;
-
-  __device__ T* at(const Layer& l, int64_t s, int64_t column) const {
-    return data + (s * columns + column - first) * l.stride;
-  }
-};
-
-__device__ __forceinline__ const float* dense_column(const Layer& l, int64_t s, int64_t column) {
-  return l.dense + ((l.dense_samples > 1 ? s : 0) * l.D + column) * l.stride;
+__device__ __forceinline__ Columns<T> product_of(const Piece<T>& p, int begin) {
+  if (begin < 0) return {p.product, 0, p.D, p.stride};
+  return {p.trial_product, p.partition.first(begin), p.mask, p.stride};
 }
 
-__device__ __forceinline__ bool is_dead(const Layer& l, int64_t s, int64_t column) {
-  return l.h[(s * l.D + column) * l.D + column] == 0.0f;
+// Where the weights of lazy block `index` go.
+template <class T>
+__device__ __forceinline__ Columns<T> weights_of(const Piece<T>& p, int index, int begin) {
+  if (begin < 0) return {p.state, p.partition.first(index), kLazy, p.stride};
+  return {p.trial, p.partition.first(begin), p.mask, p.stride};
 }
 
 __device__ __forceinline__ int within(int64_t side, int64_t left) {
   return static_cast<int>(min(side, left));
 }
 
-// dense = W^T, a tile a block; sample blockIdx.z of w.
+// Row and column of tile `block` of side `side`, tiles of all `rows` first.
+__device__ __forceinline__ int2 tile_of(unsigned block, int64_t rows, int side) {
+  const unsigned high = static_cast<unsigned>((rows + side - 1) / side);
+  return make_int2(static_cast<int>(block % high) * side, static_cast<int>(block / high) * side);
+}
+
+// dense = W^T, a tile a block.
+template <class T>
 __global__ void __launch_bounds__(kTurnThreads)
-    turn_weights(const float* w, int64_t w_stride, int64_t R, int64_t D, int64_t stride,
-                 float* dense) {
-  SPADE_SHARED(float, tile, kTurnTile*(kTurnTile + 1));
-  const int64_t s = blockIdx.z, row = static_cast<int64_t>(blockIdx.x) * kTurnTile;
-  const int64_t column = static_cast<int64_t>(blockIdx.y) * kTurnTile;
+    turn_weights(const Piece<T>* pieces, Spread spread) {
+  SPADE_SHARED(T, tile, kTurnTile * (kTurnTile + 1));
+  const Place at = place_of(spread, blockIdx.x);
+  const Piece<T>& p = pieces[at.piece];
+  const int64_t s = at.sample, R = p.R, D = p.D;
+  const int2 corner = tile_of(at.block, R, kTurnTile);
+  const int64_t row = corner.x, column = corner.y;
   const int lane = static_cast<int>(threadIdx.x) % kTurnTile;
   const int line = static_cast<int>(threadIdx.x) / kTurnTile;
   for (int i = line; i < kTurnTile; i += kTurnThreads / kTurnTile)
     if (row + i < R && column + lane < D)
-      tile[i * (kTurnTile + 1) + lane] = w[s * w_stride + (row + i) * D + column + lane];
+      tile[i * (kTurnTile + 1) + lane] = p.w[s * p.w_stride + (row + i) * D + column + lane];
   __syncthreads();  // the tile is complete
   for (int i = line; i < kTurnTile; i += kTurnThreads / kTurnTile)
     if (row + lane < R && column + i < D)
-      dense[(s * D + column + i) * stride + row + lane] = tile[lane * (kTurnTile + 1) + i];
+      p.dense[(s * D + column + i) * p.stride + row + lane] = tile[lane * (kTurnTile + 1) + i];
 }
 
-__device__ __forceinline__ float* inverse_block(const Layer& l, int64_t s, int64_t index) {
-  return l.u + (s * l.partition.count() + index) * kLazy * kLazy;
-}
-
-// U_bb of lazy block blockIdx.x: back substitution, a column a thread, which reads of U only what
-// it wrote.
-__global__ void __launch_bounds__(kLazy) invert_blocks(Layer l) {
-  const int64_t s = blockIdx.y, first = l.partition.first(blockIdx.x);
-  if (l.info[s] != 0) return;
-  const int width = l.partition.width(blockIdx.x), column = static_cast<int>(threadIdx.x);
-  const float* v = l.v + (s * l.D + first) * l.D + first;
-  float* u = inverse_block(l, s, blockIdx.x) + column;
+// U_bb of a lazy block: back substitution, a column a thread, which reads of U only what it wrote.
+template <class T>
+__global__ void __launch_bounds__(kLazy) invert_blocks(const Piece<T>* pieces, Spread spread) {
+  const Place at = place_of(spread, blockIdx.x);
+  const Piece<T>& p = pieces[at.piece];
+  const int64_t s = at.sample, D = p.D;
+  const int index = static_cast<int>(at.block), first = p.partition.first(index);
+  if (p.info[s] != 0) return;
+  const int width = p.partition.width(index), column = static_cast<int>(threadIdx.x);
+  const T* v = p.v + (s * D + first) * D + first;
+  T* u = inverse_block(p, s, index) + column;
   for (int i = width - 1; i >= 0; --i) {
-    float sum = i == column ? 1.0f : 0.0f;
-    for (int k = i + 1; k < width; ++k) sum -= v[i * l.D + k] * u[k * kLazy];
-    u[i * kLazy] = i <= column ? sum / v[i * l.D + i] : 0.0f;
+    T sum = i == column ? T(1) : T(0);
+    for (int k = i + 1; k < width; ++k) sum -= v[i * D + k] * u[k * kLazy];
+    u[i * kLazy] = i <= column ? sum / v[i * D + i] : T(0);
   }
 }
 
-// to = weights of lazy block `index` now, given E V, and error = their negated change if wanted
-// (else NULL); tile (blockIdx.x of rows, blockIdx.y of columns). error: [S, kLazy, stride]
+// The weights of lazy block `index` now, given E V, and on a trial also error = their negated
+// change; a tile a block.
+template <class T>
 __global__ void __launch_bounds__(kTileThreads)
-    weights_now(Layer l, int64_t index, Columns<const float> product, Columns<float> to,
-                float* error) {
-  SPADE_TILE_OPERAND(float, shared_a);
-  SPADE_TILE_OPERAND(float, shared_b);
-  const int64_t s = blockIdx.z, row = static_cast<int64_t>(blockIdx.x) * kTile;
-  if (l.info[s] != 0) return;
-  const int64_t first = l.partition.first(index);
-  const int column = static_cast<int>(blockIdx.y) * kTile, width = l.partition.width(index);
-  const int columns = min(kTile, width - column), rows = within(kTile, l.R - row);
-  float sum[kMicro][kMicro] = {};
-  multiply_tile(inverse_block(l, s, index) + column, int64_t{kLazy}, columns,
-                product.at(l, s, first) + row, l.stride, rows, column + columns, shared_a, shared_b,
-                sum);  // U is 0 in rows after these columns
-  each_sum(sum, columns, rows, [&](int i, int j, float change) {
+    weights_now(const Piece<T>* pieces, Spread spread, int index, int begin) {
+  SPADE_TILE_OPERAND(T, shared_a);
+  SPADE_TILE_OPERAND(T, shared_b);
+  const Place at = place_of(spread, blockIdx.x);
+  const Piece<T>& p = pieces[at.piece];
+  const int64_t s = at.sample, stride = p.stride;
+  const int first = p.partition.first(index);
+  if (p.info[s] != 0) return;
+  const int2 tile = tile_of(at.block, p.R, kTile);
+  const int64_t row = tile.x;
+  const int column = tile.y, width = p.partition.width(index);
+  const int columns = min(kTile, width - column), rows = within(kTile, p.R - row);
+  const Columns<T> product = product_of(p, index > begin ? begin : -1);
+  const Columns<T> to = weights_of(p, index, begin);
+  // U is 0 in rows after these columns, E V before the first lazy block.
+  const int depth = index > 0 ? column + columns : 0;
+  T sum[kMicro][kMicro] = {};
+  multiply_tile<T>(inverse_block(p, s, index) + column, int64_t{kLazy}, columns,
+                   product.at(s, first) + row, stride, rows, depth, shared_a, shared_b, sum);
+  each_sum(sum, columns, rows, [&](int i, int j, T change) {
     const int64_t c = first + column + i;
-    const float dense = is_dead(l, s, c) ? 0.0f : dense_column(l, s, c)[row + j];
-    to.at(l, s, c)[row + j] = dense + change;
-    if (error) error[(s * kLazy + column + i) * l.stride + row + j] = -change;
+    const T dense = is_dead(p, s, c) ? T(0) : dense_column(p, s, c)[row + j];
+    to.at(s, c)[row + j] = dense + change;
+    if (begin >= 0) p.error[(s * kLazy + column + i) * stride + row + j] = -change;
   });
 }
 
-// after = before + E V for the columns from `from` to `end` and the E of lazy block `index`; tile
-// (blockIdx.x of rows, blockIdx.y of columns). `after` may be `before`. error: [S, kLazy, stride]
+// E V of the columns behind lazy block `index`, on a trial up to the end of the wide mask block,
+// grows by its errors; a tile a block.
+template <class T>
 __global__ void __launch_bounds__(kTileThreads)
-    carry_errors(Layer l, int64_t index, int64_t from, int64_t end, const float* error,
-                 Columns<const float> before, Columns<float> after) {
-  SPADE_TILE_OPERAND(float, shared_a);
-  SPADE_TILE_OPERAND(float, shared_b);
-  const int64_t s = blockIdx.z, row = static_cast<int64_t>(blockIdx.x) * kTile;
-  if (l.info[s] != 0) return;
-  const int64_t column = from + static_cast<int64_t>(blockIdx.y) * kTile;
-  const int columns = within(kTile, end - column), rows = within(kTile, l.R - row);
-  float sum[kMicro][kMicro] = {};
-  multiply_tile(l.v + (s * l.D + l.partition.first(index)) * l.D + column, l.D, columns,
-                error + s * kLazy * l.stride + row, l.stride, rows, l.partition.width(index),
-                shared_a, shared_b, sum);
-  each_sum(sum, columns, rows, [&](int i, int j, float value) {
-    after.at(l, s, column + i)[row + j] = before.at(l, s, column + i)[row + j] + value;
+    carry_errors(const Piece<T>* pieces, Spread spread, int index, int begin) {
+  SPADE_TILE_OPERAND(T, shared_a);
+  SPADE_TILE_OPERAND(T, shared_b);
+  const Place at = place_of(spread, blockIdx.x);
+  const Piece<T>& p = pieces[at.piece];
+  const int64_t s = at.sample, stride = p.stride;
+  const int first = p.partition.first(index);
+  if (p.info[s] != 0) return;
+  const int width = p.partition.width(index);
+  const int2 tile = tile_of(at.block, p.R, kTile);
+  const int row = tile.x, column = first + width + tile.y;
+  const int64_t end = begin < 0 ? p.D : p.partition.end_of_span(begin);
+  const int columns = within(kTile, end - column), rows = within(kTile, p.R - row);
+  T sum[kMicro][kMicro] = {};
+  multiply_tile<T>(p.v + (s * p.D + first) * p.D + column, p.D, columns,
+                   p.error + s * kLazy * stride + row, stride, rows, width, shared_a, shared_b,
+                   sum);
+  const T* const before = product_of(p, index > begin ? begin : -1).at(s, column) + row;
+  T* const after = product_of(p, begin).at(s, column) + row;
+  each_sum(sum, columns, rows, [&](int i, int j, T value) {
+    if (index > 0) value += before[i * stride + j];  // 0 until then
+    after[i * stride + j] = value;
   });
 }
 
 // out = Q^T of a lazy block that is done, error = its W - Q; a tile a block.
-// state, error: [S, kLazy, stride]; out: [S, R, D]
+template <class T>
 __global__ void __launch_bounds__(kTurnThreads)
-    finish_lazy_block(Layer l, int64_t index, const float* state, float* error, float* out) {
-  SPADE_SHARED(float, tile, kTurnTile*(kTurnTile + 1));
-  const int64_t s = blockIdx.z, row = static_cast<int64_t>(blockIdx.x) * kTurnTile;
-  if (l.info[s] != 0) return;
-  const int64_t first = l.partition.first(index);
-  const int column = static_cast<int>(blockIdx.y) * kTurnTile, width = l.partition.width(index);
+    finish_lazy_block(const Piece<T>* pieces, Spread spread, int index) {
+  SPADE_SHARED(T, tile, kTurnTile * (kTurnTile + 1));
+  const Place at = place_of(spread, blockIdx.x);
+  const Piece<T>& p = pieces[at.piece];
+  const int64_t s = at.sample, R = p.R, D = p.D;
+  const int first = p.partition.first(index);
+  if (p.info[s] != 0) return;
+  const int2 corner = tile_of(at.block, R, kTurnTile);
+  const int64_t row = corner.x;
+  const int column = corner.y, width = p.partition.width(index);
   const int lane = static_cast<int>(threadIdx.x) % kTurnTile;
   const int line = static_cast<int>(threadIdx.x) / kTurnTile;
   for (int i = line; i < kTurnTile; i += kTurnThreads / kTurnTile) {
-    if (column + i >= width || row + lane >= l.R) continue;
-    const int64_t at = (s * kLazy + column + i) * l.stride + row + lane;
+    if (column + i >= width || row + lane >= R) continue;
+    const int64_t place = (s * kLazy + column + i) * p.stride + row + lane;
     const int64_t c = first + column + i;
-    const float pruned = state[at];
-    error[at] = (is_dead(l, s, c) ? 0.0f : dense_column(l, s, c)[row + lane]) - pruned;
+    const T pruned = p.state[place];
+    p.error[place] = (is_dead(p, s, c) ? T(0) : dense_column(p, s, c)[row + lane]) - pruned;
     tile[i * (kTurnTile + 1) + lane] = pruned;
   }
   __syncthreads();  // the tile is complete
   for (int i = line; i < kTurnTile; i += kTurnThreads / kTurnTile)
-    if (row + i < l.R && column + lane < width)
-      out[(s * l.R + row + i) * l.D + first + column + lane] = tile[lane * (kTurnTile + 1) + i];
+    if (row + i < R && column + lane < width)
+      p.out[(s * R + row + i) * D + first + column + lane] = tile[lane * (kTurnTile + 1) + i];
 }
 
-// `gone` of `width` columns from weights.first on, a mask block wider than a lazy block.
-__global__ void __launch_bounds__(kBlockThreads)
-    select_wide(Layer l, Columns<const float> weights, int width, int n, unsigned count,
-                uint8_t* gone) {
-  SPADE_SELECTION_MEMORY(memory);
-  const int64_t s = blockIdx.x;
-  if (l.info[s] != 0) return;
-  const MaskBlock block{weights.at(l, s, weights.first),
-                        l.v + (s * l.D + weights.first) * l.D + weights.first,
-                        static_cast<int>(l.D + 1),
-                        static_cast<int>(l.stride),
-                        static_cast<int>(l.R),
-                        width,
-                        gone + s * weights.columns * l.stride};
-  if (n >= 0)
-    select_of_row(block, n);
+// `gone` of the wide mask block whose first lazy block is `begin`, a sample a block.
+template <class T>
+__global__ void __launch_bounds__(kBlockThreads<T>)
+    select_wide(const Piece<T>* pieces, Spread spread, int begin) {
+  SPADE_SELECTION_MEMORY(T, memory);
+  const Place at = place_of(spread, blockIdx.x);
+  const Piece<T>& p = pieces[at.piece];
+  const int64_t s = at.sample;
+  const int first = p.partition.first(begin);
+  if (p.info[s] != 0) return;
+  const int width = p.partition.end_of_span(begin) - first;
+  const MaskBlock<T> block{weights_of(p, begin, begin).at(s, first),
+                           p.v + (s * p.D + first) * p.D + first,
+                           static_cast<int>(p.D + 1),
+                           static_cast<int>(p.stride),
+                           static_cast<int>(p.R),
+                           width,
+                           p.gone + s * p.mask * p.stride};
+  if (p.n >= 0)
+    select_of_row(block, p.n);
   else
-    select_least(block, count, memory);
+    select_least(block, p.count_of(width), memory);
 }
+
+constexpr int64_t kDenseBlocks = 1024;  // of keep_dense, a sample
 
 // out = W for samples that failed.
-__global__ void __launch_bounds__(kTurnThreads)
-    keep_dense(const float* w, int64_t w_stride, int64_t count, const int32_t* info, float* out) {
-  const int64_t s = blockIdx.y;
-  if (info[s] == 0) return;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kTurnThreads + threadIdx.x; i < count;
-       i += static_cast<int64_t>(gridDim.x) * kTurnThreads)
-    out[s * count + i] = w[s * w_stride + i];
+template <class T>
+__global__ void __launch_bounds__(kTurnThreads) keep_dense(const Piece<T>* pieces, Spread spread) {
+  const Place at = place_of(spread, blockIdx.x);
+  const Piece<T>& p = pieces[at.piece];
+  const int64_t s = at.sample, count = p.R * p.D;
+  if (p.info[s] == 0) return;
+  for (int64_t i = int64_t{at.block} * kTurnThreads + threadIdx.x; i < count;
+       i += int64_t{spread.each[at.piece]} * kTurnThreads)
+    p.out[s * count + i] = p.w[s * p.w_stride + i];
 }
 
 // info = 0 and damp_used = damp where there is nothing to prune.
-__global__ void __launch_bounds__(kTurnThreads)
-    nothing_to_prune(int64_t S, double damp, double* damp_used, int32_t* info) {
-  const int64_t s = static_cast<int64_t>(blockIdx.x) * kTurnThreads + threadIdx.x;
+template <int kThreads>
+__global__ void nothing_to_prune(int64_t S, double damp, double* damp_used, int32_t* info) {
+  const int64_t s = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (s >= S) return;
   damp_used[s] = damp;
   info[s] = 0;

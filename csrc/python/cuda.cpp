@@ -4,6 +4,8 @@
 
 #include <array>
 #include <cstring>
+#include <tuple>
+#include <vector>
 
 #include "python/common.h"
 
@@ -154,28 +156,44 @@ void bind_obc_cuda(py::module_& module) {
                                 spade_cuda_obc_trace_pattern_f64);
 }
 
+// The fields of spade_cuda_sparsegpt_layer_t in order, those of its options among them.
+using LayerFields = std::tuple<int64_t, int64_t, int64_t, double, int64_t, int64_t, int64_t, double,
+                               int64_t, Address, int64_t, Address, Address, Address, Address>;
+
+std::vector<spade_cuda_sparsegpt_layer_t> layers_of(const std::vector<LayerFields>& all) {
+  std::vector<spade_cuda_sparsegpt_layer_t> layers;
+  for (const auto& [S, R, D, sparsity, block_size, n, m, damp, extra, w, w_stride, h, out,
+                    damp_used, info] : all)
+    layers.push_back({S,
+                      R,
+                      D,
+                      {sparsity, block_size, n, m, damp, extra},
+                      pointer<void>(w),
+                      w_stride,
+                      pointer<void>(h),
+                      pointer<void>(out),
+                      pointer<double>(damp_used),
+                      pointer<int32_t>(info)});
+  return layers;
+}
+
 void bind_sparsegpt_cuda(py::module_& module) {
   module.def("cuda_sparsegpt_prune_workspace",
-             [](int64_t S, int64_t R, int64_t D, double sparsity, int64_t block_size, int64_t n,
-                int64_t m, double damp, int64_t extra, size_t limit) {
-               const spade_sparsegpt_t options{sparsity, block_size, n, m, damp, extra};
+             [](const std::vector<LayerFields>& fields, int dtype, size_t limit) {
+               const auto layers = layers_of(fields);
                return workspace([&](size_t* bytes) {
-                 return spade_cuda_sparsegpt_prune_workspace_bytes(S, R, D, &options, limit, bytes);
+                 return spade_cuda_sparsegpt_prune_workspace_bytes(
+                     static_cast<int64_t>(layers.size()), layers.data(), dtype, limit, bytes);
                });
              });
-  module.def(
-      "cuda_sparsegpt_prune",
-      [](Address w, int64_t w_stride, Address h, int64_t S, int64_t R, int64_t D, double sparsity,
-         int64_t block_size, int64_t n, int64_t m, double damp, int64_t extra, Address out,
-         Address damp_used, Address info, Address scratch, size_t bytes, Address stream) {
-        const spade_sparsegpt_t options{sparsity, block_size, n, m, damp, extra};
-        queue([&] {
-          return spade_cuda_sparsegpt_prune(pointer<float>(w), w_stride, pointer<float>(h), S, R, D,
-                                            &options, pointer<float>(out),
-                                            pointer<double>(damp_used), pointer<int32_t>(info),
-                                            pointer<void>(scratch), bytes, pointer<void>(stream));
-        });
-      });
+  module.def("cuda_sparsegpt_prune", [](const std::vector<LayerFields>& fields, int dtype,
+                                        Address scratch, size_t bytes, Address stream) {
+    const auto layers = layers_of(fields);
+    queue([&] {
+      return spade_cuda_sparsegpt_prune(static_cast<int64_t>(layers.size()), layers.data(), dtype,
+                                        pointer<void>(scratch), bytes, pointer<void>(stream));
+    });
+  });
 }
 
 }  // namespace

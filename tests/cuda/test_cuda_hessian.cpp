@@ -270,7 +270,8 @@ void errors() {
   CHECK_FAILS(query(-1, 2, 2, 0, 0), SPADE_INVALID_ARGUMENT, "S must be in [0, 2^31), got -1");
   CHECK_FAILS(query(2, 3, 2, 0, 0), SPADE_INVALID_ARGUMENT, "S must divide the 3 rows or images");
   CHECK_FAILS(query(0, 3, 2, 0, 0), SPADE_INVALID_ARGUMENT, "S must divide");
-  CHECK_FAILS(query(1, 3, 2, 3, 0), SPADE_INVALID_ARGUMENT, "dtype must be a spade_dtype_t, got 3");
+  CHECK_FAILS(query(1, 3, 2, 3, 0), SPADE_INVALID_ARGUMENT,
+              "dtype must be SPADE_FLOAT32, SPADE_FLOAT16 or SPADE_BFLOAT16, got 3");
   CHECK_FAILS(query(1, 3, 2, 0, 2), SPADE_INVALID_ARGUMENT,
               "precision must be a spade_precision_t");
   CHECK_FAILS(query(1, int64_t{1} << 31, 2, 0, 0), SPADE_INVALID_ARGUMENT,

@@ -36,8 +36,13 @@ SPADE_API const char* spade_cuda_unavailable_reason(void);
  * one. */
 SPADE_API const char* spade_cuda_build_info(void);
 
-/** Element type of a layer's inputs. */
-typedef enum { SPADE_FLOAT32 = 0, SPADE_FLOAT16 = 1, SPADE_BFLOAT16 = 2 } spade_dtype_t;
+/** Element type: of a layer's inputs the first three, of its weights the first and the last. */
+typedef enum {
+  SPADE_FLOAT32 = 0,
+  SPADE_FLOAT16 = 1,
+  SPADE_BFLOAT16 = 2,
+  SPADE_FLOAT64 = 3
+} spade_dtype_t;
 
 /** How products of float32 numbers are formed on tensor cores. 16-bit inputs are exact either way.
  */
@@ -53,7 +58,7 @@ typedef enum {
  *
  * @param x      N x D rows of element type `dtype`, row n at x + n * ldx; sample s owns rows
  *               [s N / S, (s + 1) N / S), S divides N
- * @param dtype  a spade_dtype_t
+ * @param dtype  SPADE_FLOAT32, SPADE_FLOAT16 or SPADE_BFLOAT16
  * @param precision  a spade_precision_t
  * @param[in,out] h  S x D x D
  */
@@ -165,23 +170,34 @@ SPADE_API spade_status_t spade_cuda_obc_weights_f64(const double* w, const doubl
 
 /* ---------------------------------------------------------------- SparseGPT */
 
+/** One layer of spade_cuda_sparsegpt_prune; see spade_sparsegpt_prune_f32. */
+typedef struct {
+  int64_t S, R, D;           /* samples; rows and columns of the weights */
+  spade_sparsegpt_t options; /* host */
+  const void* w;             /* R x D; sample s starts at w + s * w_stride elements (0: shared) */
+  int64_t w_stride;
+  const void* h;     /* S x D x D */
+  void* out;         /* S x R x D */
+  double* damp_used; /* S */
+  int32_t* info;     /* S; 0 or SPADE_SINGULAR, out[s] is then a copy of the dense weights */
+} spade_cuda_sparsegpt_layer_t;
+
 /**
- * SparseGPT for S Hessians at once; see spade_sparsegpt_prune_f32. Each sample walks the damping
- * ladder by itself.
+ * SparseGPT for all samples of L layers at once. Layers of equal damping, at most 64 at a time,
+ * share every launch, so that there are as many as the layer of most columns takes; each sample of
+ * each walks the damping ladder by itself. What is found does not depend on the company.
  *
- * @param options  host
- * @param[out] damp_used  S doubles
- * @param[out] info       S; 0 or SPADE_SINGULAR, out[s] is then a copy of the dense weights
+ * @param layers  host, L of them; the workspace query reads no pointer of theirs
+ * @param dtype   SPADE_FLOAT32 or SPADE_FLOAT64: of w, h and out of all layers, and of the
+ * arithmetic
  */
-SPADE_API spade_status_t spade_cuda_sparsegpt_prune_workspace_bytes(
-    int64_t S, int64_t R, int64_t D, const spade_sparsegpt_t* options, size_t limit,
-    size_t* bytes /* host */);
-SPADE_API spade_status_t spade_cuda_sparsegpt_prune(const float* w, int64_t w_stride,
-                                                    const float* h, int64_t S, int64_t R, int64_t D,
-                                                    const spade_sparsegpt_t* options, float* out,
-                                                    double* damp_used, int32_t* info,
-                                                    void* workspace, size_t workspace_bytes,
-                                                    void* stream);
+SPADE_API spade_status_t
+spade_cuda_sparsegpt_prune_workspace_bytes(int64_t L, const spade_cuda_sparsegpt_layer_t* layers,
+                                           int dtype, size_t limit, size_t* bytes /* host */);
+SPADE_API spade_status_t spade_cuda_sparsegpt_prune(int64_t L,
+                                                    const spade_cuda_sparsegpt_layer_t* layers,
+                                                    int dtype, void* workspace,
+                                                    size_t workspace_bytes, void* stream);
 
 #ifdef __cplusplus
 }
