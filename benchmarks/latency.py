@@ -28,7 +28,7 @@ from spade_xai import Trace, schedule, trace, trace_many
 from spade_xai.capture import Hessians
 from spade_xai.layers import Layer
 from spade_xai.progress import Stages
-from spade_xai.pruning import prune_layer
+from spade_xai.pruning import Problem, prune_layers
 from spade_xai.run import Book, Options, Run
 
 SPARSITY = 0.9
@@ -203,14 +203,8 @@ def _some_rows(book: Book, layer: Layer, hessian: Tensor, rows: int) -> float:
             damped_inverse(h, DAMP)
         inverting = time.perf_counter() - start
     start = time.perf_counter()
-    (result,) = prune_layer(
-        replace(layer, rows=rows),
-        weight[:, :rows],
-        [hessian],
-        method="obc",
-        sparsity=SPARSITY,
-        damp=DAMP,
-    )
+    problem = Problem(replace(layer, rows=rows), weight[:, :rows], hessian[None], SPARSITY)
+    ((result,),) = prune_layers([problem], method="obc", damp=DAMP)
     spent = time.perf_counter() - start
     seconds = inverting + max(0.0, spent - inverting) * layer.rows / rows
     if result.weights is None:
@@ -225,9 +219,8 @@ def _some_samples(book: Book, layer: Layer, hessian: Tensor, samples: int) -> fl
     """Prune a layer with SparseGPT for so many samples at once; the time for each."""
     weight = layer.read(book.run.dense)
     start = time.perf_counter()
-    results = prune_layer(
-        layer, weight, [hessian] * samples, method="sparsegpt", sparsity=SPARSITY, damp=DAMP
-    )
+    problem = Problem(layer, weight, hessian.expand(samples, *hessian.shape), SPARSITY)
+    (results,) = prune_layers([problem], method="sparsegpt", damp=DAMP)
     seconds = (time.perf_counter() - start) / samples
     start = time.perf_counter()
     book.note(layer, results[0], seconds)

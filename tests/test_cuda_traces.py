@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from test_cuda_calls import memory_of_calls
 from test_devices import relative
 from test_trace import Scaled
 from torch import nn
@@ -74,6 +75,43 @@ def test_only_the_packed_trace_leaves_the_device(fake_cuda, on_device, method):
             weights = got.model.state_dict()[name].cpu()
             same = (weights != 0) == (tensor != 0)
             assert relative(weights * same, (tensor * same).double()) < 0.05
+
+
+def test_layers_and_samples_share_the_call_of_sparsegpt(fake_cuda, on_device):
+    images = list(torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    there, samples = placed(small_network(), on_device), [on_device(x) for x in images]
+    options = dict(method="sparsegpt", sparsity=0.5, augmentations=4, depthwise=True, progress=None)
+    fake_cuda.forget()
+    assert len(list(trace_many(there, samples, group=3, **options))) == 3
+    assert fake_cuda.native.count("cuda_sparsegpt_prune") == 1
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+def test_pruning_stays_within_max_memory(on_device, method, monkeypatch):
+    model, x = placed(nn.Linear(300, 64), on_device), on_device(torch.rand(400, 300))
+    options = dict(method=method, sparsity=0.5, augment=None, progress=None)
+    scratch = memory_of_calls(monkeypatch)
+    expected = trace(model, x, **options)
+    free = max(scratch)
+    scratch.clear()
+    found = trace(model, x, max_memory=8_000_000, **options)
+    assert max(scratch) < 8_000_000 - 4 * 300**2 and max(scratch) <= free
+    assert method == "sparsegpt" or max(scratch) < free
+    assert found.agreement(expected) == {"": 1.0}
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+def test_weights_stay_on_the_device_layer_after_layer(fake_cuda, on_device, method):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 5))
+    x = torch.rand(30, 12)
+    options = dict(method=method, sparsity=0.5, augment=None, sequential=True, progress=None)
+    expected = trace(model, x, **options)
+    there, inputs = placed(model, on_device), on_device(x)
+    fake_cuda.forget()
+    found = trace(there, inputs, **options)
+    assert not any(wait == "copy to cuda" for wait in fake_cuda.waits)
+    assert found.agreement(expected) == {"0": 1.0, "2": 1.0}
 
 
 @pytest.mark.parametrize(("method", "waits"), [("obc", 9), ("sparsegpt", 8)])

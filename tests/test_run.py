@@ -12,7 +12,7 @@ from spade_ext import hessian, obc_prune
 from spade_xai.augment import augmented
 from spade_xai.layers import find_layers
 from spade_xai.plan import parse_memory, plan_memory
-from spade_xai.pruning import prune_layer
+from spade_xai.pruning import Problem, prune_layers
 from spade_xai.trace import load_trace, trace, trace_many
 
 OPTIONS = {"augmentations": 24, "batch_size": 8, "progress": False, "sparsity": 0.5}
@@ -301,7 +301,6 @@ def test_damping_of_a_grouped_layer_is_the_largest_of_its_groups(method, order):
     (layer,) = find_layers(conv)
     indefinite = torch.tensor([[1.0, 1.05], [1.05, 1.0]])  # least eigenvalue -0.05
     hessian = torch.stack([torch.eye(2), indefinite])[list(order)]
-    (result,) = prune_layer(
-        layer, layer.read(conv), [hessian], method=method, sparsity=0.5, damp=0.0
-    )
+    problem = Problem(layer, layer.read(conv), hessian[None], 0.5)
+    ((result,),) = prune_layers([problem], method=method, damp=0.0)
     assert result.damp == pytest.approx(0.1)

@@ -12,7 +12,7 @@ from spade_ext._files import read_tensors, write_tensors
 from spade_xai.layers import Layer
 from spade_xai.plan import plan_memory
 from spade_xai.prepare import duplicate
-from spade_xai.pruning import order_layer, prune_layer, weights_at
+from spade_xai.pruning import Problem, order_layer, prune_layers, weights_at
 from spade_xai.result import Packed
 from spade_xai.run import Run
 
@@ -95,10 +95,8 @@ class SampleCache:
             device = self.run.device
             saved, _ = read_tensors("tune", self._path(sample, layer, "hessian"))
             hessian = saved["hessian"].to(device)
-            (pruned,) = prune_layer(
-                layer, dense.to(device), [hessian], method="sparsegpt", sparsity=ratio,
-                damp=self.run.options.damp,
-            )  # fmt: skip
+            problem = Problem(layer, dense.to(device), hessian[None], ratio)
+            ((pruned,),) = prune_layers([problem], method="sparsegpt", damp=self.run.options.damp)
             return dense if pruned.weights is None else pruned.weights.to(dense.device)
         if self._path(sample, layer, "failed").exists():
             return dense

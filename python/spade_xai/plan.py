@@ -61,12 +61,40 @@ def hessian_bytes(layer: Layer, itemsize: int) -> int:
 
 
 def pruning_bytes(layer: Layer, method: str, samples: int) -> int:
-    """Bytes that pruning a layer takes beside its Hessians."""
+    """Bytes that pruning a layer on the CPU takes beside its Hessians."""
     square = layer.cols**2 * 4
     if method == "obc":
         # inverse and damped Hessian, a triangle a thread; order, losses and weights
         return (2 + torch.get_num_threads()) * square + 16 * layer.numel
     return samples * (layer.groups * 2 * square + 8 * layer.numel)
+
+
+def cuda_pruning_bytes(layers: Sequence[Layer], method: str, samples: int) -> int:
+    """Bytes that pruning layers on CUDA takes beside their Hessians and the scratch memory of the native calls."""
+    if method == "obc":
+        # five matrices of the inverse in float64; order, losses and weights
+        return max(x.groups * x.cols**2 * 40 + 16 * x.numel for x in layers)
+    # the samples' Hessians of one layer side by side; all weights
+    stacked = max(hessian_bytes(x, 4) for x in layers) * samples
+    return stacked + samples * sum(4 * x.numel for x in layers)
+
+
+def _least_scratch(layer: Layer, method: str) -> int:
+    """Bytes of scratch of one row, by exact OBC, or of one sample's group on CUDA."""
+    square = layer.cols**2
+    if method == "obc":
+        return 2 * square + 1024 * layer.cols
+    return 12 * square + (8 * layer.rows + 1024) * layer.cols // layer.groups
+
+
+def scratch_bytes(
+    layers: Sequence[Layer], method: str, samples: int, max_memory: int | None
+) -> int | None:
+    """Bytes that native calls on CUDA may take to stay within max_memory."""
+    if max_memory is None:
+        return None
+    held = sum(hessian_bytes(x, 4) for x in layers) * samples
+    return max(0, max_memory - held - cuda_pruning_bytes(layers, method, samples))
 
 
 @dataclass(frozen=True)
@@ -84,10 +112,15 @@ class Plan:
     bytes: int
 
 
-def _need(layers: Sequence[Layer], method: str, samples: int) -> int:
+def _need(layers: Sequence[Layer], method: str, samples: int, device: torch.device) -> int:
     held = sum(hessian_bytes(x, 4) for x in layers) * samples
     sums = sum(hessian_bytes(x, 8) for x in layers)  # of the sample whose passes run
-    return held + max(sums, max(pruning_bytes(x, method, samples) for x in layers))
+    if device.type == "cuda":
+        pruning = cuda_pruning_bytes(layers, method, samples)
+        pruning += max(_least_scratch(x, method) for x in layers)
+    else:
+        pruning = max(pruning_bytes(x, method, samples) for x in layers)
+    return held + max(sums, pruning)
 
 
 def plan_memory(
@@ -119,20 +152,20 @@ def plan_memory(
         free = available_memory(device)
         limit = free // 2 if free is not None else 2**62
     together = samples
-    while together > 1 and _need(layers, method, together) > limit:
+    while together > 1 and _need(layers, method, together, device) > limit:
         together -= 1
     parts: list[list[Layer]] = [[]]
     for layer in layers:
-        alone = _need([layer], method, together)
+        alone = _need([layer], method, together, device)
         if alone > limit and max_memory is not None:
             raise ValueError(
                 f"{function}: max_memory must be at least {alone} bytes for layer {layer.name}, "
                 f"got {max_memory}"
             )
-        if parts[-1] and _need([*parts[-1], layer], method, together) > limit:
+        if parts[-1] and _need([*parts[-1], layer], method, together, device) > limit:
             parts.append([])
         parts[-1].append(layer)
-    peak = max(_need(part, method, together) for part in parts)
+    peak = max(_need(part, method, together, device) for part in parts)
     _log.log(
         logging.WARNING if len(parts) > 1 or together < samples else logging.INFO,
         "%s: Hessians and pruning of %d layers take %.2f GB at most (%d of %d samples at once, "

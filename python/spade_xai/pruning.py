@@ -12,7 +12,7 @@ from spade_ext import (
     OBCTrace,
     SingularHessianError,
     obc_trace,
-    sparsegpt_prune_batch,
+    sparsegpt_prune_layers,
 )
 from spade_xai.layers import Layer
 
@@ -68,8 +68,8 @@ def weights_at(order: OBCTrace, sparsity: float) -> Tensor:
     return pruned if pruned.ndim == 3 else pruned[None]
 
 
-def measure(weight: Tensor, pruned: Tensor, hessian: Tensor) -> tuple[float, float]:
-    """||(W - W') X||^2 and its ratio to ||W X||^2, by tr(D H D^T); scaled so that no H overflows."""
+def _losses(weight: Tensor, pruned: Tensor, hessian: Tensor) -> Tensor:
+    """||(W - W') X||^2 and ||W X||^2 [2] float64, by tr(D H D^T); scaled so that no H overflows."""
     w = weight.to(hessian.dtype)
     mean = hessian.diagonal(dim1=-2, dim2=-1).mean(dtype=torch.float64)
     scale = torch.ldexp(torch.ones_like(mean), torch.frexp(mean)[1] // 2)
@@ -78,37 +78,43 @@ def measure(weight: Tensor, pruned: Tensor, hessian: Tensor) -> tuple[float, flo
         d = d / scale
         return ((d @ hessian) * d).sum(dtype=torch.float64).clamp_min(0) * scale * scale
 
-    loss, whole = torch.stack([square(w - pruned.to(hessian.dtype)), square(w)]).tolist()
-    return loss, loss / whole if whole > 0 else 0.0
+    return torch.stack([square(w - pruned.to(hessian.dtype)), square(w)])
 
 
-def prune_layer(
-    layer: Layer,
-    weight: Tensor,
-    hessians: list[Tensor],
-    *,
-    method: str,
-    sparsity: float,
-    damp: float,
-    progress: Report | None = None,
-) -> list[Pruned]:
-    """Prune a layer for the Hessian of each sample.
+@dataclass(frozen=True)
+class Problem:
+    """A layer to prune for each of some samples.
 
-    Args:
+    Attributes:
         layer: The layer.
         weight: [G, R, D], shared by the samples. Not modified.
-        hessians: [G, D, D] a sample. Not modified.
-        method: "obc" (SPADE) or "sparsegpt" (FastSPADE).
+        hessians: [S, G, D, D]. Not modified.
         sparsity: In [0, 1].
+    """
+
+    layer: Layer
+    weight: Tensor
+    hessians: Tensor
+    sparsity: float
+
+
+def prune_layers(
+    problems: Sequence[Problem], *, method: str, damp: float, progress: Report | None = None
+) -> list[list[Pruned]]:
+    """Prune layers for the Hessian of each of their samples: results by layer, then sample.
+
+    Args:
+        problems: On CUDA those of SparseGPT share launches.
+        method: "obc" (SPADE) or "sparsegpt" (FastSPADE).
         damp: Damping relative to the mean diagonal.
         progress: Callback(done, total) of a long elimination.
     """
-    if method == "obc":
-        return [_by_obc(weight, h, sparsity, damp, progress) for h in hessians]
-    finite = all_finite(hessians)
-    ready = [h for h, fine in zip(hessians, finite, strict=True) if fine]
-    pruned = iter(_by_sparsegpt(layer, weight, ready, sparsity, damp, progress) if ready else ())
-    return [next(pruned) if fine else _failed(damp) for fine in finite]
+    if method == "sparsegpt":
+        return _by_sparsegpt(problems, damp, progress)
+    return [
+        [_by_obc(x.weight, hessian, x.sparsity, damp, progress) for hessian in x.hessians]
+        for x in problems
+    ]
 
 
 def _failed(damp: float) -> Pruned:
@@ -123,34 +129,66 @@ def _by_obc(
         pruned = weights_at(order, sparsity)
     except SingularHessianError:
         return _failed(damp)
-    return Pruned(pruned.to(weight.dtype), order.damp, *measure(weight, pruned, hessian))
+    return _pruned(pruned.to(weight.dtype), order.damp, _losses(weight, pruned, hessian).tolist())
+
+
+def _pruned(weights: Tensor, damp: float, losses: Sequence[float]) -> Pruned:
+    loss, whole = losses
+    return Pruned(weights, damp, loss, loss / whole if whole > 0 else 0.0)
 
 
 def _by_sparsegpt(
-    layer: Layer,
-    weight: Tensor,
-    hessians: list[Tensor],
-    sparsity: float,
-    damp: float,
-    progress: Report | None,
-) -> list[Pruned]:
-    """All samples at once, in mask blocks of a convolution's kernel taps, of one column otherwise."""
-    samples, groups = len(hessians), layer.groups
-    batch = sparsegpt_prune_batch(
-        weight.repeat(samples, 1, 1) if groups > 1 else weight[0],
-        torch.cat(hessians),
-        sparsity,
-        block_size=layer.taps,
+    problems: Sequence[Problem], damp: float, progress: Report | None
+) -> list[list[Pruned]]:
+    """All samples of all layers at once, in mask blocks of a convolution's kernel taps, of one column otherwise."""
+    finite = iter(all_finite([h for x in problems for h in x.hessians]))
+    fine = [[next(finite) for _ in x.hessians] for x in problems]
+    batches = sparsegpt_prune_layers(
+        [_of_groups(x) for x in problems],
+        [_without(x.hessians, ok).flatten(0, 1) for x, ok in zip(problems, fine, strict=True)],
+        [x.sparsity for x in problems],
+        block_size=[x.layer.taps for x in problems],
         damp=damp,
         progress=progress,
     )
-    shape = (samples, groups)
-    weights = batch.weights.reshape(*shape, *weight.shape[1:])
-    damps = batch.damp.reshape(shape).amax(1).tolist()
-    failed = batch.failed.reshape(shape).any(1).tolist()
-    return [
-        _failed(damps[i])
-        if failed[i]
-        else Pruned(weights[i], damps[i], *measure(weight, weights[i], hessians[i]))
-        for i in range(samples)
+    shapes = [x.hessians.shape[:2] for x in problems]
+    weights = [
+        batch.weights.reshape(*shape, *x.weight.shape[1:])
+        for x, batch, shape in zip(problems, batches, shapes, strict=True)
     ]
+    losses = iter(
+        torch.stack(
+            [
+                _losses(x.weight, w, h)
+                for x, pruned in zip(problems, weights, strict=True)
+                for w, h in zip(pruned, x.hessians, strict=True)
+            ]
+        ).tolist()
+        if any(map(len, weights))
+        else []
+    )
+    results = []
+    for batch, shape, pruned, ok in zip(batches, shapes, weights, fine, strict=True):
+        damps = batch.damp.reshape(shape).amax(1).tolist()
+        failed = batch.failed.reshape(shape).any(1).tolist()
+        rows = zip(pruned, damps, failed, ok, losses, strict=False)
+        results.append(
+            [
+                _pruned(w, used, loss) if good and not bad else _failed(used)
+                for w, used, bad, good, loss in rows
+            ]
+        )
+    return results
+
+
+def _of_groups(x: Problem) -> Tensor:
+    """[R, D] for all samples or, with groups, [S * G, R, D]."""
+    return x.weight[0] if len(x.weight) == 1 else x.weight.repeat(len(x.hessians), 1, 1)
+
+
+def _without(hessians: Tensor, fine: Sequence[bool]) -> Tensor:
+    """Zeros, which prune everything, in place of those that are not finite."""
+    if all(fine):
+        return hessians
+    keep = torch.tensor(fine, device=hessians.device)[:, None, None, None]
+    return torch.where(keep, hessians, 0)

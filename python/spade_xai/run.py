@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spade_ext import DampingWarning
 from spade_ext._checks import MOST_DAMP, check_range, check_seed
+from spade_ext._cuda import scratch_within
 from spade_xai.augment import Augmentation, augmented, vary
 from spade_xai.capture import Hessians, execution_order
 from spade_xai.inputs import (
@@ -24,11 +25,11 @@ from spade_xai.inputs import (
     rebatch,
 )
 from spade_xai.layers import Layer, find_layers, select_layers
-from spade_xai.plan import plan_memory
+from spade_xai.plan import plan_memory, scratch_bytes
 from spade_xai.precision import PRECISIONS
 from spade_xai.prepare import check_model, duplicate
 from spade_xai.progress import Stages
-from spade_xai.pruning import METHODS, Pruned, prune_layer
+from spade_xai.pruning import METHODS, Problem, Pruned, prune_layers
 from spade_xai.result import LayerReport, Packed, Source, Trace
 from spade_xai.schedule import Sparsity, resolve_sparsity
 
@@ -206,10 +207,10 @@ class Run:
                     for book in books
                 ]
                 for layer in step:
-                    self._prune_layer(layer, books, hessians, total)
-                    packed = books[0].packed.get(layer.name)
-                    if packed is not None:
-                        layer.write(self.model, packed.weights())
+                    for name, weights in self._prune_layers(
+                        [layer], books, hessians, total
+                    ).items():
+                        self.found[name].write(self.model, weights)
         else:
             plan = plan_memory(
                 todo,
@@ -227,40 +228,65 @@ class Run:
                     for book in some:
                         hessians.append(self.hessians(book.source, part, turn, turns))
                         turn += 1
-                    for layer in part:
-                        self._prune_layer(layer, some, hessians, total)
+                    for layers in self._at_once(part):
+                        self._prune_layers(layers, some, hessians, total)
         traces = [book.trace(len(books)) for book in books]
         _warn(self.options.function, traces)
         return traces
 
-    def _prune_layer(
-        self, layer: Layer, books: "list[Book]", hessians: list[dict[str, Tensor]], total: int
-    ) -> None:
-        ready = [
-            (b, h.pop(layer.name)) for b, h in zip(books, hessians, strict=True) if layer.name in h
-        ]
+    def _at_once(self, layers: Sequence[Layer]) -> Sequence[Sequence[Layer]]:
+        """On CUDA the layers of SparseGPT share launches; elsewhere each frees its Hessians before the next."""
+        if self.device.type == "cuda" and self.options.method == "sparsegpt":
+            return [layers]
+        return [[layer] for layer in layers]
+
+    def _prune_layers(
+        self,
+        layers: Sequence[Layer],
+        books: "list[Book]",
+        hessians: list[dict[str, Tensor]],
+        total: int,
+    ) -> dict[str, Tensor]:
+        """Prune layers for each sample that uses them; weights of the layers pruned for the first sample."""
         done = self.stages.counts.get("prune", 0)
+        users: list[list[Book]] = []
+        problems: list[Problem] = []
+        for layer in layers:
+            ready = [
+                (book, found.pop(layer.name))
+                for book, found in zip(books, hessians, strict=True)
+                if layer.name in found
+            ]
+            if ready:
+                users.append([book for book, _ in ready])
+                stacked = _stack([h for _, h in ready])
+                weight = layer.read(self.dense).to(stacked.device)
+                problems.append(Problem(layer, weight, stacked, self.ratios[layer.name]))
+        count = sum(map(len, users))
 
         def report(part: int, whole: int) -> None:
-            self.stages.report("prune", done + len(ready) * part / max(1, whole), total)
+            self.stages.report("prune", done + count * part / max(1, whole), total)
 
         self.stages.report("prune", done, total)
         start = time.perf_counter()
-        if ready:
-            results = prune_layer(
-                layer,
-                layer.read(self.dense).to(ready[0][1].device),
-                [h for _, h in ready],
-                method=self.options.method,
-                sparsity=self.ratios[layer.name],
-                damp=self.options.damp,
-                progress=report,
-            )
-            seconds = (time.perf_counter() - start) / len(ready)
-            for (book, _), result in zip(ready, results, strict=True):
-                book.note(layer, result, seconds)
+        method, limit = self.options.method, self.options.max_memory
+        with scratch_within(scratch_bytes(layers, method, len(books), limit)):
+            results = prune_layers(problems, method=method, damp=self.options.damp, progress=report)
+        seconds = (time.perf_counter() - start) / max(1, count)
+        first = {}
+        for problem, some, of_layer in zip(problems, users, results, strict=True):
+            for book, result in zip(some, of_layer, strict=True):
+                book.note(problem.layer, result, seconds)
+                if book is books[0] and result.weights is not None:
+                    first[problem.layer.name] = result.weights
         self.stages.add("prune", time.perf_counter() - start)
-        self.stages.report("prune", done + len(books), total)
+        self.stages.report("prune", done + len(layers) * len(books), total)
+        return first
+
+
+def _stack(hessians: list[Tensor]) -> Tensor:
+    """[S, G, D, D] of S Hessians; a view of one alone."""
+    return hessians[0][None] if len(hessians) == 1 else torch.stack(hessians)
 
 
 class Book:
