@@ -62,13 +62,13 @@ build/nvcc/ready: tests/cuda/requirements.txt
 	ln -sfn lib "$$(dirname "$$(dirname $(NVCC))")/lib64"
 	touch $@
 
-# libspade_cuda for every architecture, the Python layer over its kernels emulated on the CPU, and spills of kernels that
-# have changed since the table of resources was written.
+# libspade_cuda for every architecture, loaded; the Python layer over its kernels emulated on the CPU; and whether the
+# table of the kernels' resources is that of the sources.
 cuda-test: .venv/tools build/nvcc/ready
 	$(IN) cmake -S . -B build/cuda -G Ninja -DSPADE_CUDA=ON -DSPADE_TESTS=ON -DSPADE_BLAS_DIR=$(BLAS) \
 	  -DCMAKE_CUDA_COMPILER=$(NVCC) > /dev/null
 	$(IN) cmake --build build/cuda --target spade_cuda spade_cuda_emulated
-	cd build && SPADE_CUDA_LIBRARY=cuda/libspade_cuda.so ../$(BIN)/python -m spade_ext --build-info
+	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda.so $(BIN)/pytest -q -rs tests/cuda/test_library.py
 	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda_emulated.so $(BIN)/pytest -q -k cuda tests/test_cuda_*.py \
 	  tests/test_devices.py tests/test_obc_groups.py
 	CUDACXX=$(NVCC) $(BIN)/pytest -q tests/cuda/test_resources.py

@@ -28,7 +28,18 @@ def test_hessian_linear(on_device, dtype, precision):
     _cuda.add_hessian_linear(on_device(x), out, precision, samples=2)
     exact = dtype != torch.float32 or precision == "default"
     for got, rows in zip(out, x.double().chunk(2), strict=True):
-        assert relative(got, rows.T @ rows) < (1e-6 if exact else 1e-3)
+        error = relative(got, rows.T @ rows)
+        assert error < 1e-6 if exact else 1e-5 < error < 1e-3
+
+
+@pytest.mark.parametrize("channels, groups", [(40, 1), (4, 2)])
+def test_fast_hessian_conv2d_is_one_product(on_device, channels, groups):
+    x = torch.randn(2, channels, 7, 6, generator=torch.Generator().manual_seed(2))
+    options = {"kernel_size": 2, "groups": groups}
+    expected = reference.hessian(x.double(), **options)
+    fast = spade_ext.hessian(on_device(x), precision="fast", **options)
+    assert 1e-5 < relative(fast, expected) < 1e-3
+    assert relative(spade_ext.hessian(on_device(x), **options), expected) < 1e-6
 
 
 def test_hessian_conv2d_adds_to_the_sum(on_device):

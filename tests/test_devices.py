@@ -48,7 +48,11 @@ def test_hessian_conv2d(device, options, layout, dtype):
 def test_fast_precision(device):
     x = torch.randn(200, 40, generator=torch.Generator().manual_seed(2))
     got = spade_ext.hessian(x.to(device), precision="fast")
-    assert relative(got, reference.hessian(x.double())) < 1e-3
+    error = relative(got, reference.hessian(x.double()))
+    if device.type == "cuda":
+        assert 1e-5 < error < 1e-3
+    else:  # has one precision
+        assert error < 1e-6
 
 
 def test_accumulator(device):

@@ -103,23 +103,28 @@ inline void check(const char* function, cudaError_t error) {
 // Fails with CUDA's text if a launch since the last check was refused.
 inline void check_launch(const char* function) { check(function, cudaGetLastError()); }
 
-// "" if the current machine has a driver and a GPU that the kernels run on.
+// What keeps the kernels from running on this machine, or "".
+inline std::string find_unavailable_reason() {
+  int driver = 0, count = 0, major = 0, minor = 0;
+  cudaError_t error = cudaDriverGetVersion(&driver);
+  if (error == cudaSuccess && driver == 0) return "no NVIDIA driver";
+  if (error == cudaSuccess) error = cudaGetDeviceCount(&count);
+  if (error == cudaSuccess && count > 0)
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+  if (error == cudaSuccess && count > 0)
+    error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0);
+  cudaGetLastError();
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  if (count == 0) return "no CUDA-capable device is detected";
+  if (major < 8)
+    return "compute capability 8.0 or higher is needed, the GPU has " + std::to_string(major) +
+           "." + std::to_string(minor);
+  return "";
+}
+
+// The same, as found when it was first asked for.
 inline const char* unavailable_reason() {
-  static const std::string reason = [] {
-    int count = 0, major = 0, minor = 0;
-    cudaError_t error = cudaGetDeviceCount(&count);
-    if (error == cudaSuccess && count > 0)
-      error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
-    if (error == cudaSuccess && count > 0)
-      error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0);
-    cudaGetLastError();
-    if (error != cudaSuccess) return std::string(cudaGetErrorString(error));
-    if (count == 0) return std::string("no CUDA-capable device is detected");
-    if (major < 8)
-      return "compute capability 8.0 or higher is needed, the GPU has " + std::to_string(major) +
-             "." + std::to_string(minor);
-    return std::string();
-  }();
+  static const std::string reason = find_unavailable_reason();
   return reason.c_str();
 }
 

@@ -100,6 +100,13 @@ inline float from_bfloat16(uint16_t bits) {
   return __uint_as_float(static_cast<unsigned>(bits) << 16);
 }
 
+// The next float32 towards zero, as tensor cores sum: they cut off what does not fit.
+inline float cut_off(double x) {
+  const float nearest = static_cast<float>(x);
+  const bool beyond = std::fabs(static_cast<double>(nearest)) > std::fabs(x);
+  return beyond ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
 // Register r of lane l holds, in half e, a[l / 4 + r % 2 * 8][l % 4 * 2 + e + r / 2 * 8] and
 // b[l % 4 * 2 + e + r * 8][l / 4].
 template <float (*kValue)(uint16_t)>
@@ -121,7 +128,7 @@ void emulated_mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2],
   for (int j = 0; j < 4; ++j) {
     double sum = c[j];
     for (int k = 0; k < 16; ++k) sum += double(left[j / 2][k]) * double(right[j % 2][k]);
-    c[j] = static_cast<float>(sum);
+    c[j] = cut_off(sum);
   }
 }
 inline void mma_half(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], SPADE_SITE) {

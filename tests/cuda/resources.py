@@ -1,8 +1,8 @@
 """Registers, shared memory and spills of every CUDA kernel, as ptxas reports them for each target.
 
 `python tests/cuda/resources.py` compiles the sources whose text has changed since the committed table
-docs/cuda-resources.json was written, prints what differs and exits 1 on a regression: a spill or a local array in
-a kernel that had none. `--write` also writes the table. nvcc: `--nvcc`, CUDACXX or PATH.
+docs/cuda-resources.json was written, prints what differs and exits 1 on a regression: a kernel spills more than it did,
+or a multiprocessor holds fewer of its blocks. `--write` also writes the table. nvcc: `--nvcc`, CUDACXX or PATH.
 """
 
 import argparse
@@ -16,12 +16,39 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc"
 TABLE = ROOT / "docs" / "cuda-resources.json"
-TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90")
 COLUMNS = ("registers", "shared", "stack", "spill_stores", "spill_loads")
+
+
+class Multiprocessor(NamedTuple):
+    """What the blocks on one multiprocessor share, beside 65536 registers in four parts.
+
+    Source: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+    """
+
+    threads: int
+    blocks: int
+    shared: int  # bytes; each block takes 1 KB more than it asks for
+
+
+TARGETS = {
+    "sm_80": Multiprocessor(2048, 32, 164 << 10),
+    "sm_86": Multiprocessor(1536, 16, 100 << 10),
+    "sm_89": Multiprocessor(1536, 24, 100 << 10),
+    "sm_90": Multiprocessor(2048, 32, 228 << 10),
+}
+
+
+class Launch(NamedTuple):
+    """What the code of a kernel tells of its launches."""
+
+    threads: int  # of a block, at most
+    dynamic: bool  # whether the launch adds shared memory
+
 
 _ENTRY = re.compile(
     r"Function properties for (\S+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
@@ -50,6 +77,16 @@ def parse(log: str) -> dict[str, list[int]]:
     return kernels
 
 
+def parse_launches(ptx: str) -> dict[str, Launch]:
+    """Kernels and their launches from PTX text; without launch bounds a block may have 1024 threads."""
+    launches = {}
+    for entry in re.split(r"\.entry ", ptx)[1:]:
+        bounds = re.search(r"\.maxntid (\d+)", entry.split("{")[0])
+        dynamic = "spade_dynamic_shared" in entry
+        launches[re.match(r"\w+", entry)[0]] = Launch(int(bounds[1]) if bounds else 1024, dynamic)
+    return launches
+
+
 def demangle(names: list[str]) -> list[str]:
     """Kernel names with their template arguments, without namespace and parameters."""
     if not names:
@@ -59,21 +96,28 @@ def demangle(names: list[str]) -> list[str]:
     return [re.sub(r"\w+::|^void |(?<=[\w>])\(.*", "", line) for line in text.splitlines()]
 
 
-def compile_source(nvcc: str, source: Path, target: str) -> dict[str, list[int]]:
-    """Resources of one source's kernels on one target."""
+def compile_source(
+    nvcc: str, source: Path, target: str
+) -> tuple[dict[str, list[int]], dict[str, Launch]]:
+    """Resources and launches of one source's kernels on one target."""
     command = [nvcc, "-std=c++17", "-O3", "-cubin", f"-arch={target}", "-Xptxas", "-v"]
     command += ["-I", str(SOURCES), "-I", str(SOURCES / "include"), str(source)]
     with tempfile.TemporaryDirectory() as folder:  # nvcc removes its output if it fails
-        command += ["-o", str(Path(folder) / "kernels.cubin")]
+        command += ["-o", str(Path(folder) / "kernels.cubin"), "--keep", "--keep-dir", folder]
         done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{source.name} for {target}:\n{done.stderr}")
+        if done.returncode:
+            raise RuntimeError(f"{source.name} for {target}:\n{done.stderr}")
+        launches = parse_launches((Path(folder) / f"{source.stem}.ptx").read_text())
     kernels = parse(done.stderr + done.stdout)
-    return dict(zip(demangle(list(kernels)), kernels.values(), strict=True))
+    names = demangle(list(kernels))
+    of_kernels = [launches[name] for name in kernels]
+    return dict(zip(names, kernels.values(), strict=True)), dict(
+        zip(names, of_kernels, strict=True)
+    )
 
 
 def digest(source: Path) -> str:
-    """Hash of a source and all it includes from csrc; nvcc does not see the emulation."""
+    """Hash of a source and all it includes from csrc, but for comments; nvcc does not see the emulation."""
     seen: set[Path] = set()
     todo = [source]
     while todo:
@@ -83,7 +127,7 @@ def digest(source: Path) -> str:
         seen.add(path)
         names = re.findall(r'#include "([^"]+)"', path.read_text())
         todo += [SOURCES / name for name in names if not name.startswith("cuda/emulation")]
-    text = "".join(path.read_text() for path in sorted(seen))
+    text = "".join(re.sub(r"//.*", "", path.read_text()) for path in sorted(seen))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -97,15 +141,30 @@ def stale(table: dict) -> list[Path]:
 
 
 def measure(nvcc: str, sources: list[Path]) -> dict:
-    """Entries of the table for these sources."""
+    """Entries of the table for these sources: digest, kernels by target, launches."""
     jobs = [(source, target) for source in sources for target in TARGETS]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda job: compile_source(nvcc, *job), jobs))
-    entries: dict = {s.name: {"digest": digest(s), "kernels": {}} for s in sources}
-    for (source, target), kernels in zip(jobs, results, strict=True):
+    entries: dict = {s.name: {"digest": digest(s), "kernels": {}, "launches": {}} for s in sources}
+    for (source, target), (kernels, launches) in zip(jobs, results, strict=True):
+        entries[source.name]["launches"] |= launches
         for name, values in kernels.items():
             entries[source.name]["kernels"].setdefault(name, {})[target] = values
     return entries
+
+
+def resident_blocks(target: str, values: list[int], launch: Launch) -> int:
+    """Blocks that a multiprocessor holds at once; shared memory that launches add is not counted."""
+    registers, shared = values[:2]
+    limits = TARGETS[target]
+    warps = -(-launch.threads // 32)
+    of_a_warp = -(-registers // 8) * 8 * 32
+    return min(
+        4 * ((65536 // 4) // of_a_warp) // warps,
+        limits.shared // (shared + 1024),
+        limits.threads // (32 * warps),
+        limits.blocks,
+    )
 
 
 def spilling(entries: dict) -> dict[str, list[int]]:
@@ -119,14 +178,35 @@ def spilling(entries: dict) -> dict[str, list[int]]:
     }
 
 
+def crowding(known: dict, entries: dict) -> list[str]:
+    """Kernels of which a multiprocessor holds fewer blocks, or may, as they leave launches less shared memory."""
+    worse = []
+    for source, entry in entries.items():
+        before = known.get(source, {}).get("kernels", {})
+        for name, targets in entry["kernels"].items():
+            launch = Launch(*entry["launches"][name])
+            for target, values in targets.items():
+                old = before.get(name, {}).get(target)
+                if old is None:
+                    continue
+                blocks, held = (resident_blocks(target, v, launch) for v in (values, old))
+                if blocks < held or (launch.dynamic and values[1] > old[1]):
+                    changed = ", ".join(
+                        f"{column} {a} -> {b}"
+                        for column, a, b in zip(COLUMNS[:2], old, values, strict=False)
+                    )
+                    worse.append(f"{source} {name} {target}: blocks {held} -> {blocks}, {changed}")
+    return worse
+
+
 def regressions(table: dict, entries: dict) -> list[str]:
-    """What has become worse: kernels that spill and did not."""
+    """What has become worse: kernels that spill more than they did, or of which fewer blocks run at once."""
     known = spilling(table["sources"])
     return [
         f"{key}: {dict(zip(COLUMNS, values, strict=True))}"
         for key, values in spilling(entries).items()
         if sum(values[2:]) > sum(known.get(key, [0])[2:])
-    ]
+    ] + crowding(table["sources"], entries)
 
 
 def read() -> dict:

@@ -45,9 +45,9 @@ std::vector<double> as_double(const std::vector<T>& x) {
   return out;
 }
 
-// H was `before` everywhere; problems x D x D.
-void check_hessian(const DeviceArray<double>& h, const std::vector<double>& expected, double before,
-                   int64_t problems, int64_t D, double bound) {
+// H was `before` everywhere; problems x D x D. Returns the largest error.
+double check_hessian(const DeviceArray<double>& h, const std::vector<double>& expected,
+                     double before, int64_t problems, int64_t D, double bound) {
   double worst = 0;
   bool symmetric = true;
   for (int64_t p = 0; p < problems; ++p)
@@ -62,11 +62,12 @@ void check_hessian(const DeviceArray<double>& h, const std::vector<double>& expe
   CHECK(symmetric);
   CHECK(worst <= bound);
   if (!(worst <= bound)) std::printf("  error %.2e, D %lld\n", worst, static_cast<long long>(D));
+  return worst;
 }
 
 template <class T>
-void linear(int64_t S, int64_t N, int64_t D, int64_t ldx, int precision, double bound) {
-  const std::vector<T> rows = numbers<T>(N ? (N - 1) * ldx + D : 0, bound == kFast);
+double linear_of(const std::vector<T>& rows, int64_t S, int64_t N, int64_t D, int64_t ldx,
+                 int precision, double bound) {
   const std::vector<double> x = as_double(rows);
   std::vector<double> expected(static_cast<size_t>(S * D * D));
   for (int64_t s = 0; s < S; ++s)
@@ -79,7 +80,12 @@ void linear(int64_t S, int64_t N, int64_t D, int64_t ldx, int precision, double 
   DeviceArray<double> h(std::vector<double>(expected.size(), 0.5));
   CHECK_SUCCESS(spade::cuda::hessian_linear(on_device.get(), kType<T>, S, N, D, ldx, precision,
                                             h.get(), workspace.get(), bytes, nullptr));
-  check_hessian(h, expected, 0.5, S, D, bound);
+  return check_hessian(h, expected, 0.5, S, D, bound);
+}
+
+template <class T>
+void linear(int64_t S, int64_t N, int64_t D, int64_t ldx, int precision, double bound) {
+  linear_of(numbers<T>((N - 1) * ldx + D), S, N, D, ldx, precision, bound);
 }
 
 struct Convolution {
@@ -106,11 +112,10 @@ struct Convolution {
 };
 
 template <class T>
-std::vector<double> convolution(const spade_conv2d_t& conv, int64_t S, int precision,
-                                double bound) {
+std::vector<double> convolution_of(const std::vector<T>& input, const spade_conv2d_t& conv,
+                                   int64_t S, int precision, double bound) {
   const spade::ConvSizes sizes(conv);
   const int64_t each = conv.groups * sizes.D * sizes.D;
-  const std::vector<T> input = numbers<T>(conv.batch * conv.stride_batch);
   const std::vector<double> x = as_double(input);
   std::vector<double> expected(static_cast<size_t>(S * each));
   for (int64_t s = 0; s < S; ++s) {
@@ -129,6 +134,12 @@ std::vector<double> convolution(const spade_conv2d_t& conv, int64_t S, int preci
                                             workspace.get(), bytes, nullptr));
   check_hessian(h, expected, 0, S * conv.groups, sizes.D, bound);
   return h.values();
+}
+
+template <class T>
+std::vector<double> convolution(const spade_conv2d_t& conv, int64_t S, int precision,
+                                double bound) {
+  return convolution_of(numbers<T>(conv.batch * conv.stride_batch), conv, S, precision, bound);
 }
 
 void exact(const spade_conv2d_t& conv, int64_t S = 1) {
@@ -161,7 +172,6 @@ void small_layers() {
 void larger_layers() {
   linear<float>(3, 96, 64, 64, SPADE_PRECISION_DEFAULT, kExact);
   linear<float>(1, 40, 130, 131, SPADE_PRECISION_DEFAULT, kExact);  // two tiles a side
-  linear<float>(1, 1700, 9, 9, SPADE_PRECISION_FAST, kFast);        // four splits
   exact(Convolution{2, 33, 5, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}.nchw());
   exact(Convolution{2, 32, 7, 6, 3, 3, 2, 2, 1, 0, 0, 1, 1, 1, 1}.channels_last());
   exact(Convolution{2, 68, 5, 4, 2, 1, 1, 2, 1, 0, 0, 0, 2, 1, 2}.spread());
@@ -173,6 +183,31 @@ void larger_layers() {
   exact(Convolution{1, 130, 1, 3, 1, 2, 1, 1, 0, 0, 1, 0, 1, 1, 1}.channels_last());
   exact(Convolution{2, 3, 9, 8, 5, 5, 2, 2, 2, 2, 1, 2, 1, 1, 1}.nchw());
   exact(Convolution{4, 9, 9, 9, 3, 3, 1, 2, 1, 1, 0, 1, 1, 2, 9}.nchw(), 2);
+}
+
+// One product of fp16 numbers in half the memory, in four splits.
+void fast_is_one_product() {
+  const std::vector<float> rows = numbers<float>(1700 * 9, true);
+  CHECK(linear_of(rows, 1, 1700, 9, 9, SPADE_PRECISION_FAST, kFast) > kExact);
+  linear_of(rows, 1, 1700, 9, 9, SPADE_PRECISION_DEFAULT, kExact);
+  size_t one = 0, three = 0;
+  for (const auto& [bytes, precision] :
+       {std::pair{&one, SPADE_PRECISION_FAST}, std::pair{&three, SPADE_PRECISION_DEFAULT}})
+    CHECK_SUCCESS(spade::cuda::hessian_linear_workspace_bytes(1, 1 << 14, 64, SPADE_FLOAT32,
+                                                              precision, bytes));
+  CHECK(three - one >= (size_t{1} << 14) * 64 * sizeof(uint16_t));
+}
+
+// Products of one sign: a sum that tensor cores cut off all along drifts with its length.
+void sums_do_not_drift() {
+  std::mt19937 generator(8);
+  std::uniform_real_distribution<float> size(0.5f, 1.0f);
+  std::vector<float> x(4096 * 9);
+  for (float& value : x) value = size(generator);
+  linear_of(x, 1, 4096, 9, 9, SPADE_PRECISION_DEFAULT, kExact);
+  x.resize(64 * 64);
+  const auto image = Convolution{1, 1, 64, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}.nchw();
+  convolution_of(x, image, 1, SPADE_PRECISION_DEFAULT, kExact);
 }
 
 // The plan alone, on one channel: the terms of each pair of taps give its entry of H.
@@ -319,6 +354,8 @@ int main() {
   for_each_schedule(small_layers);
   spade::emulation::schedule = spade::emulation::Schedule::kRandom;
   larger_layers();
+  fast_is_one_product();
+  sums_do_not_drift();
   samples_are_independent();
 #endif
   return report();

@@ -120,7 +120,7 @@ void test_arguments() {
   CHECK(order[0] == 1 && order[1] == 0 && order[2] == 0 && order[3] == 1);
 }
 
-// Tensor cores by default on compute capability 8.0 and 9.0, not on 8.6.
+// Tensor cores by default on compute capability 8.0 and from 9.0 on, not on 8.6 and 8.9.
 void test_auto() {
   const Problem p = random_problem(1, 132, 4);
   const Result ffma = run(p, ObcForm::kTiled, {132, 130}, SPADE_OBC_UPDATE_FFMA);
@@ -131,8 +131,19 @@ void test_auto() {
     spade::emulation::device.minor = minor;
     return run(p, ObcForm::kTiled, {132, 130}, SPADE_OBC_UPDATE_AUTO);
   };
-  CHECK(same(automatic(8, 6), ffma));
+  for (const int minor : {6, 9}) CHECK(same(automatic(8, minor), ffma));
   CHECK(same(automatic(8, 0), half));
+  for (const int major : {9, 10, 12}) CHECK(same(automatic(major, 0), half));
+}
+
+// Several pivots a round: a round is six barriers, so one pivot a round would be six a pivot, and
+// two would be three.
+void test_pivots_a_round(ObcForm form, int64_t D) {
+  const Problem p = random_problem(1, D, 6);
+  const unsigned before = spade::emulation::block.generation;
+  run(p, form, {D, D}, SPADE_OBC_UPDATE_FFMA);
+  const double barriers = spade::emulation::block.generation - before;
+  CHECK(barriers < 3 * static_cast<double>(D));
 }
 
 // The public entry on both sides of the widest single launch.
@@ -197,6 +208,10 @@ int main() {
   test_choice();
   test_arguments();
   test_auto();
+  test_pivots_a_round(ObcForm::kSingle, 64);
+  test_pivots_a_round(ObcForm::kSingle, 256);
+  test_pivots_a_round(ObcForm::kSingle, 576);
+  test_pivots_a_round(ObcForm::kTiled, 128);
   test_entry();
   return report();
 }

@@ -26,6 +26,7 @@ struct cudaFuncAttributes {
 };
 
 struct FakeDevice {
+  int driver = 13000, count = 1;
   int major = 8, minor = 6, multiprocessors = 82;
   size_t most_shared = 99 << 10;     // of a block, for kernels that ask
   size_t declared = 0, allowed = 0;  // shared memory of the kernel, dynamic one that it may take
@@ -49,8 +50,12 @@ inline cudaError_t cudaGetLastError() {
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorNoDevice ? "no CUDA-capable device is detected" : "invalid argument";
 }
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = fake.driver;
+  return cudaSuccess;
+}
 inline cudaError_t cudaGetDeviceCount(int* count) {
-  *count = fake.refusal == cudaSuccess;
+  *count = fake.refusal == cudaSuccess ? fake.count : 0;
   return noted(fake.refusal);
 }
 inline cudaError_t cudaGetDevice(int* device) {

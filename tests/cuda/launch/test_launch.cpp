@@ -28,10 +28,38 @@ std::string failure(Call&& call) {
 
 void kernel(long long count, float* out) { *out = static_cast<float>(count); }
 
-void test_reasons() {  // first: the answer is kept
-  fake.refusal = cudaErrorNoDevice;
-  CHECK(unavailable_reason() == std::string("no CUDA-capable device is detected"));
+// What is told of a machine on which everything else is well.
+std::string reason_of(void (*change)()) {
+  fake = {};
+  change();
+  const std::string reason = find_unavailable_reason();
   CHECK(fake.last == cudaSuccess);
+  return reason;
+}
+
+void test_reasons() {
+  const std::string none = "no CUDA-capable device is detected";
+  CHECK(reason_of([] {}).empty());
+  CHECK(reason_of([] { fake.driver = 0; }) == "no NVIDIA driver");
+  CHECK(reason_of([] { fake.refusal = cudaErrorNoDevice; }) == none);
+  CHECK(reason_of([] { fake.count = 0; }) == none);
+  CHECK(reason_of([] { fake.count = 2; }).empty());
+  CHECK(reason_of([] {
+          fake.major = 7;
+          fake.minor = 5;
+        }) == "compute capability 8.0 or higher is needed, the GPU has 7.5");
+  CHECK(reason_of([] { fake.minor = 0; }).empty());
+  CHECK(reason_of([] { fake.major = 9; }).empty());
+  fake = {};
+  fake.driver = 0;
+  CHECK(unavailable_reason() == std::string("no NVIDIA driver"));
+  fake = {};
+  CHECK(unavailable_reason() == std::string("no NVIDIA driver"));  // the answer is kept
+}
+
+void test_device() {
+  fake = {};
+  fake.refusal = cudaErrorNoDevice;
   CHECK(failure([] { current_device("f"); }) == "f: no CUDA-capable device is detected");
   fake = {};
   const Device device = current_device("f");
@@ -93,6 +121,7 @@ void test_errors() {
 
 int main() {
   test_reasons();
+  test_device();
   test_launch();
   test_shared_memory();
   test_errors();
