@@ -9,34 +9,41 @@ SOURCES := $(shell find csrc spade_ext python -name '*.cpp' -o -name '*.h' -o -n
 # exceptions it watches, and Python's own allocations go through it. Python never frees all it has, hence no leak check.
 UNDER_ASAN = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
+# What is imported is compiled then: a small part of all files.
+INSTALL := $(BIN)/pip install -q --no-compile
 BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirname(s.__file__))")
+# Tests in a process a core, each of one thread, and at most 8 for their memory.
+ON_CORES := -n logical --maxprocesses 8 --dist worksteal
 NVCC = $$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc')
 
-.PHONY: demo test lint cpp-test cuda-test python-test bench-check bench shown clean
+.PHONY: demo test lint cpp-test cuda-build cuda-test python-test bench-check bench shown clean
 
 # torch by its exact pin and first: a bare requirement may take a build with several GB of CUDA packages.
-.venv/torch: constraints.txt
+.venv/base: constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt torch
+	$(INSTALL) -c constraints.txt torch
+	$(INSTALL) -c constraints.txt cmake ninja scipy-openblas32
 	touch $@
 
-.venv/installed: .venv/torch $(SOURCES)
+.venv/installed: .venv/base $(SOURCES)
 	rm -rf build/wheel build/lib.*
 	$(BIN)/pip wheel -q --no-deps -w build/wheel .
-	$(BIN)/pip install -q --no-deps --force-reinstall build/wheel/*.whl
-	$(BIN)/pip install -q -c constraints.txt "$$(ls build/wheel/*.whl)[xai]"
+	$(INSTALL) --no-deps --force-reinstall build/wheel/*.whl
+	$(INSTALL) -c constraints.txt "$$(ls build/wheel/*.whl)[xai]"
 	touch $@
 
 .venv/tools: .venv/installed
-	$(BIN)/pip install -q -c constraints.txt "$$(ls build/wheel/*.whl)[xai,test,lint]"
+	$(INSTALL) -c constraints.txt "$$(ls build/wheel/*.whl)[xai,test,lint]"
 	touch $@
 
 # SPADE on the shipped backdoored network and its pictures: tables, and spade-demo/report.html.
 demo: .venv/installed
 	$(BIN)/spade-xai demo
 
-# All that CI runs.
-test: lint cpp-test cuda-test python-test bench-check
+# All that CI runs, two targets at a time: while one waits for its last file or test, the other has the cores. What a
+# target says comes when it is done.
+test:
+	$(MAKE) -j2 --output-sync=target lint cuda-test cpp-test python-test bench-check
 
 lint: .venv/tools
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -58,24 +65,27 @@ cpp-test: .venv/tools
 # libraries in lib64, the wheels put them into lib.
 build/nvcc/ready: tests/cuda/requirements.txt
 	$(PYTHON) -m venv build/nvcc
-	build/nvcc/bin/pip install -q -r $<
+	build/nvcc/bin/pip install -q --no-compile -r $<
 	ln -sfn lib "$$(dirname "$$(dirname $(NVCC))")/lib64"
 	touch $@
 
-# libspade_cuda for every architecture, loaded; the Python layer over its kernels emulated on the CPU; and whether the
-# table of the kernels' resources is that of the sources.
-cuda-test: .venv/tools build/nvcc/ready
+# libspade_cuda for every architecture, and its kernels emulated on the CPU.
+cuda-build: .venv/base build/nvcc/ready
 	$(IN) cmake -S . -B build/cuda -G Ninja -DSPADE_CUDA=ON -DSPADE_TESTS=ON -DSPADE_BLAS_DIR=$(BLAS) \
 	  -DCMAKE_CUDA_COMPILER=$(NVCC) > /dev/null
 	$(IN) cmake --build build/cuda --target spade_cuda spade_cuda_emulated
+
+# libspade_cuda loaded; the Python layer over the emulated kernels; and whether the table of the kernels' resources is
+# that of the sources.
+cuda-test: cuda-build .venv/tools
 	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda.so $(BIN)/pytest -q -rs tests/cuda/test_library.py
-	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda_emulated.so $(BIN)/pytest -q -k cuda tests/test_cuda_*.py \
-	  tests/test_devices.py tests/test_obc_groups.py
+	OMP_NUM_THREADS=1 SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda_emulated.so $(BIN)/pytest -q $(ON_CORES) -k cuda \
+	  tests/test_cuda_*.py tests/test_devices.py tests/test_obc_groups.py
 	CUDACXX=$(NVCC) $(BIN)/pytest -q tests/cuda/test_resources.py
 
-# A process a core, each of one thread, and at most 8 for their memory. Every skip is listed with its reason.
+# Every skip is listed with its reason.
 python-test: .venv/tools
-	$(IN) OMP_NUM_THREADS=1 SPADE_FUZZ_SECONDS=60 $(BIN)/pytest -q -rs -n logical --maxprocesses 8 --dist worksteal
+	$(IN) OMP_NUM_THREADS=1 SPADE_FUZZ_SECONDS=60 $(BIN)/pytest -q -rs $(ON_CORES)
 
 # Small problems through all benchmarks and their report: results are checked, times are not.
 bench-check: .venv/tools

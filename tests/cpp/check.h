@@ -45,10 +45,11 @@ std::vector<double> gram(const std::vector<T>& x, int64_t N, int64_t D) {
   return h;
 }
 
-// A well-conditioned Hessian.
+// A well-conditioned Hessian: 16 rows and a ridge.
 template <class T>
 std::vector<T> hessian_of(int64_t D, unsigned seed) {
-  const std::vector<double> h = gram(normal<double>((2 * D + 8) * D, seed), 2 * D + 8, D);
+  std::vector<double> h = gram(normal<double>(16 * D, seed), 16, D);
+  for (int64_t i = 0; i < D; ++i) h[i * D + i] += 16;
   return std::vector<T>(h.begin(), h.end());
 }
 

@@ -148,6 +148,12 @@ def test_kernels_declare_what_launches_assume():
             assert all(values[shared] <= 40 * 1024 for values in targets.values())
 
 
+def test_no_kernel_asks_for_its_architecture():
+    """All machine code comes from the PTX of one architecture."""
+    for path in resources.SOURCES.glob("cuda/*.*"):
+        assert "__CUDA_ARCH__" not in path.read_text(), path
+
+
 def test_table_is_that_of_the_sources():
     table = resources.read()
     assert not resources.stale(table), (
