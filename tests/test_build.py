@@ -66,7 +66,9 @@ def test_build_info():
     assert info["version"] == spade_ext.__version__
     assert info["cpu_isa"] in info["kernels"].split()
     assert all(info[key] for key in ("compiler", "openmp", "blas"))
-    assert not spade_ext.cuda_is_available() and info["cuda"].startswith("unavailable: ")
+    reason = spade_ext._C.cuda_unavailable_reason()
+    assert info["cuda"] == (f"unavailable: {reason}" if reason else "available")
+    assert spade_ext.cuda_is_available() == (not reason)
 
 
 @pytest.mark.parametrize("options", [[], ["--cmake-dir", "--lib-dir"], ["--headers"]])
