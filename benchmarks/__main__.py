@@ -14,8 +14,11 @@ from benchmarks import HERE, ROOT
 from benchmarks.compare import comparison
 from benchmarks.configurations import Part, configurations
 from benchmarks.figures import DOCUMENTS, outdated, write_figures
+from benchmarks.gpu_parts import PARTS, files_of, options_of
 from benchmarks.result_file import read_results, slim, write_results
 from benchmarks.shown import SHOWN, command_of
+
+INCOMPLETE = "benchmarks failed: these results are incomplete"
 
 
 def run_pytest(arguments: list[str], command: str, check: bool) -> dict:
@@ -40,33 +43,44 @@ def run_pytest(arguments: list[str], command: str, check: bool) -> dict:
     return {"check": check, "failed": done.returncode != 0, **data}
 
 
-def finish(data: dict, written: str) -> None:
-    """Tell what was written; exit with 1 if benchmarks failed."""
-    print(f"wrote {written}")
-    if data["failed"]:
-        sys.exit("benchmarks failed: these results are incomplete")
-
-
 def suite(options: argparse.Namespace) -> None:
-    """Run the quick, full or GPU suite and write its results as JSON and HTML."""
-    from benchmarks.report import write_report
-
-    arguments = [str(p) for p in sorted(HERE.glob("bench_*.py"))]
-    if options.command == "gpu":
-        if not spade_ext.cuda_is_available():
-            sys.exit(f"no CUDA backend here: {spade_ext.build_info()['cuda']}")
-        arguments += ["--suite=full", "--device=cuda"]
-    else:
-        arguments.append(f"--suite={options.command}")
-    arguments += ["--check"] * options.check
+    """Run the quick or full suite on the CPU and write its results as JSON and HTML."""
+    files = [p for p in sorted(HERE.glob("bench_*.py")) if not p.name.startswith("bench_cuda_")]
+    arguments = [*map(str, files), f"--suite={options.command}"]
     if options.published:
         arguments.append(f"--published={Path(options.published).resolve()}")
-    data = run_pytest(arguments, options.line, options.check)
+    if measure(arguments, options, options.command):
+        sys.exit(INCOMPLETE)
+
+
+def gpu(options: argparse.Namespace) -> None:
+    """Run parts of the GPU suite, each with results of its own."""
+    if not spade_ext.cuda_is_available():
+        sys.exit(f"no CUDA backend here: {spade_ext.build_info()['cuda']}")
+    failed = []
+    for part in options.part or PARTS:
+        arguments = [str(HERE / name) for name in files_of(part)]
+        arguments += ["--suite=full", "--device=cuda", *options_of(part, options.check)]
+        try:
+            if measure(arguments, options, f"gpu-{part}"):
+                failed.append(part)
+        except SystemExit:  # it has no results
+            failed.append(part)
+    if failed:
+        sys.exit(f"{', '.join(failed)}: {INCOMPLETE}")
+
+
+def measure(arguments: list[str], options: argparse.Namespace, name: str) -> bool:
+    """Run benchmarks and write their results and report; whether some failed."""
+    from benchmarks.report import write_report
+
+    data = run_pytest(arguments + ["--check"] * options.check, options.line, options.check)
     options.output.mkdir(parents=True, exist_ok=True)
-    target = options.output / options.command
+    target = options.output / name
     write_results(target.with_suffix(".json"), data)
     write_report(target.with_suffix(".html"), data)
-    finish(data, f"{target}.json and {target}.html")
+    print(f"wrote {target}.json and {target}.html", flush=True)
+    return bool(data["failed"])
 
 
 def latency(options: argparse.Namespace) -> None:
@@ -91,7 +105,9 @@ def latency(options: argparse.Namespace) -> None:
             f"{b['configuration']} ({b['mode']}): forward + Hessian {b['forward_hessian_seconds']:.1f} s, "
             f"pruning + saving {b['prune_save_seconds']:.1f} s"
         )
-    finish(data, str(options.output))
+    print(f"wrote {options.output}")
+    if data["failed"]:
+        sys.exit(INCOMPLETE)
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -137,16 +153,19 @@ def parser() -> argparse.ArgumentParser:
     texts = {
         "quick": "every op and some configurations, under 3 minutes on two cores",
         "full": "all shapes and all configurations in sampled mode",
-        "gpu": "the full suite on a CUDA device, with configurations run in full",
+        "gpu": "all shapes, goals and configurations in full on a CUDA device, a result file a part",
     }
     for name, text in texts.items():
         sub = commands.add_parser(name, help=text)
         sub.add_argument("--output", type=Path, required=True, metavar="DIR")
-        sub.add_argument(
-            "--published", metavar="PATH", help="a checkout of the published SPADE code"
-        )
+        if name == "gpu":
+            sub.add_argument("--part", nargs="+", choices=PARTS, help="all if not given")
+        else:
+            sub.add_argument(
+                "--published", metavar="PATH", help="a checkout of the published SPADE code"
+            )
         sub.add_argument("--check", action="store_true", help="small problems: results, not times")
-        sub.set_defaults(run=suite)
+        sub.set_defaults(run=gpu if name == "gpu" else suite)
     sub = commands.add_parser("latency", help="seconds a sample of configurations")
     sub.add_argument("configuration", nargs="+", choices=configurations())
     sub.add_argument("--mode", choices=("full", "sampled"), default="full")

@@ -5,11 +5,11 @@ from ctypes import CDLL, c_int, c_int64, c_void_p
 import pytest
 import torch
 
-from benchmarks import costs
+from benchmarks import costs, kernel_counts, machine
 from benchmarks.layers import layer_table
 from benchmarks.problems import pruning_problem
 from benchmarks.suite import Reference
-from spade_ext import damped_inverse, library_path, obc_prune, obc_trace
+from spade_ext import _cuda, damped_inverse, library_path, obc_prune, obc_trace
 from spade_ext import reference as restated
 
 LAYERS = [
@@ -19,7 +19,8 @@ LAYERS = [
     "resnet50:layer3.1.conv2",  # 2304
     "resnet50:layer4.1.conv2",  # 4608
 ]
-REFERENCE_ROWS = {576: 2, 1152: 1}  # that the step-by-step loop does in a second or two
+REFERENCE_ROWS = {576: 2, 1152: 1}  # that the step-by-step loop does in a second or two, on a CPU
+MORE_ROWS = 32  # times as many on a GPU, which they keep busy
 
 
 def rows_for(shape, suite):
@@ -30,12 +31,12 @@ def rows_for(shape, suite):
     return min(shape.rows, threads * max(1, round(9 * suite.flop / shape.cols**3 / threads)))
 
 
-def eliminate(weight, h, hinv):
-    """The native elimination alone; on another device than the CPU, with the inverse before it."""
+def eliminate(weight, hinv, update="auto"):
+    """The native elimination alone: order and losses."""
     rows, columns = weight.shape
-    if weight.device.type != "cpu":
-        trace = obc_trace(weight, h)
-        return trace.order, trace.loss
+    if weight.is_cuda:
+        order, loss, info = _cuda.obc_trace(weight[None], hinv[None], columns, update)
+        return order[0], loss[0]
     order = torch.empty(rows, columns, dtype=torch.int32)
     loss = torch.empty(rows, columns)
     info = torch.empty(rows, dtype=torch.int32)
@@ -56,7 +57,7 @@ def test_obc_trace(measure, suite, layer):
     rows, columns = rows_for(shape, suite), 96 if suite.check else shape.cols
     weight, (h,) = pruning_problem(rows, columns, device=suite.device)
     hinv, _ = damped_inverse(h)
-    order, loss = eliminate(weight, h, hinv)
+    order, loss = eliminate(weight, hinv)
     # The losses of a full elimination sum to the error of removing everything, 0.5 w^T H w = 0.5 ||L^T w||^2.
     factor = torch.linalg.cholesky(hinv.double())  # A = F F^T: 0.5 w^T A^-1 w = 0.5 ||F^-1 w||^2
     whitened = torch.linalg.solve_triangular(factor, weight.double().T, upper=False)
@@ -66,7 +67,7 @@ def test_obc_trace(measure, suite, layer):
     assert torch.equal(order.sort(1)[0][0].cpu(), torch.arange(columns, dtype=torch.int32))
     reference = None
     if columns in REFERENCE_ROWS:
-        few = weight[: REFERENCE_ROWS[columns]]
+        few = weight[: REFERENCE_ROWS[columns] * (MORE_ROWS if weight.is_cuda else 1)]
 
         def steps():
             return restated.obc_eliminate(few, hinv, columns)
@@ -74,10 +75,11 @@ def test_obc_trace(measure, suite, layer):
         assert (order[: len(few)] == steps()[0]).float().mean().item() > 0.99
         reference = Reference("steps in torch", steps, len(few) / rows)
     measure(
-        lambda: eliminate(weight, h, hinv),
+        lambda: eliminate(weight, hinv),
         costs.obc_trace(rows, columns),
         reference=reference,
         memory=True,
+        kernels=kernel_counts.obc_trace(rows, columns, machine.obc_update(suite.device)),
         residual=residual,
         op="obc_trace",
         problem=f"D = {columns}",
@@ -98,6 +100,7 @@ def test_obc_blocks(measure, suite):
     measure(
         lambda: obc_trace(weight, h, block=4),
         costs.obc_trace(rows, columns, double=True),
+        kernels=kernel_counts.obc_pattern(rows, columns, block=4),
         reference=Reference("steps in torch", steps, len(few) / rows),
         op="obc_trace",
         problem=f"D = {columns}, blocks of 4",
@@ -139,7 +142,8 @@ def test_obc_weights(measure, suite, sparsity):
     measure(
         lambda: trace.prune(sparsity),
         costs.obc_weights(rows, columns, sparsity),
-        reference=Reference("elimination", lambda: eliminate(weight, h, hinv)),
+        kernels=kernel_counts.obc_weights(rows, columns, sparsity),
+        reference=Reference("elimination", lambda: eliminate(weight, hinv)),
         residual=residual,
         op="obc_weights",
         problem=f"{rows} x {columns} at {sparsity}",

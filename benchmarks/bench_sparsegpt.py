@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import costs
+from benchmarks import costs, kernel_counts, machine
 from benchmarks.layers import layer_table
 from benchmarks.problems import pruning_problem
 from benchmarks.suite import Reference
@@ -57,6 +57,7 @@ def test_sparsegpt(measure, suite, case):
     measure(
         lambda: sparsegpt_prune(weight, h, SPARSITY, block_size=block_size),
         costs.sparsegpt(*weight.shape),
+        kernels=kernel_counts.sparsegpt(*weight.shape, double=machine.fast_double(suite.device)),
         reference=reference,
         memory=True,
         residual=error,
@@ -78,6 +79,9 @@ def test_batch(measure, suite, samples):
     measure(
         lambda: prune(h),
         costs.sparsegpt(rows, cols, samples),
+        kernels=kernel_counts.sparsegpt(
+            rows, cols, samples, double=machine.fast_double(suite.device)
+        ),
         reference=Reference("one alone", lambda: prune(h[:1]), 1 / samples)
         if samples > 1
         else None,

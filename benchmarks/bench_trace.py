@@ -43,4 +43,4 @@ def test_trace(benchmark, suite, name):
     )
     assert result["total_seconds"] > 0
     sgemm = [suite.sgemm_gflops() for _ in range(5)]
-    benchmark.extra_info.update(suite.rates(None, (), sgemm), **result)
+    benchmark.extra_info.update(suite.rates((), (), sgemm), **result)

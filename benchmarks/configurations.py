@@ -1,4 +1,4 @@
-"""What is measured of the whole method, from configurations.toml, and the published figures, from targets.toml."""
+"""What is measured of the whole method, from configurations.toml; published figures and goals, from targets.toml."""
 
 import functools
 import sys
@@ -46,6 +46,25 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """What this project aims at on a GPU; not a published figure.
+
+    Attributes:
+        name: In targets.toml.
+        what: Is measured.
+        device: A word of the GPU's name that it is meant for.
+        most: Of it.
+        unit: Of it.
+    """
+
+    name: str
+    what: str
+    device: str
+    most: float
+    unit: str = "s"
+
+
+@dataclass(frozen=True)
 class Part:
     """What part of a configuration is run in sampled mode; the rest is extrapolated.
 
@@ -81,6 +100,13 @@ def targets() -> dict[str, Target]:
     """Every published latency by name."""
     data = tomllib.loads((HERE / "targets.toml").read_text())["latency"]
     return {name: _target(name, row) for name, row in data.items()}
+
+
+@functools.cache
+def goals() -> dict[str, Goal]:
+    """Every goal by name."""
+    data = tomllib.loads((HERE / "targets.toml").read_text())["goal"]
+    return {name: Goal(name, **row) for name, row in data.items()}
 
 
 def _target(name: str, row: dict[str, Any]) -> Target:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import machine
+from benchmarks import device_kernels, machine
 from benchmarks.costs import Work
+from benchmarks.kernel_counts import Counts, works_of
 from benchmarks.suite import Reference, Suite
 
 SECONDS = 0.15  # of a benchmark's rounds, as far as these bounds on their number let it
@@ -90,7 +91,8 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
     """A function that times a call (`once` if it cannot be repeated), and before each round what it is set against.
 
     That is the machine's SGEMM and a reference, if there is one: a machine that slows down for a while then slows both
-    sides of a ratio.
+    sides of a ratio. On CUDA `kernels` has the work of each kernel: rates are those of all of them, and a last call is
+    profiled.
     """
 
     def run(
@@ -100,15 +102,19 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
         once: bool = False,
         reference: Reference | None = None,
         memory: bool = False,
+        kernels: Counts | None = None,
         **more: object,
     ) -> Any:
+        works = [] if work is None else [work]
+        if suite.device != "cpu" and kernels:
+            works = works_of(kernels)
         sgemm: list[float] = []
         beside: list[float] = []
 
         def before() -> None:
             if reference is not None:
                 beside.append(machine.seconds(reference.call, suite.device, 1))
-            if work is not None or not sgemm:
+            if works or not sgemm:
                 sgemm.append(suite.sgemm_gflops())
                 time.sleep(SETTLE_SECONDS)
 
@@ -132,7 +138,10 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
                 theirs / reference.share / ours for theirs, ours in zip(beside, own, strict=True)
             ]
             more["speedup"] = median(ratios)
-        benchmark.extra_info.update(suite.rates(work, own, sgemm), **more)
+        if suite.device != "cpu":
+            limits = suite.limits(median(sgemm))
+            more |= device_kernels.measured(call, kernels or {}, limits)
+        benchmark.extra_info.update(suite.rates(works, own, sgemm), **more)
         return result
 
     return run

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.layers import LayerShape
+from benchmarks.rates import Rates
 
 
 @dataclass(frozen=True)
@@ -14,22 +15,29 @@ class Work:
         flop: Multiplications and additions that are done.
         bytes: Each input read and each output written once; working memory that a cache can hold is left out.
         plain_flop: The same result by the plain formula, where the op saves arithmetic; otherwise flop.
-        double: The arithmetic is in float64, at half the rate of float32.
+        arithmetic: Whose rate bounds the flop; see Rates.gflops.
     """
 
     flop: float
     bytes: float
     plain_flop: float = 0.0
-    double: bool = False
+    arithmetic: str = "float32"
 
     def __post_init__(self) -> None:
         if not self.plain_flop:
             object.__setattr__(self, "plain_flop", self.flop)
 
-    def limit(self, sgemm_gflops: float, copy_gbs: float) -> float:
-        """GFLOP/s that a machine of these rates allows: those of its arithmetic or of its memory, the lower."""
-        arithmetic = sgemm_gflops / 2 if self.double else sgemm_gflops
-        return min(arithmetic, copy_gbs * self.flop / self.bytes)
+    def arithmetic_seconds(self, rates: Rates) -> float:
+        """Least time of the flop."""
+        return self.flop / rates.gflops(self.arithmetic) / 1e9 if self.flop else 0.0
+
+    def memory_seconds(self, rates: Rates) -> float:
+        """Least time of the bytes."""
+        return self.bytes / rates.copy / 1e9
+
+    def floor(self, rates: Rates) -> float:
+        """Least time on a machine of these rates: that of its arithmetic or of its memory, the longer."""
+        return max(self.arithmetic_seconds(rates), self.memory_seconds(rates))
 
 
 def tap_offsets(kernel: int, stride: int, padding: int) -> int:
@@ -69,12 +77,13 @@ def hessian(shape: LayerShape, samples: int) -> Work:
 
 def damped_inverse(cols: int) -> Work:
     """Cholesky D^3 / 3 and inverse 2 D^3 / 3, in float64; H read and A written in float32."""
-    return Work(float(cols) ** 3, 8.0 * cols**2, double=True)
+    return Work(float(cols) ** 3, 8.0 * cols**2, arithmetic="float64")
 
 
 def obc_trace(rows: int, cols: int, double: bool = False) -> Work:
     """R D^3 / 3: one pivoted Cholesky a row. A and W read, order and losses written."""
-    return Work(rows * cols**3 / 3, 4.0 * cols**2 + 12.0 * rows * cols, double=double)
+    arithmetic = "float64" if double else "float32"
+    return Work(rows * cols**3 / 3, 4.0 * cols**2 + 12.0 * rows * cols, arithmetic=arithmetic)
 
 
 def obc_weights(rows: int, cols: int, sparsity: float) -> Work:
@@ -84,7 +93,7 @@ def obc_weights(rows: int, cols: int, sparsity: float) -> Work:
     """
     k = min(sparsity, 1 - sparsity) * cols
     flop = rows * (k**3 / 3 + 2 * k**2 + 2 * k * cols)
-    return Work(flop, 4.0 * cols**2 + 12.0 * rows * cols, double=True)
+    return Work(flop, 4.0 * cols**2 + 12.0 * rows * cols, arithmetic="float64")
 
 
 def sparsegpt(rows: int, cols: int, samples: int = 1) -> Work:

@@ -2,17 +2,21 @@
 # On a machine with an NVIDIA GPU: build, test on the device, measure, then check with compute-sanitizer.
 #
 #   benchmarks/gpu.sh [OUTPUT [STEP...]]    results, default benchmarks/results; steps, default all:
-#                                           build test check measure memcheck racecheck synccheck
+#                                           build test check, the benchmarks goals hessian pruning traces
+#                                           scaling long-traces, then memcheck racecheck synccheck
 #
-# `check` runs every benchmark on small problems. Steps can be run one call each where calls are limited in time. After a
-# failed build nothing else runs; any other step that fails leaves the rest to run, and exit status 1.
+# `check` runs every benchmark on small problems. Each step of the benchmarks writes results of its own, gpu-STEP.json and
+# .html, and ends within a few minutes: where calls are limited in time run steps one call each. After a failed build
+# nothing else runs; any other step that fails leaves the rest to run, and exit status 1.
 # Uses the packages of the current Python (PYTHON, default python3), listed in CONTRIBUTING.md. Downloads nothing. Needs
 # nvcc and compute-sanitizer.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 output=${1:-benchmarks/results}
 steps=("${@:2}")
-[ ${#steps[@]} -gt 0 ] || steps=(build test check measure memcheck racecheck synccheck)
+[ ${#steps[@]} -gt 0 ] || steps=(
+  build test check goals hessian pruning traces scaling long-traces memcheck racecheck synccheck
+)
 python=${PYTHON:-python3}
 export SPADE_REQUIRE_CUDA=1 # a test run without a GPU fails
 tests=(tests/test_devices.py tests/test_devices_large.py tests/test_obc_groups.py)
@@ -34,7 +38,9 @@ run() { # STEP
     build) build ;;
     test) "$python" -m pytest -q "${tests[@]}" ;;
     check) "$python" -m benchmarks gpu --check --output build/gpu-check ;;
-    measure) "$python" -m benchmarks gpu --output "$output" ;;
+    goals | hessian | pruning | traces | scaling | long-traces)
+      "$python" -m benchmarks gpu --part "$1" --output "$output"
+      ;;
     # torch's cache would lay tensors side by side in one allocation, where no overrun shows
     memcheck) PYTORCH_NO_CUDA_MEMORY_CACHING=1 sanitize memcheck --report-api-errors no ;;
     racecheck | synccheck) sanitize "$1" --kernel-name kns=spade ;; # not torch's kernels

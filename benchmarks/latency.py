@@ -44,6 +44,7 @@ def measure_latency(
     device: str = "cpu",
     size: int = 224,
     batch: int = BATCH,
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """Seconds a sample of a configuration, on a random image.
 
@@ -53,6 +54,7 @@ def measure_latency(
         device: "cpu" or "cuda".
         size: Height and width of the image.
         batch: Augmentations in one forward pass.
+        precision: Of the forward passes; see spade_xai.trace.
 
     Returns:
         augment, forward, hessian, prune and save in seconds, the two sums of the paper's split, the total, whether the
@@ -64,17 +66,19 @@ def measure_latency(
     if part is not None and device != "cpu":
         raise ValueError(f"measure_latency: part must be None on {device}, got {part}")
     model = network(configuration.model, device)
-    image = _image(size, device)
+    image = random_image(size, device)
+    settings = settings_of(configuration, batch, precision)
     result: dict[str, Any] = {}
 
     def run() -> None:
         if part is None:
-            result.update(_full(configuration, model, image, batch))
+            result.update(run_whole(configuration, model, image, settings))
         else:
-            result.update(_sampled(configuration, model, image, part, batch))
+            result.update(_sampled(configuration, model, image, part, settings))
 
     if device != "cpu":
-        _full(_small(configuration, batch), model, image, batch)
+        small = _small(configuration, batch)
+        run_whole(small, model, image, settings_of(small, batch, precision))
     start = time.perf_counter()
     peak = machine.peak_extra_bytes(run, device)
     seconds = result["stage_seconds"]
@@ -89,6 +93,7 @@ def measure_latency(
         "sparsity": SPARSITY,
         "batch_size": batch,
         "image_size": size,
+        "forward_precision": precision,
         "asynchronous": device != "cpu",
         **result,
         "forward_hessian_seconds": sum(seconds[k] for k in ("augment", "forward", "hessian")),
@@ -108,13 +113,14 @@ def _small(configuration: Configuration, batch: int) -> Configuration:
     )
 
 
-def _image(size: int, device: str) -> Tensor:
+def random_image(size: int, device: str) -> Tensor:
     """A random smooth image [1, 3, size, size] in [0, 1]."""
     coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     return nn.functional.interpolate(coarse, size=(size, size), mode="bilinear").to(device)
 
 
-def _settings(configuration: Configuration, batch: int) -> dict[str, Any]:
+def settings_of(configuration: Configuration, batch: int, precision: str) -> dict[str, Any]:
+    """Keyword arguments of spade_xai.trace."""
     return {
         "method": configuration.method,
         "sparsity": schedule.uniform(SPARSITY),
@@ -124,13 +130,14 @@ def _settings(configuration: Configuration, batch: int) -> dict[str, Any]:
         "damp": DAMP,
         "batch_size": batch,
         "seed": 0,
+        "forward_precision": precision,
     }
 
 
-def _full(
-    configuration: Configuration, model: nn.Module, image: Tensor, batch: int
+def run_whole(
+    configuration: Configuration, model: nn.Module, image: Tensor, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    settings = _settings(configuration, batch)
+    """Trace the image, or as many as a batch has, and save the traces: seconds of each stage and what was done."""
     if configuration.samples == 1:
         traces = [trace(model, image, progress=None, **settings)]
     else:
@@ -143,15 +150,19 @@ def _full(
 
 
 def _sampled(
-    configuration: Configuration, model: nn.Module, image: Tensor, part: Part, batch: int
+    configuration: Configuration,
+    model: nn.Module,
+    image: Tensor,
+    part: Part,
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
     augmentations = min(configuration.augmentations, part.augmentations)
     scale = configuration.augmentations / augmentations
-    settings = _settings(replace(configuration, augmentations=augmentations), batch)
+    settings = {**settings, "augmentations": augmentations}
     options = Options(function="latency", depthwise=False, max_memory=None, **settings)
     with Stages(None) as stages, torch.no_grad():
         run = Run(model, [image], options, None, stages)
-        sums = Hessians(run.model, run.layers, options.function)
+        sums = Hessians(run.model, run.layers, options.function, options.forward_precision)
         sums.run(run.batches(run.sources[0]))
         start = time.perf_counter()
         machine.synchronize(image.device.type)

@@ -33,15 +33,18 @@ def seconds(call: Callable[[], object], device: str = "cpu", rounds: int = 3) ->
     return min(times)
 
 
-def sgemm_gflops(device: str = "cpu", size: int = 2048) -> float:
-    """GFLOP/s of one float32 product of torch, [size / 2, size] by [size, size], with torch's threads, without TF32."""
-    a, b = _factors(device, size)
+def product_gflops(
+    device: str = "cpu", size: int = 2048, dtype: torch.dtype = torch.float32
+) -> float:
+    """GFLOP/s of one product of torch, [size / 2, size] by [size, size], with torch's threads, without TF32."""
+    a, b = _factors(device, size, dtype)
     return size**3 / seconds(lambda: a @ b, device, 1) / 1e9
 
 
 @functools.cache
-def _factors(device: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    a, b = torch.randn(size // 2, size, device=device), torch.randn(size, size, device=device)
+def _factors(device: str, size: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    a = torch.randn(size // 2, size, device=device, dtype=dtype)
+    b = torch.randn(size, size, device=device, dtype=dtype)
     a @ b  # the first product starts the library
     return a, b
 
@@ -79,6 +82,21 @@ def _status(key: str) -> int:
     raise OSError(f"/proc/self/status has no {key}")
 
 
+def _capability(device: str) -> tuple[int, int]:
+    return (0, 0) if device == "cpu" else torch.cuda.get_device_capability()
+
+
+def obc_update(device: str) -> str:
+    """The update that exact OBC takes by itself in wide layers: "fp16" on compute capability 8.0 and from 9.0 on."""
+    capability = _capability(device)
+    return "fp16" if capability == (8, 0) or capability >= (9, 0) else "ffma"
+
+
+def fast_double(device: str) -> bool:
+    """Whether doubles run at half the rate of floats, so that SparseGPT's factor on the GPU is in double."""
+    return _capability(device) in ((8, 0), (9, 0), (10, 0))
+
+
 def cpu_name() -> str:
     """The processor's name."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -100,6 +118,8 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "driver": driver_version(),
         "spade_ext": {**spade_ext.build_info(), "cuda": _cuda()},
     }
 
@@ -107,6 +127,16 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 def _cuda() -> str:
     """Whether the CUDA backend is there; why not may name folders of this machine."""
     return "available" if spade_ext.cuda_is_available() else "unavailable"
+
+
+def driver_version() -> str | None:
+    """Version of the NVIDIA driver, or None without one."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip().partition("\n")[0] or None
 
 
 def commit() -> str:

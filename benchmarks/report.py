@@ -7,7 +7,7 @@ import jinja2
 import numpy as np
 
 from benchmarks import HERE, plots
-from benchmarks.configurations import configurations, targets
+from benchmarks.configurations import configurations, goals, targets
 from benchmarks.result_file import write_text
 
 
@@ -19,6 +19,29 @@ def kernels(data: dict[str, Any]) -> list[dict[str, Any]]:
 def beside(kernel: dict[str, Any]) -> str:
     """How many times faster an op is than what it was timed against; empty without such."""
     return f"{kernel['speedup']:.3g} x {kernel['reference']}" if "speedup" in kernel else ""
+
+
+def device_kernels(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every benchmark whose kernels were timed on a GPU, with the device's share of its time."""
+    rows = []
+    for b in data["benchmarks"]:
+        if b.get("device_kernels"):
+            busy = sum(row["seconds"] for row in b["device_kernels"])
+            what = b.get("problem", b["name"].partition("::")[2])
+            rows.append({**b, "what": f"{b.get('op', '')} {what}".strip(), "busy_seconds": busy})
+    return rows
+
+
+def reached(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every goal that was measured on a GPU; met is None where the goal is meant for another one."""
+    name = data["machine"]["device"]
+    rows = []
+    for b in data["benchmarks"]:
+        if "goal" in b and name != "cpu":
+            goal = goals()[b["goal"]]
+            met = b["value"] <= goal.most if goal.device in name else None
+            rows.append({**b, "of": goal, "met": met})
+    return rows
 
 
 def latencies(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -86,6 +109,8 @@ def write_report(path: Path, data: dict[str, Any]) -> None:
     """Write the report of a run's results as one HTML file."""
     tables = {
         "kernels": kernels(data),
+        "device_kernels": device_kernels(data),
+        "goals": reached(data),
         "latencies": latencies(data),
         "fits": fits(data),
         "published": published(data),

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 from benchmarks import machine
 from benchmarks.configurations import Part
 from benchmarks.costs import Work
+from benchmarks.rates import Rates
 
-FRESH_SECONDS = 5.0  # the copy rate is measured again after so long
-_measured: dict[str, tuple[float, float]] = {}  # device: when, GB/s of a copy
+FRESH_SECONDS = 5.0  # rates but that of SGEMM are measured again after so long
+_measured: dict[str, tuple[float, Rates]] = {}  # device: when, what
 
 
 @dataclass(frozen=True)
@@ -75,47 +76,63 @@ class Suite:
     def sgemm_gflops(self) -> float:
         """The machine's SGEMM rate at this moment."""
         size = 256 if self.check else 2048 if self.device == "cpu" else 8192
-        return machine.sgemm_gflops(self.device, size)
+        return machine.product_gflops(self.device, size)
 
-    def copy_gbs(self) -> float:
-        """The machine's copy rate, now or a moment ago."""
-        when, copy = _measured.get(self.device, (-FRESH_SECONDS, 0.0))
+    def limits(self, sgemm: float) -> Rates:
+        """The machine's rates: SGEMM as given, the others as of now or a moment ago."""
+        when, rates = _measured.get(self.device, (-FRESH_SECONDS, Rates(0.0, 0.0, 0.0, 0.0)))
         if time.monotonic() - when > FRESH_SECONDS:
-            copy = machine.copy_gbs(self.device, 2**16 if self.check else 2**25)
-            _measured[self.device] = time.monotonic(), copy
-        return copy
+            rates = self._measure()
+            _measured[self.device] = time.monotonic(), rates
+        double = rates.float64 if self.device != "cpu" else sgemm / 2
+        return replace(rates, float32=sgemm, float64=double)
+
+    def _measure(self) -> Rates:
+        copy = machine.copy_gbs(self.device, 2**16 if self.check else 2**25)
+        if self.device == "cpu":
+            return Rates(0.0, 0.0, 0.0, copy)
+        double, half = (
+            max(
+                machine.product_gflops(self.device, 256 if self.check else size, dtype)
+                for _ in "abc"
+            )
+            for size, dtype in ((4096, torch.float64), (8192, torch.float16))
+        )
+        return Rates(0.0, double, half, copy)
 
     def rates(
-        self, work: Work | None, seconds: Sequence[float], sgemm: Sequence[float]
+        self, works: Sequence[Work], seconds: Sequence[float], sgemm: Sequence[float]
     ) -> dict[str, Any]:
         """Flop and byte counts, rates and their shares of the machine's: medians of rounds.
 
         Args:
-            work: Of a round.
+            works: What a round does, one after another.
             seconds: Of each round.
             sgemm: The machine's GFLOP/s just before each round.
         """
-        copy = self.copy_gbs()
+        limits = self.limits(median(sgemm))
         info: dict[str, Any] = {
             "device": self.device,
             "threads": torch.get_num_threads(),
             "sgemm_gflops": median(sgemm),
-            "copy_gbs": copy,
+            "copy_gbs": limits.copy,
         }
-        if work is not None:
-            gflops = [work.flop / t / 1e9 for t in seconds]
-            gbs = work.bytes / median(seconds) / 1e9
+        if self.device != "cpu":
+            info |= {"fp16_gflops": limits.float16, "float64_gflops": limits.float64}
+        if works:
+            flop, bytes_ = sum(w.flop for w in works), sum(w.bytes for w in works)
+            gflops = [flop / t / 1e9 for t in seconds]
+            gbs = bytes_ / median(seconds) / 1e9
+            floors = [sum(w.floor(self.limits(s)) for w in works) for s in sgemm]
             info |= {
-                "flop": work.flop,
-                "plain_flop": work.plain_flop,
-                "bytes": work.bytes,
+                "flop": flop,
+                "plain_flop": sum(w.plain_flop for w in works),
+                "bytes": bytes_,
                 "gflops": median(gflops),
                 "gbs": gbs,
                 "share_of_sgemm": median(g / s for g, s in zip(gflops, sgemm, strict=True)),
-                "share_of_copy": gbs / copy,
-                "share_of_limit": median(
-                    g / work.limit(s, copy) for g, s in zip(gflops, sgemm, strict=True)
-                ),
+                "share_of_copy": gbs / limits.copy,
+                "share_of_limit": median(f / t for f, t in zip(floors, seconds, strict=True)),
                 "rounds_sgemm_gflops": list(sgemm),
             }
         return info

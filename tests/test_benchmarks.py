@@ -15,6 +15,7 @@ import benchmarks.__main__ as main
 from benchmarks import costs, latency, published
 from benchmarks.configurations import Part, configurations, targets
 from benchmarks.layers import layer_table, layers_of
+from benchmarks.rates import Rates
 
 
 def shapes_of(model, inputs):
@@ -97,9 +98,14 @@ def test_hessian_cost_counts_products_of_a_pointwise_layer():
 
 
 def test_limit_is_arithmetic_or_memory():
-    assert costs.Work(100, 10).limit(50, 20) == 50
-    assert costs.Work(100, 10, double=True).limit(50, 20) == 25
-    assert costs.Work(100, 100).limit(50, 20) == 20
+    rates = Rates(
+        float32=50e-9, float64=20e-9, float16=300e-9, copy=20e-9
+    )  # flop and bytes a second
+    assert costs.Work(100, 10).floor(rates) == pytest.approx(2)
+    assert costs.Work(100, 10, arithmetic="float64").floor(rates) == pytest.approx(5)
+    assert costs.Work(100, 10, arithmetic="three fp16 products").floor(rates) == pytest.approx(1)
+    assert costs.Work(100, 10, arithmetic="one fp16 product").floor(rates) == pytest.approx(0.5)
+    assert costs.Work(100, 100).floor(rates) == pytest.approx(5)
 
 
 def test_published_latencies():
@@ -149,12 +155,13 @@ def test_latency_of_a_configuration(small, method, part):
 def test_latency_on_a_gpu_runs_everything_after_a_small_batch(small, monkeypatch):
     run = []
 
-    def full(configuration, model, image, batch):
+    def whole(configuration, model, image, settings):
+        assert settings["augmentations"] == configuration.augmentations
         run.append((configuration.augmentations, configuration.samples))
         times = dict.fromkeys(("augment", "forward", "hessian", "prune", "save"), 1.0)
         return {"stage_seconds": times}
 
-    monkeypatch.setattr(latency, "_full", full)
+    monkeypatch.setattr(latency, "run_whole", whole)
     monkeypatch.setattr(latency.machine, "peak_extra_bytes", lambda call, device: call())
     configuration = configurations()["batched-resnet50"]
     result = latency.measure_latency(configuration, part=None, device="meta", batch=16)

@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+sys.path.append(str(Path(__file__).parent.parent))
+
+from benchmarks.gpu_parts import PARTS
+
 ROOT = Path(__file__).parent.parent
 NOTING = """#!/bin/sh
 echo "$(basename "$0") $* [$SPADE_REQUIRE_CUDA$PYTORCH_NO_CUDA_MEMORY_CACHING]" >> "$CALLS"
 case "$*" in *$FAILS*) exit 1 ;; esac
 """
-STEPS = ["build", "test", "check", "measure", "memcheck", "racecheck", "synccheck"]
+MEASURED = ["goals", "hessian", "pruning", "traces", "scaling", "long-traces"]
+STEPS = ["build", "test", "check", *MEASURED, "memcheck", "racecheck", "synccheck"]
 
 
 @pytest.fixture
@@ -41,7 +46,10 @@ def gpu_script(tmp_path):
 def test_all_steps(gpu_script):
     done, told, calls = gpu_script("no such word")
     assert done.returncode == 0 and told == STEPS
-    assert calls[4].startswith("python -m benchmarks gpu --check") and "--check" not in calls[5]
+    assert calls[4].startswith("python -m benchmarks gpu --check")
+    parts = [call.split()[5] for call in calls if "benchmarks gpu --part" in call]
+    assert parts == MEASURED and set(MEASURED) == set(PARTS)
+    assert sum("--check" in call for call in calls) == 1
     memcheck, *others = calls[-3:]
     assert memcheck.endswith("[11]") and "--report-api-errors no" in memcheck
     for call, tool in zip(others, STEPS[-2:], strict=True):
@@ -54,8 +62,8 @@ def test_a_step_that_fails_does_not_keep_others_from_running(gpu_script):
     done, told, _ = gpu_script("--check")
     assert done.returncode == 1 and told == STEPS
     assert "failed: check" in done.stderr
-    done, told, _ = gpu_script("-m pytest", "test", "measure", "other")
-    assert done.returncode == 1 and told == ["test", "measure", "other"]
+    done, told, _ = gpu_script("-m pytest", "test", "goals", "other")
+    assert done.returncode == 1 and told == ["test", "goals", "other"]
     assert "no such step: other" in done.stderr and "failed: test other" in done.stderr
 
 
