@@ -20,6 +20,7 @@ steps=("${@:2}")
 python=${PYTHON:-python3}
 export SPADE_REQUIRE_CUDA=1 # a test run without a GPU fails
 tests=(tests/test_devices.py tests/test_devices_large.py tests/test_obc_groups.py)
+traces=(tests/test_cuda_traces.py tests/test_cuda_models.py) # too slow under compute-sanitizer
 
 build() {
   SPADE_CMAKE_ARGS="-DSPADE_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native" \
@@ -36,7 +37,7 @@ sanitize() { # TOOL [OPTION...]
 run() { # STEP
   case $1 in
     build) build ;;
-    test) "$python" -m pytest -q "${tests[@]}" ;;
+    test) "$python" -m pytest -q "${tests[@]}" "${traces[@]}" ;;
     check) "$python" -m benchmarks gpu --check --output build/gpu-check ;;
     goals | hessian | pruning | traces | scaling | long-traces)
       "$python" -m benchmarks gpu --part "$1" --output "$output"

@@ -50,8 +50,21 @@ def torch_device(request):
 
 
 @pytest.fixture
+def cuda(request, monkeypatch):
+    """A CUDA device: the fake one over emulated kernels, else a GPU without TF32; skipped where there is none."""
+    if EMULATED:
+        return request.getfixturevalue("fake_cuda").device
+    if NO_CUDA:
+        pytest.skip(NO_CUDA)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return torch.device("cuda", 0)
+
+
+@pytest.fixture
 def fake_cuda(monkeypatch):
     """A CUDA device that is none, for the Python layer over emulated kernels; see fake_cuda.py."""
+    if not EMULATED:
+        pytest.skip("SPADE_CUDA_LIBRARY names no emulated backend")
     with entered(monkeypatch) as device:
         yield device
 

@@ -62,6 +62,7 @@ class FakeCuda(TorchDispatchMode):
 
     Attributes:
         moved: Numbers that each copy to the host took.
+        sent: Numbers of each copy from the host that did not wait.
         waits: What made the host wait for the device.
         native: Names of the native calls.
         stream: Torch's current one; the emulated backend refuses work on any other.
@@ -76,7 +77,7 @@ class FakeCuda(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.moved, self.waits, self.native = [], [], []
+        self.moved, self.sent, self.waits, self.native = [], [], [], []
         self.free, self.reserved, self.allocated, self.fraction = 2**29, 0, 0, 1.0
         self._backend = ctypes.CDLL(os.environ["SPADE_CUDA_LIBRARY"])
         self.switch_stream(0x5EED0)
@@ -92,7 +93,7 @@ class FakeCuda(TorchDispatchMode):
             if to.type == "meta":
                 return function(*args, **{**kwargs, "device": to})
         if function in _COPIES:
-            self._note_copy(function, args, to)
+            self._note_copy(function, args, kwargs, to)
             to = args[0].device if function is _ATEN.copy_.default else to
         elif function is _ATEN._local_scalar_dense.default and ours:
             self.moved.append(1)
@@ -110,14 +111,19 @@ class FakeCuda(TorchDispatchMode):
 
         return tree_map(placed, out)
 
-    def _note_copy(self, function, args, to):
-        source, target = args[0], to
+    def _note_copy(self, function, args, kwargs, to):
+        source, target, given = args[0], to, args[1:]
         if function is _ATEN.copy_.default:
-            source, target = args[1], args[0].device
-        if source.device.type != target.type:
+            source, target, given = args[1], args[0].device, args[2:]
+        if source.device.type == target.type:
+            return
+        if source.is_cuda:
+            self.moved.append(source.numel())
+        # CUDA takes pageable memory away before the call returns, and only then waits unless told not to.
+        if source.is_cuda or not (any(given) or kwargs.get("non_blocking")):
             self.waits.append(f"copy to {target.type}")
-            if source.is_cuda:
-                self.moved.append(source.numel())
+        else:
+            self.sent.append(source.numel())
 
     def _check_operands(self, function, args, tensors, ours):
         indices = tree_leaves(args[1]) if "index" in function.name() and len(args) > 1 else []
@@ -146,7 +152,7 @@ class FakeCuda(TorchDispatchMode):
 
     def forget(self):
         """Start all notes anew."""
-        for notes in (self.moved, self.waits, self.native):
+        for notes in (self.moved, self.sent, self.waits, self.native):
             notes.clear()
 
     def switch_stream(self, stream):
@@ -165,6 +171,19 @@ class FakeCuda(TorchDispatchMode):
         return tensor.to(self.device)
 
 
+_plain_to = torch.Tensor.to
+
+
+def _to(x, *args, **kwargs):
+    """Tensor.to, by which modules move too: the lent device guard knows no current device for "cuda"."""
+
+    def indexed(place):
+        named = isinstance(place, (str, torch.device)) and str(place) == "cuda"
+        return _DEVICE if named else place
+
+    return _plain_to(x, *map(indexed, args), **{k: indexed(v) for k, v in kwargs.items()})
+
+
 def _memory(x):
     return x.memory if isinstance(x, CudaTensor) else x
 
@@ -174,6 +193,10 @@ def entered(patch):
     """A FakeCuda, entered, for the functions of torch.cuda that the packages call."""
     device = FakeCuda()
     patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    patch.setattr(torch.cuda, "is_available", lambda: True)
+    patch.setattr(torch.Tensor, "to", _to)
+    # A module that moves makes its parameters anew: tensor.data would not take `memory` along.
+    patch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
     patch.setattr(torch.cuda, "device", lambda which: nullcontext())
     patch.setattr(
         torch.cuda, "current_stream", lambda which: SimpleNamespace(cuda_stream=device.stream)

@@ -1,8 +1,10 @@
-"""Traces on a device that is none, by emulated kernels: what leaves it, what the model and the kernels are given.
+"""Traces on a CUDA device: their results beside the CPU's, what leaves it, what the model and the kernels are given.
 
-SPADE_CUDA_LIBRARY names the emulated backend (the target spade_cuda_emulated of tests/cuda).
+The device is a GPU, or the fake one where SPADE_CUDA_LIBRARY names the emulated backend (the target
+spade_cuda_emulated of tests/cuda); only the fake one tells what leaves it.
 """
 
+import copy
 from collections import Counter
 from contextlib import nullcontext
 
@@ -16,12 +18,6 @@ from torch import nn
 import spade_ext
 from spade_ext import _cuda
 from spade_xai import trace, trace_many
-from spade_xai.prepare import duplicate
-
-pytestmark = pytest.mark.skipif(
-    spade_ext.build_info().get("nvcc") != "emulated",
-    reason="SPADE_CUDA_LIBRARY names no emulated backend",
-)
 
 
 def small_network():
@@ -33,13 +29,9 @@ def small_network():
     ).eval()  # fmt: skip
 
 
-def placed(model, place):
-    """A copy of the model with its parameters where place puts them."""
-    model = duplicate(model)
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(place(parameter.detach())))
-    return model
+def placed(model, device):
+    """A copy of the model on the device."""
+    return copy.deepcopy(model).to(device)
 
 
 def packed_sizes(traces):
@@ -49,15 +41,33 @@ def packed_sizes(traces):
     )
 
 
+def two_images():
+    return torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.mark.parametrize("method", ["obc", "sparsegpt"])
-def test_only_the_packed_trace_leaves_the_device(fake_cuda, on_device, method):
-    images = list(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+def test_traces_are_those_of_the_cpu(cuda, method):
     options = dict(method=method, sparsity=0.6, augmentations=16, depthwise=True, progress=None)
-    model = small_network()
-    expected = list(trace_many(model, images, **options))
-    there, samples = placed(model, on_device), [on_device(x) for x in images]
+    model, images = small_network(), two_images()
+    expected = list(trace_many(model, list(images), **options))
+    found = list(trace_many(placed(model, cuda), list(images.to(cuda)), **options))
+    for got, ours in zip(found, expected, strict=True):
+        assert [x.status for x in got.layers] == [x.status for x in ours.layers]
+        assert min(got.agreement(ours).values()) > 0.95
+        for name, tensor in ours.model.state_dict().items():
+            weights = got.model.state_dict()[name]
+            assert weights.device == cuda
+            same = (weights.cpu() != 0) == (tensor != 0)
+            assert relative(weights.cpu() * same, (tensor * same).double()) < 0.05
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
+def test_only_the_packed_trace_leaves_the_device(fake_cuda, method):
+    options = dict(method=method, sparsity=0.6, augmentations=4, depthwise=True, progress=None)
+    model = placed(small_network(), fake_cuda.device)
+    samples = list(fake_cuda.place(two_images()))
     fake_cuda.forget()
-    found = list(trace_many(there, samples, **options))
+    found = list(trace_many(model, samples, **options))
     assert all(name.startswith("cuda_") for name in fake_cuda.native)
     kinds = {"obc": ["obc_trace", "obc_weights_f32"], "sparsegpt": ["sparsegpt_prune"]}[method]
     assert {"cuda_hessian_conv2d", "cuda_hessian_linear"} < set(fake_cuda.native)
@@ -68,18 +78,11 @@ def test_only_the_packed_trace_leaves_the_device(fake_cuda, on_device, method):
     assert max((moved - packed_sizes(found)).elements()) < min(
         x.rows * x.cols for x in found[0].layers
     )
-    for got, ours in zip(found, expected, strict=True):
-        assert [x.status for x in got.layers] == [x.status for x in ours.layers]
-        assert min(got.agreement(ours).values()) > 0.98
-        for name, tensor in ours.model.state_dict().items():
-            weights = got.model.state_dict()[name].cpu()
-            same = (weights != 0) == (tensor != 0)
-            assert relative(weights * same, (tensor * same).double()) < 0.05
 
 
 def test_layers_and_samples_share_the_call_of_sparsegpt(fake_cuda, on_device):
     images = list(torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
-    there, samples = placed(small_network(), on_device), [on_device(x) for x in images]
+    there, samples = placed(small_network(), fake_cuda.device), [on_device(x) for x in images]
     options = dict(method="sparsegpt", sparsity=0.5, augmentations=4, depthwise=True, progress=None)
     fake_cuda.forget()
     assert len(list(trace_many(there, samples, group=3, **options))) == 3
@@ -87,8 +90,8 @@ def test_layers_and_samples_share_the_call_of_sparsegpt(fake_cuda, on_device):
 
 
 @pytest.mark.parametrize("method", ["obc", "sparsegpt"])
-def test_pruning_stays_within_max_memory(on_device, method, monkeypatch):
-    model, x = placed(nn.Linear(300, 64), on_device), on_device(torch.rand(400, 300))
+def test_pruning_stays_within_max_memory(fake_cuda, on_device, method, monkeypatch):
+    model, x = placed(nn.Linear(300, 64), fake_cuda.device), on_device(torch.rand(400, 300))
     options = dict(method=method, sparsity=0.5, augment=None, progress=None)
     scratch = memory_of_calls(monkeypatch)
     expected = trace(model, x, **options)
@@ -107,7 +110,7 @@ def test_weights_stay_on_the_device_layer_after_layer(fake_cuda, on_device, meth
     x = torch.rand(30, 12)
     options = dict(method=method, sparsity=0.5, augment=None, sequential=True, progress=None)
     expected = trace(model, x, **options)
-    there, inputs = placed(model, on_device), on_device(x)
+    there, inputs = placed(model, fake_cuda.device), on_device(x)
     fake_cuda.forget()
     found = trace(there, inputs, **options)
     assert not any(wait == "copy to cuda" for wait in fake_cuda.waits)
@@ -116,7 +119,7 @@ def test_weights_stay_on_the_device_layer_after_layer(fake_cuda, on_device, meth
 
 @pytest.mark.parametrize(("method", "waits"), [("obc", 9), ("sparsegpt", 8)])
 def test_waits_of_a_trace(fake_cuda, on_device, method, waits):
-    model, x = placed(nn.Linear(12, 6), on_device), on_device(torch.rand(30, 12))
+    model, x = placed(nn.Linear(12, 6), fake_cuda.device), on_device(torch.rand(30, 12))
     fake_cuda.forget()
     trace(model, x, method=method, sparsity=0.5, augment=None, progress=None)
     assert len(fake_cuda.waits) == waits
@@ -124,12 +127,12 @@ def test_waits_of_a_trace(fake_cuda, on_device, method, waits):
 
 @pytest.mark.parametrize("method", ["obc", "sparsegpt"])
 @pytest.mark.parametrize("scale", [1e-19, 1e18, 1e30])
-def test_inputs_of_extreme_scales_on_the_device(on_device, method, scale):
+def test_inputs_of_extreme_scales_on_the_device(cuda, method, scale):
     torch.manual_seed(0)
     model, x = Scaled(scale), torch.rand(24, 12)
     options = {"method": method, "sparsity": 0.5, "augment": None, "progress": None}
     with nullcontext() if scale < 1e19 else pytest.warns(spade_ext.DampingWarning, match="first"):
-        got = trace(placed(model, on_device), on_device(x), **options)
+        got = trace(placed(model, cuda), x.to(cuda), **options)
     if scale > 1e19:  # the squares overflow: this layer fails alone
         assert [layer.status for layer in got.layers] == ["failed", "pruned"]
         return
@@ -152,7 +155,7 @@ class Probe(nn.Module):
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
-def test_forward_precision_and_layout_reach_the_model(fake_cuda, on_device, monkeypatch, precision):
+def test_forward_precision_and_layout_reach_the_model(cuda, monkeypatch, precision):
     seen, kinds = [], []
 
     def note(x):
@@ -176,11 +179,11 @@ def test_forward_precision_and_layout_reach_the_model(fake_cuda, on_device, monk
     options["forward_precision"] = precision
     flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    got = trace(placed(model, on_device), on_device(image), **options)
+    got = trace(placed(model, cuda), image.to(cuda), **options)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     wanted = (True, True) if precision == "tf32" else flags
     assert seen[1:] == [("cuda", dtype, True, wanted)]  # the first pass only finds the layers
     assert kinds == [(torch.float32, True), (dtype, True)]
     assert flags == (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     expected = trace(model, image, **options)
-    assert min(got.agreement(expected).values()) > 0.98
+    assert min(got.agreement(expected).values()) > 0.95

@@ -14,7 +14,11 @@ from spade_xai.inputs import Inputs, as_inputs, first_tensor, take
 Augmentation = Callable[[Inputs], Inputs]
 """Takes a batch of copies of the sample, returns as many random variants of them."""
 
-CHUNK = 32  # augmentations drawn at once; fixed, so that results do not depend on the batch size
+# Augmentations drawn at once: fixed by the sample alone, so that results do not depend on the batch size. A chunk
+# of any size is some hundred launches, so CUDA takes larger ones, up to so many numbers of the sample's copies.
+CHUNK = 32
+CUDA_CHUNK = 256
+CUDA_NUMBERS = 2**26
 
 RECIPES: dict[str, tuple[str, ...]] = {
     "resnet": ("jitter", "crop"),
@@ -74,36 +78,60 @@ class ImageAugment:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Vary each of the images [B, C, H, W] at random by torch's global generator; not modified."""
-        if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-            shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        return self.of(images)(images)
+
+    def of(self, sample: Tensor) -> Callable[[Tensor], Tensor]:
+        """What varies rows of a sample [B, C, H, W]: the sample is checked once, which waits for its device.
+
+        Nothing else waits. Noise is drawn on the device; the other steps draw a few numbers an image on the CPU.
+        """
+        if not isinstance(sample, Tensor) or sample.ndim != 4 or not sample.is_floating_point():
+            shape = tuple(sample.shape) if isinstance(sample, Tensor) else type(sample).__name__
             raise ValueError(
                 f"ImageAugment: images must be floating point [B, C, H, W], got {shape}"
             )
-        x = images.float()
-        channels = x.shape[1]
-        if self.mean is not None and self.std is not None:
-            if len(self.mean) != channels or len(self.std) != channels:
-                raise ValueError(
-                    f"ImageAugment: mean and std must have {channels} values, one a channel"
-                )
-            mean, std = (x.new_tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
-            x = x * std + mean
-        low, high = (float(v) for v in x.aminmax())
+        channels, device = sample.shape[1], sample.device
+        mean, std = (self._constant(v, channels, device) for v in (self.mean, self.std))
+
+        def plain(images: Tensor) -> Tensor:
+            x = images.float()
+            return x if mean is None or std is None else x * std + mean
+
+        low, high = torch.stack(plain(sample).aminmax()).tolist()
         if low < -1e-3 or high > 1 + 1e-3:
             raise ValueError(
                 "ImageAugment: images must lie in [0, 1] (give mean and std if they are normalised), "
                 f"got [{low:g}, {high:g}]"
             )
-        x = x.clamp(0, 1)
-        for step in self.steps:
-            x = _kornia(step, channels, (x.shape[-2], x.shape[-1]))(x)
-        x = x.clamp(0, 1)
-        if self.mean is not None:
-            x = (x - mean) / std
-        return x.to(images.dtype)
+        steps = [
+            _kornia(s, channels, (sample.shape[2], sample.shape[3]), device) for s in self.steps
+        ]
+
+        def varied(images: Tensor) -> Tensor:
+            x = plain(images).clamp(0, 1)
+            for step in steps:
+                x = step(x)
+            x = x.clamp(0, 1)
+            if mean is not None and std is not None:
+                x = (x - mean) / std
+            return x.to(images.dtype)
+
+        return varied
+
+    def _constant(
+        self, values: tuple[float, ...] | None, channels: int, device: torch.device
+    ) -> Tensor | None:
+        """Numbers of the channels as [C, 1, 1]."""
+        if values is None:
+            return None
+        if len(values) != channels:
+            raise ValueError(
+                f"ImageAugment: mean and std must have {channels} values, one a channel"
+            )
+        return torch.tensor(values).view(-1, 1, 1).to(device, non_blocking=True)
 
 
-def _kornia(step: str, channels: int, size: tuple[int, int]) -> Any:
+def _kornia(step: str, channels: int, size: tuple[int, int], device: torch.device) -> Any:
     import kornia.augmentation as kornia
 
     if step == "jitter":
@@ -113,7 +141,9 @@ def _kornia(step: str, channels: int, size: tuple[int, int]) -> Any:
             size, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), cropping_mode="resample"
         )
     if step == "noise":
-        return kornia.RandomGaussianNoise(std=0.001**0.5, p=1.0)
+        noise = kornia.RandomGaussianNoise(std=0.001**0.5, p=1.0)
+        noise.set_rng_device_and_dtype(device, torch.float32)  # as many numbers as the images have
+        return noise
     if step == "erase":
         return kornia.RandomErasing(scale=(0.02, 0.33), ratio=(0.3, 3.3), p=0.5)
     return kornia.RandomHorizontalFlip()
@@ -158,18 +188,22 @@ def augmented(
 ) -> Iterator[Inputs]:
     """Yield count augmentations in chunks; the samples take turns if there are several.
 
-    The global random state is that of (seed, chunk) while augment runs and as before afterwards.
+    The global random state is that of (seed, chunk) while augment runs and as before afterwards. Chunks are larger on
+    CUDA, so more than 32 augmentations are drawn otherwise than on the CPU.
     """
-    size = len(first_tensor(inputs))
+    first = first_tensor(inputs)
+    size, most = len(first), _chunk(first)
     if augment is None:
-        for start in range(0, size, CHUNK):
-            yield take(inputs, slice(start, start + CHUNK))
+        for start in range(0, size, most):
+            yield take(inputs, slice(start, start + most))
         return
-    for chunk, start in enumerate(range(0, count, CHUNK)):
-        index = torch.arange(start, min(start + CHUNK, count)) % size
-        batch = take(inputs, index.to(first_tensor(inputs).device))
+    # Rows of a checked sample need no check of their own.
+    make = augment.of(inputs) if type(augment) is ImageAugment else augment
+    for chunk, start in enumerate(range(0, count, most)):
+        index = torch.arange(start, min(start + most, count), device=first.device) % size
+        batch = take(inputs, index)
         with seeded(seed, chunk), torch.no_grad():
-            out = augment(batch)
+            out = make(batch)
         if type(out) is not type(batch) or len(first_tensor(out)) != len(index):
             raise ValueError(
                 f"{function}: augment must return a batch of {len(index)} as it was given, got "
@@ -177,6 +211,13 @@ def augmented(
                 + (f" of {len(out)}" if isinstance(out, Tensor) and out.ndim else "")
             )
         yield out
+
+
+def _chunk(sample: Tensor) -> int:
+    """Augmentations of the sample drawn at once."""
+    if sample.device.type != "cuda":
+        return CHUNK
+    return max(CHUNK, min(CUDA_CHUNK, CUDA_NUMBERS // max(1, sample.numel() // len(sample))))
 
 
 @contextmanager

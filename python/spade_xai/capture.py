@@ -95,7 +95,9 @@ def _before_output_projection(
     projection = copy.copy(module.out_proj)
     weight = module.out_proj.weight
     projection._parameters = {
-        "weight": nn.Parameter(torch.eye(len(weight)).to(weight), requires_grad=False),
+        "weight": nn.Parameter(
+            torch.eye(len(weight), dtype=weight.dtype, device=weight.device), requires_grad=False
+        ),
         "bias": None,
     }
     twin._modules["out_proj"] = projection

@@ -99,7 +99,10 @@ class TextAugment:
                 f"TextAugment: attention_mask must have the shape {tuple(ids.shape)} of input_ids, got {got}"
             )
         present = ids != self.pad if mask is None else mask.bool()
-        lists = [row[keep].tolist() for row, keep in zip(ids, present, strict=True)]
+        # Of each row: its tokens and their columns.
+        both = torch.stack([ids.long(), present.to(ids.device).long()]).tolist()  # the only wait
+        columns = [[i for i, here in enumerate(row) if here] for row in both[1]]
+        lists = [[row[i] for i in kept] for row, kept in zip(both[0], columns, strict=True)]
         longest = max((len(row) for row in lists), default=0)
         width = self.max_length or longest + self._changes(longest)
         if longest > width:
@@ -108,20 +111,18 @@ class TextAugment:
             )
         # Of each variant: for every place, which place of the sample it came from, and its token.
         varied = [self._vary(row, width) for row in lists]
+        tokens = _padded([[token for _, token in row] for row in varied], width, self.pad)
+        places = [[kept[i] for i, _ in row] for row, kept in zip(varied, columns, strict=True)]
+        source = _padded(places, width, -1)
         out = {}
         for name, value in fields.items():
             if not (isinstance(value, Tensor) and value.shape == ids.shape):
                 out[name] = value
-                continue
-            rows = value.new_full((len(lists), width), self.pad if name == "input_ids" else 0)
-            for i, row in enumerate(varied):
-                if name == "input_ids":
-                    values = torch.tensor([token for _, token in row], dtype=value.dtype)
-                else:
-                    places = torch.tensor([place for place, _ in row], dtype=torch.long)
-                    values = value[i].cpu()[present[i].cpu()][places]
-                rows[i, : len(row)] = values.to(rows.device)
-            out[name] = rows
+            elif name == "input_ids":
+                out[name] = tokens.to(value.dtype).to(value.device, non_blocking=True)
+            else:
+                at = source.to(value.device, non_blocking=True)
+                out[name] = value.gather(1, at.clamp_min(0)).masked_fill(at < 0, 0)
         return out if isinstance(inputs, dict) else out["input_ids"]
 
     def _changes(self, count: int) -> int:
@@ -155,6 +156,12 @@ class TextAugment:
                 gone.discard(random.choice(free))
             row = [entry for entry in row if entry[0] not in gone]
         return row
+
+
+def _padded(rows: list[list[int]], width: int, filler: int) -> Tensor:
+    """The rows as [rows, width]."""
+    full = [row + [filler] * (width - len(row)) for row in rows]
+    return torch.tensor(full, dtype=torch.long).reshape(len(rows), width)
 
 
 def _ids(function: str, name: str, values: Iterable[int]) -> list[int]:
@@ -203,10 +210,11 @@ def nearest(
         check_int(function, "token", token, 0, most)
         if token not in known:
             cosine = unit @ unit[token]
-            cosine[barred] = -2
-            cosine[token] = -2
+            cosine.index_fill_(0, barred, -2)
+            cosine[token].fill_(-2)
             best = cosine.topk(min(count, len(cosine)))
-            known[token] = best.indices[best.values >= least].tolist()
+            near = best.indices.where(best.values >= least, -1).tolist()  # the only wait
+            known[token] = [i for i in near if i >= 0]
         return known[token]
 
     return synonyms
