@@ -38,3 +38,5 @@ def pytest_configure():
     # Without an index torch asks the driver for the current device.
     Suite.of = lambda config: replace(read(config), device="cuda:0")
     torch.cuda.get_device_name = lambda *_: "fake"
+    # Module.to would keep the parameters, of the CPU's type, and give them other memory.
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
