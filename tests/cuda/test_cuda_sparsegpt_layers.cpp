@@ -4,6 +4,12 @@
 
 namespace {
 
+#ifdef __SANITIZE_THREAD__  // races show whatever the numbers and chunks
+constexpr bool kEveryProblem = false;
+#else
+constexpr bool kEveryProblem = true;
+#endif
+
 // A singular sample and one that needs more damping between good ones; each has its own weights.
 void test_samples() {
   Problem<float> p = problem(4, 24, 40, unstructured(0.5, 9));
@@ -118,14 +124,15 @@ void test_doubles() {
 
 void test_errors() {
   const float one[1] = {1};
-  float out[1];
-  double damp[1];
-  int32_t info[1];
+  float out[2];
+  double damp[2];
+  int32_t info[2];
   size_t bytes = 0;
   DeviceArray<char> workspace(1 << 20);
-  const spade_cuda_sparsegpt_layer_t good{1,   1,    1,   unstructured(0.5, 1), one, 0, one,
-                                          out, damp, info};
+  const spade_cuda_sparsegpt_layer_t good{
+      1, 1, 1, unstructured(0.5, 1), one, 0, one, out + 1, damp + 1, info + 1};
   spade_cuda_sparsegpt_layer_t layers[2] = {good, good};
+  layers[0].out = out, layers[0].damp_used = damp, layers[0].info = info;
   spade_cuda_sparsegpt_layer_t& layer = layers[1];
   size_t capacity = 1 << 20;
   int dtype = SPADE_FLOAT32;
@@ -168,7 +175,7 @@ void test_errors() {
   info[0] = 7;
   damp[0] = -1;
   CHECK_SUCCESS(call());
-  CHECK(info[0] == 0 && damp[0] == 0.1);
+  CHECK(info[0] == 0 && damp[0] == 0.1 && info[1] == 0);
   CHECK_SUCCESS(spade::cuda::sparsegpt_prune_workspace_bytes(2, layers, dtype, 0, &bytes));
   CHECK(bytes == 0);
   CHECK_SUCCESS(spade::cuda::sparsegpt_prune(0, nullptr, dtype, nullptr, 0, nullptr));
@@ -186,10 +193,15 @@ int main() {
   test_layers<float>(0.01);
   spade::emulation::device.minor = 6;  // Cholesky factors in float from a damping of 1e-3 on
   test_samples();
-  test_layers<float>(0.1);
-  test_launches();
-  test_chunks();
-  test_doubles();
   test_errors();
+  if (kEveryProblem) {
+    test_layers<float>(0.1);
+    test_launches();
+    test_chunks();
+    test_doubles();
+  } else {
+    prune(problem<double>(1, 40, 130, unstructured(0.5, 40)));
+    prune(problem<double>(1, 5, 140, unstructured(0.5, 132)));
+  }
   return report();
 }
