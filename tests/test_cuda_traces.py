@@ -125,6 +125,28 @@ def test_waits_of_a_trace(fake_cuda, on_device, method, waits):
     assert len(fake_cuda.waits) == waits
 
 
+@pytest.mark.parametrize("kind", ["image", "attention"])
+def test_passes_of_the_model_add_no_wait(fake_cuda, kind):
+    if kind == "image":
+        layers, sample = (
+            [nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(64, 2)],
+            torch.rand(1, 3, 4, 4),
+        )
+    else:
+        encoder = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+        layers, sample = [encoder, nn.Flatten(), nn.Linear(16, 2)], torch.rand(1, 2, 8)
+    model = placed(nn.Sequential(*layers).eval(), fake_cuda.device)
+    options = dict(method="sparsegpt", sparsity=0.5, batch_size=16, damp=0.1, progress=None)
+    options["augment"] = "resnet" if kind == "image" else lambda x: x + 0.3 * torch.randn_like(x)
+    there = fake_cuda.place(sample)
+    waits = []
+    for augmentations in (16, 80):
+        fake_cuda.forget()
+        trace(model, there, augmentations=augmentations, **options)
+        waits.append(len(fake_cuda.waits))
+    assert waits[0] == waits[1] and "copy to cuda" not in fake_cuda.waits
+
+
 @pytest.mark.parametrize("method", ["obc", "sparsegpt"])
 @pytest.mark.parametrize("scale", [1e-19, 1e18, 1e30])
 def test_inputs_of_extreme_scales_on_the_device(cuda, method, scale):
