@@ -147,7 +147,7 @@ def traced(suite, name, precision="float32"):
     options = {"device": suite.device, "size": size, "batch": batch, "precision": precision}
     rounds = [
         latency.measure_latency(configuration, part=None, **options)
-        for _ in range(1 if suite.check else 2)
+        for _ in range(1 if suite.check or configuration.samples > 1 else 2)
     ]
     model, image = network(MODEL, suite.device), latency.random_image(size, suite.device)
     small = replace(configuration, augmentations=batch)

@@ -110,6 +110,7 @@ def write_report(path: Path, data: dict[str, Any]) -> None:
     tables = {
         "kernels": kernels(data),
         "device_kernels": device_kernels(data),
+        "unseen": [b["name"] for b in data["benchmarks"] if b.get("device_kernels") == []],
         "goals": reached(data),
         "latencies": latencies(data),
         "fits": fits(data),

@@ -10,7 +10,15 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent))
 
 import benchmarks.__main__ as main
-from benchmarks import device_kernels, gpu_parts, kernel_counts, machine, plain_torch, report
+from benchmarks import (
+    device_kernels,
+    figures,
+    gpu_parts,
+    kernel_counts,
+    machine,
+    plain_torch,
+    report,
+)
 from benchmarks.configurations import configurations, goals
 from benchmarks.costs import Work
 from benchmarks.layers import layer_table, layers_of
@@ -191,11 +199,22 @@ def test_goals_are_compared_on_a_gpu(tmp_path):
     report.write_report(tmp_path / "a.html", data)
     text = (tmp_path / "a.html").read_text()
     assert "driver 999.1, torch for CUDA 13.0" in text and goals()["exact_obc"].what in text
-    assert "<td>20<td>torch" in text and "obc_start" in text
+    assert "<td>20<td>torch" in text and "obc_start" in text and "saw nothing" not in text
+    blind = {**data, "benchmarks": [{**data["benchmarks"][0], "device_kernels": []}]}
+    report.write_report(tmp_path / "a.html", blind)
+    assert "The profiler saw nothing of: f.py::exact_obc." in (tmp_path / "a.html").read_text()
     data["machine"]["device"] = "another"
     assert [row["met"] for row in report.reached(data)] == [None, None]
     data["machine"]["device"] = "cpu"
     assert report.reached(data) == []
+
+
+def test_documents_say_whether_gpu_times_are_measured():
+    measured = any(
+        figures.device(data) == data["machine"]["device"] for data in figures.results().values()
+    )
+    for name in figures.DOCUMENTS:
+        assert ("not measured yet" in (main.ROOT / name).read_text()) == (not measured)
 
 
 def test_driver_version(monkeypatch):
