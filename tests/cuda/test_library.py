@@ -96,6 +96,8 @@ def test_it_exports_one_symbol():
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
-def test_loading_it_changes_no_result_of_the_cpu():
-    done = subprocess.run([sys.executable, "-c", BEFORE_AND_AFTER], capture_output=True, text=True)
+def test_loading_it_changes_no_result_of_the_cpu(tmp_path):
+    command = [sys.executable, "-c", BEFORE_AND_AFTER]
+    environment = os.environ | {"SPADE_CUDA_LIBRARY": str(Path(LIBRARY).resolve())}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
