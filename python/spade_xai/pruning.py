@@ -1,8 +1,10 @@
 """Pruning one layer of one or several samples by exact OBC or SparseGPT."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from spade_ext import (
 from spade_xai.layers import Layer
 
 METHODS = ("obc", "sparsegpt")
+T = TypeVar("T")
 Report = Callable[[int, int], object]
 
 
@@ -141,44 +144,44 @@ def _by_sparsegpt(
     problems: Sequence[Problem], damp: float, progress: Report | None
 ) -> list[list[Pruned]]:
     """All samples of all layers at once, in mask blocks of a convolution's kernel taps, of one column otherwise."""
-    finite = iter(all_finite([h for x in problems for h in x.hessians]))
-    fine = [[next(finite) for _ in x.hessians] for x in problems]
+    samples = [len(x.hessians) for x in problems]
+    finite = all_finite([h for x in problems for h in x.hessians])
     batches = sparsegpt_prune_layers(
         [_of_groups(x) for x in problems],
-        [_without(x.hessians, ok).flatten(0, 1) for x, ok in zip(problems, fine, strict=True)],
+        [
+            _without(x.hessians, fine).flatten(0, 1)
+            for x, fine in zip(problems, _split(finite, samples), strict=True)
+        ],
         [x.sparsity for x in problems],
         block_size=[x.layer.taps for x in problems],
         damp=damp,
         progress=progress,
     )
-    shapes = [x.hessians.shape[:2] for x in problems]
-    weights = [
-        batch.weights.reshape(*shape, *x.weight.shape[1:])
-        for x, batch, shape in zip(problems, batches, shapes, strict=True)
+    # From here on a list has an entry for each sample of each layer.
+    weights: list[Tensor] = []
+    losses: list[Tensor] = []
+    damps: list[float] = []
+    failed: list[bool] = []
+    for x, batch in zip(problems, batches, strict=True):
+        shape = x.hessians.shape[:2]
+        weights += batch.weights.reshape(*shape, *x.weight.shape[1:]).unbind()
+        damps += batch.damp.reshape(shape).amax(1).tolist()
+        failed += batch.failed.reshape(shape).any(1).tolist()
+        losses += [
+            _losses(x.weight, w, h) for w, h in zip(weights[len(losses) :], x.hessians, strict=True)
+        ]
+    read = torch.stack(losses).tolist() if losses else []
+    results = [
+        _pruned(w, used, loss) if fine and not bad else _failed(used)
+        for w, used, loss, fine, bad in zip(weights, damps, read, finite, failed, strict=True)
     ]
-    losses = iter(
-        torch.stack(
-            [
-                _losses(x.weight, w, h)
-                for x, pruned in zip(problems, weights, strict=True)
-                for w, h in zip(pruned, x.hessians, strict=True)
-            ]
-        ).tolist()
-        if any(map(len, weights))
-        else []
-    )
-    results = []
-    for batch, shape, pruned, ok in zip(batches, shapes, weights, fine, strict=True):
-        damps = batch.damp.reshape(shape).amax(1).tolist()
-        failed = batch.failed.reshape(shape).any(1).tolist()
-        rows = zip(pruned, damps, failed, ok, losses, strict=False)
-        results.append(
-            [
-                _pruned(w, used, loss) if good and not bad else _failed(used)
-                for w, used, bad, good, loss in rows
-            ]
-        )
-    return results
+    return _split(results, samples)
+
+
+def _split(values: Sequence[T], counts: Sequence[int]) -> list[list[T]]:
+    """Values in lists of so many."""
+    rest = iter(values)
+    return [list(itertools.islice(rest, count)) for count in counts]
 
 
 def _of_groups(x: Problem) -> Tensor:
