@@ -1,6 +1,8 @@
 // The update of obc_update.cuh on tensor cores: U = s (h + l) with h, l in fp16 and s a power of
-// two a row, so U U^T = s s^T (h h^T + h l^T + l h^T) to about 2^-22: three fp16 products
-// accumulated in float32 from zero, then subtracted from A in float32.
+// two a row, so U U^T = s s^T (h h^T + h l^T + l h^T) to about 2^-22: three fp16 products, summed
+// in float32 from zero, then subtracted from A in float32. A tensor core cuts off what does not fit
+// its sum, always towards zero: the products of 16 columns, smallest first, are added to the sum by
+// ordinary additions, which round.
 //
 // 3 kPanel m2^2 fp16 flop a row. Eight warps share a tile, 64 x 32 entries each; h and l come in
 // slices of kSlice columns. 72 KB of shared memory a block, so that several blocks of a
@@ -15,31 +17,42 @@ constexpr int kHalfSlice = 64;
 constexpr int kHalfStride = kHalfSlice + 8;  // 144 bytes: rows fall into different banks
 constexpr size_t kHalfSharedBytes = 4 * kTile * kHalfStride * sizeof(uint16_t);
 
+struct HalfTile {
+  int I, J;  // of tiles
+  int size;  // of the row's matrix
+};
+
 __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_half(UpdateTask task) {
   SPADE_DYNAMIC_SHARED(uint16_t, dynamic);
   SPADE_SHARED(TileEdges, edges, 1);
+  SPADE_SHARED(HalfTile, tile, 1);  // registers are for sums
   const ObcRows& rows = task.rows;
   const int64_t r = blockIdx.y, at_row = r * rows.width;
   if (rows.info[r]) return;
-  const int size = rows.size[r];
-  int I, J;
-  tile_of(static_cast<int>(blockIdx.x), I, J);
-  if (I * kTile >= size) return;
+  {
+    const int size = rows.size[r];
+    int I, J;
+    tile_of(static_cast<int>(blockIdx.x), I, J);
+    if (I * kTile >= size) return;
+    if (threadIdx.x == 0) *tile = {I, J, size};
+    read_edges(*edges, task, at_row, size, I, J);
+    __syncthreads();  // the tile is known
+  }
   const int tid = static_cast<int>(threadIdx.x), lane = tid & 31, warp = tid >> 5;
   const int top = warp % 2 * 64, start = warp / 2 * 32;  // the warp's part of the tile
   constexpr int kPart = kTile * kHalfStride;
   uint16_t *left_high = dynamic, *left_low = dynamic + kPart;
   uint16_t *right_high = dynamic + 2 * kPart, *right_low = dynamic + 3 * kPart;
-  read_edges(*edges, task, at_row, size, I, J);
-
   float sum[4][4][4] = {};  // [16 rows, 8 columns, fragment]
 #pragma unroll 1
   for (int slice = 0; slice < kPanel; slice += kHalfSlice) {
     if (slice) __syncthreads();  // the last slice has been read
+#pragma unroll 1
     for (int e = tid; e < kTile * kHalfSlice / 8; e += kUpdateThreads) {
       const int i = e / (kHalfSlice / 8), c = e % (kHalfSlice / 8) * 8;
       const int to = i * kHalfStride + c;
-      const int row = min(I * kTile + i, size - 1), column = min(J * kTile + i, size - 1);
+      const int row = min(tile->I * kTile + i, tile->size - 1);
+      const int column = min(tile->J * kTile + i, tile->size - 1);
       const int64_t a = (at_row + row) * kPanel + slice + c;
       const int64_t b = (at_row + column) * kPanel + slice + c;
       cp_async16(left_high + to, rows.high + a);
@@ -71,9 +84,12 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_half(UpdateTask 
         ldmatrix_x4(al, left_low + at);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          mma_half(sum[i][j], al, bh[j]);
-          mma_half(sum[i][j], ah, bl[j]);
-          mma_half(sum[i][j], ah, bh[j]);
+          float part[4] = {};
+          mma_half(part, al, bh[j]);
+          mma_half(part, ah, bl[j]);
+          mma_half(part, ah, bh[j]);
+#pragma unroll
+          for (int q = 0; q < 4; ++q) sum[i][j][q] += part[q];
         }
       }
     }
@@ -90,7 +106,7 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_half(UpdateTask 
         const float change[2] = {
             sum[i][j][half * 2] * (scale * edges->column_scale[column]),
             sum[i][j][half * 2 + 1] * (scale * edges->column_scale[column + 1])};
-        subtract(task, *edges, matrix, size, I, J, row, column, change);
+        subtract(task, *edges, matrix, tile->size, tile->I, tile->J, row, column, change);
       }
 }
 

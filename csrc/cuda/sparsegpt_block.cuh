@@ -19,7 +19,8 @@ constexpr int kGroup = 16;  // columns whose weights a thread holds at a time
 template <class T>
 constexpr int kBlockThreads = 2048 / sizeof(T);  // at most: registers hold a group of weights
 
-// One sample's, and the block's shared memory.
+// One sample's, and the block's shared memory. It lies in shared memory itself: registers are for
+// weights.
 template <class T>
 struct LazyColumns {
   T *state, *error;
@@ -117,6 +118,7 @@ __global__ void __launch_bounds__(kBlockThreads<T>, 1)
     prune_lazy_block(const Piece<T>* pieces, Spread spread, int index) {
   SPADE_SHARED(Quad<T>, part, kLazy * kGroup / 4);
   SPADE_SHARED(T, scale, kLazy);
+  SPADE_SHARED(LazyColumns<T>, columns, 1);
   SPADE_SELECTION_MEMORY(T, memory);
   const Place at = place_of(spread, blockIdx.x);
   const Piece<T>& p = pieces[at.piece];
@@ -124,15 +126,18 @@ __global__ void __launch_bounds__(kBlockThreads<T>, 1)
   if (p.info[s] != 0) return;
   const int first_column = p.partition.first(index), width = p.partition.width(index);
   const int mask = static_cast<int>(p.mask);
-  const int64_t gone_at = s * p.gone_columns() + (p.wide() ? first_column % mask : 0);
-  const LazyColumns<T> b{p.state + s * kLazy * p.stride,
-                         p.error + s * kLazy * p.stride,
-                         p.gone + gone_at * p.stride,
-                         inverse_block(p, s, index),
-                         scale,
-                         part,
-                         static_cast<int>(p.stride),
-                         static_cast<int>(p.R)};
+  if (threadIdx.x == 0) {
+    const int64_t gone_at = s * p.gone_columns() + (p.wide() ? first_column % mask : 0);
+    *columns = {p.state + s * kLazy * p.stride,
+                p.error + s * kLazy * p.stride,
+                p.gone + gone_at * p.stride,
+                inverse_block(p, s, index),
+                scale,
+                part,
+                static_cast<int>(p.stride),
+                static_cast<int>(p.R)};
+  }
+  const LazyColumns<T>& b = *columns;
   for (int i = static_cast<int>(threadIdx.x); i < width; i += static_cast<int>(blockDim.x)) {
     const int column = first_column + i;
     scale[i] = p.v[(s * p.D + column) * p.D + column];
@@ -147,6 +152,7 @@ __global__ void __launch_bounds__(kBlockThreads<T>, 1)
       select_least(block, p.count_of(last - first), memory);
   };
 
+  __syncthreads();  // columns and scale are complete
   const bool narrow = mask <= kGroup;
   const int span = narrow ? kGroup / mask * mask : min(mask, width);
   for (int begin = 0; begin < width; begin += span) {
@@ -156,7 +162,6 @@ __global__ void __launch_bounds__(kBlockThreads<T>, 1)
       load_group(b, group, group_end);
       take_errors(b, group, group_end, 0, begin);
     }
-    __syncthreads();                                   // scale is complete
     if (!narrow && mask <= kLazy) select(begin, end);  // of wide ones `gone` is there already
     for (int group = begin; group < end; group += kGroup) {
       const int group_end = min(group + kGroup, end);

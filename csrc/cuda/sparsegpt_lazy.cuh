@@ -16,11 +16,11 @@ namespace spade::cuda::sparsegpt {
 constexpr int kTurnTile = 32;  // side of a tile that is transposed
 constexpr int kTurnThreads = 256;
 
-// E V, as far as it has come.
+// E V, as far as it has come; `origin`: the first column of lazy block `begin`, if there is one.
 template <class T>
-__device__ __forceinline__ Columns<T> product_of(const Piece<T>& p, int begin) {
+__device__ __forceinline__ Columns<T> product_of(const Piece<T>& p, int begin, int origin) {
   if (begin < 0) return {p.product, 0, p.D, p.stride};
-  return {p.trial_product, p.partition.first(begin), p.mask, p.stride};
+  return {p.trial_product, origin, p.mask, p.stride};
 }
 
 // Where the weights of lazy block `index` go.
@@ -95,7 +95,8 @@ __global__ void __launch_bounds__(kTileThreads)
   const int64_t row = tile.x;
   const int column = tile.y, width = p.partition.width(index);
   const int columns = min(kTile, width - column), rows = within(kTile, p.R - row);
-  const Columns<T> product = product_of(p, index > begin ? begin : -1);
+  const int origin = begin < 0 ? 0 : p.partition.first(begin);
+  const Columns<T> product = product_of(p, index > begin ? begin : -1, origin);
   const Columns<T> to = weights_of(p, index, begin);
   // U is 0 in rows after these columns, E V before the first lazy block.
   const int depth = index > 0 ? column + columns : 0;
@@ -126,16 +127,18 @@ __global__ void __launch_bounds__(kTileThreads)
   const int2 tile = tile_of(at.block, p.R, kTile);
   const int row = tile.x, column = first + width + tile.y;
   const int64_t end = begin < 0 ? p.D : p.partition.end_of_span(begin);
+  const int origin = begin < 0 ? 0 : p.partition.first(begin);
   const int columns = within(kTile, end - column), rows = within(kTile, p.R - row);
   T sum[kMicro][kMicro] = {};
   multiply_tile<T>(p.v + (s * p.D + first) * p.D + column, p.D, columns,
                    p.error + s * kLazy * stride + row, stride, rows, width, shared_a, shared_b,
                    sum);
-  const T* const before = product_of(p, index > begin ? begin : -1).at(s, column) + row;
-  T* const after = product_of(p, begin).at(s, column) + row;
+  const T* const before = product_of(p, index > begin ? begin : -1, origin).at(s, column) + row;
+  T* const after = product_of(p, begin, origin).at(s, column) + row;
+  const int ld = static_cast<int>(stride);
   each_sum(sum, columns, rows, [&](int i, int j, T value) {
-    if (index > 0) value += before[i * stride + j];  // 0 until then
-    after[i * stride + j] = value;
+    if (index > 0) value += before[i * ld + j];  // 0 until then
+    after[i * ld + j] = value;
   });
 }
 
