@@ -1,7 +1,8 @@
 # Everything runs in .venv; each target sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
-IN := PATH="$(CURDIR)/$(BIN):$$PATH"
+# Without make's job server, which ninja would look for: it has its own jobs.
+IN := env -u MAKEFLAGS PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := $(shell find csrc spade_ext python -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.map' \
 	-o -name '*.py') \
 	$(shell find python -path '*/assets/*' -o -name '*.html') CMakeLists.txt setup.py pyproject.toml
