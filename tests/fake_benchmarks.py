@@ -1,13 +1,15 @@
 """A plugin of pytest that runs benchmarks with --device=cuda on the device that is none (fake_cuda.py)."""
 
+# First: it lets the installed packages come before a checkout's whose extension is not built.
+from benchmarks import device_kernels
+from benchmarks.suite import Suite
+
+# isort: split
 from dataclasses import replace
 
 import pytest
 import torch
 from fake_cuda import entered
-
-from benchmarks import device_kernels
-from benchmarks.suite import Suite
 
 EVENTS = [("void spade::cuda::obc::obc_panel<256, 4, 16>(spade::cuda::obc::PanelTask)", 1e-3)]
 
