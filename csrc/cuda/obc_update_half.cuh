@@ -5,7 +5,7 @@
 // ordinary additions, which round.
 //
 // 3 kPanel m2^2 fp16 flop a row. Eight warps share a tile, 64 x 32 entries each; h and l come in
-// slices of kSlice columns. 72 KB of shared memory a block, so that several blocks of a
+// slices of kHalfSlice columns. 72 KB of shared memory a block, so that several blocks of a
 // multiprocessor overlap copies and products.
 #pragma once
 

@@ -1,4 +1,4 @@
-"""Pruning one layer of one or several samples by exact OBC or SparseGPT."""
+"""Pruning layers for one or several samples by exact OBC or SparseGPT."""
 
 import itertools
 import warnings

@@ -207,10 +207,9 @@ class Run:
                     for book in books
                 ]
                 for layer in step:
-                    for name, weights in self._prune_layers(
-                        [layer], books, hessians, total
-                    ).items():
-                        self.found[name].write(self.model, weights)
+                    weights = self._prune_layers([layer], books, hessians, total).get(layer.name)
+                    if weights is not None:
+                        layer.write(self.model, weights)
         else:
             plan = plan_memory(
                 todo,
