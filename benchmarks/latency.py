@@ -25,11 +25,13 @@ from benchmarks.configurations import Configuration, Part
 from benchmarks.networks import network
 from spade_ext import damped_inverse
 from spade_xai import Trace, schedule, trace, trace_many
+from spade_xai.arguments import Options
 from spade_xai.capture import Hessians
 from spade_xai.layers import Layer
 from spade_xai.progress import Stages
 from spade_xai.pruning import Problem, prune_layers
-from spade_xai.run import Book, Options, Run
+from spade_xai.run import Run
+from spade_xai.trace_builder import TraceBuilder
 
 SPARSITY = 0.9
 BATCH = 64  # augmentations in one forward pass
@@ -167,7 +169,7 @@ def _sampled(
         start = time.perf_counter()
         machine.synchronize(image.device.type)
         sums.seconds["forward"] += time.perf_counter() - start
-        book = Book(run, run.sources[0])
+        builder = run.builder(run.sources[0])
         taking = pruning = 0.0
         flop = flop_run = 0
         for layer in run.layers:
@@ -178,11 +180,11 @@ def _sampled(
                 rows = _rows(layer, part)
                 flop += layer.rows * layer.cols**3
                 flop_run += rows * layer.cols**3
-                pruning += _some_rows(book, layer, hessian, rows)
+                pruning += _some_rows(builder, layer, hessian, rows)
             else:
                 samples = min(configuration.samples, part.samples)
-                pruning += _some_samples(book, layer, hessian, samples)
-        made = book.trace(1)
+                pruning += _some_samples(builder, layer, hessian, samples)
+        made = builder.trace(stages.seconds)
     seconds = {
         "augment": stages.seconds["augment"] * scale,
         "forward": sums.seconds["forward"] * scale,
@@ -204,9 +206,9 @@ def _rows(layer: Layer, part: Part) -> int:
     return min(layer.rows, max(least, round(part.rows * layer.rows)))
 
 
-def _some_rows(book: Book, layer: Layer, hessian: Tensor, rows: int) -> float:
+def _some_rows(builder: TraceBuilder, layer: Layer, hessian: Tensor, rows: int) -> float:
     """Prune the first rows of a layer with exact OBC; the time for all of them."""
-    weight = layer.read(book.run.dense)
+    weight = layer.read(builder.dense)
     inverting = 0.0
     if rows < layer.rows:
         start = time.perf_counter()
@@ -222,19 +224,19 @@ def _some_rows(book: Book, layer: Layer, hessian: Tensor, rows: int) -> float:
         raise RuntimeError(f"layer {layer.name} was not pruned: its Hessian is singular")
     repeated = result.weights.repeat(1, -(-layer.rows // rows), 1)[:, : layer.rows]
     start = time.perf_counter()
-    book.note(layer, replace(result, weights=repeated.contiguous()), seconds)
+    builder.note(layer, replace(result, weights=repeated.contiguous()), seconds)
     return seconds + time.perf_counter() - start
 
 
-def _some_samples(book: Book, layer: Layer, hessian: Tensor, samples: int) -> float:
+def _some_samples(builder: TraceBuilder, layer: Layer, hessian: Tensor, samples: int) -> float:
     """Prune a layer with SparseGPT for so many samples at once; the time for each."""
-    weight = layer.read(book.run.dense)
+    weight = layer.read(builder.dense)
     start = time.perf_counter()
     problem = Problem(layer, weight, hessian.expand(samples, *hessian.shape), SPARSITY)
     (results,) = prune_layers([problem], method="sparsegpt", damp=DAMP)
     seconds = (time.perf_counter() - start) / samples
     start = time.perf_counter()
-    book.note(layer, results[0], seconds)
+    builder.note(layer, results[0], seconds)
     return seconds + time.perf_counter() - start
 
 

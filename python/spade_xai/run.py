@@ -1,105 +1,29 @@
 """One run over samples: layers in order of execution, their ratios, Hessians, and pruning within a memory limit."""
 
-import copy
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spade_ext import DampingWarning
-from spade_ext._checks import MOST_DAMP, check_range, check_seed
 from spade_ext._cuda import scratch_within
-from spade_xai.augment import Augmentation, augmented, vary
+from spade_xai.arguments import Options, read_sample, working_copy
+from spade_xai.augment import augmented
 from spade_xai.capture import Hessians, execution_order
-from spade_xai.inputs import (
-    Inputs,
-    check_count,
-    device_of,
-    first_tensor,
-    map_tensors,
-    rebatch,
-)
+from spade_xai.inputs import Inputs, device_of, rebatch
 from spade_xai.layers import Layer, find_layers, select_layers
 from spade_xai.plan import plan_memory, scratch_bytes
-from spade_xai.precision import PRECISIONS
-from spade_xai.prepare import check_model, duplicate
 from spade_xai.progress import Stages
-from spade_xai.pruning import METHODS, Problem, Pruned, prune_layers
-from spade_xai.result import LayerReport, Packed, Source, Trace
-from spade_xai.schedule import Sparsity, resolve_sparsity
+from spade_xai.pruning import Problem, prune_layers
+from spade_xai.result import Source, Trace
+from spade_xai.schedule import resolve_sparsity
+from spade_xai.trace_builder import TraceBuilder
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Options:
-    """Checked arguments of a run; see trace."""
-
-    function: str
-    method: str
-    sparsity: Sparsity
-    augment: str | Augmentation | None
-    augmentations: int
-    layers: str | Iterable[str] | None
-    depthwise: bool
-    damp: float
-    batch_size: int
-    seed: int
-    max_memory: int | None
-    forward_precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        name = self.function
-        if self.method not in METHODS:
-            raise ValueError(
-                f"{name}: method must be one of {', '.join(METHODS)}, got {self.method!r}"
-            )
-        for argument in ("augmentations", "batch_size"):
-            check_count(name, argument, getattr(self, argument))
-        check_range(name, "damp", self.damp, 0.0, MOST_DAMP)
-        check_seed(name, self.seed)
-        if self.forward_precision not in PRECISIONS:
-            raise ValueError(
-                f"{name}: forward_precision must be one of {', '.join(PRECISIONS)}, "
-                f"got {self.forward_precision!r}"
-            )
-
-
-def working_copy(
-    function: str, model: nn.Module, device: torch.device | str | None = None
-) -> nn.Module:
-    """A copy of the modules that may carry hooks and other weights; it shares the model's tensors unless moved."""
-    check_model(function, model)
-    if device is None:
-        return duplicate(model)
-    return copy.deepcopy(model).to(check_place(function, device)).eval()
-
-
-def check_place(function: str, device: torch.device | str) -> torch.device:
-    """The device, if the CPU or a CUDA device of this machine."""
-    try:
-        place = torch.device(device)
-    except (RuntimeError, TypeError):
-        place = None
-    cuda = place is not None and place.type == "cuda"
-    if place is None or not (place.type == "cpu" or (cuda and torch.cuda.is_available())):
-        raise ValueError(
-            f"{function}: device must be cpu or a CUDA device that PyTorch finds, got {device!r}"
-        )
-    return place
-
-
-def read_sample(options: Options, sample: Any, device: torch.device) -> Source:
-    """The sample as inputs on the device, where it is varied too."""
-    inputs, resolved = vary(options.function, sample, options.augment)
-    inputs = map_tensors(inputs, lambda t: t.to(device))
-    count = len(first_tensor(inputs)) if resolved is None else options.augmentations
-    return Source(inputs, resolved, count, options.seed)
 
 
 class Run:
@@ -114,7 +38,7 @@ class Run:
         calls: How often a pass of the model reads each.
         ratios: Sparsity of each.
         left_out: Status of the layers that were chosen but cannot be pruned.
-        found: Every chosen layer by name.
+        found: Every chosen layer by name: those of layers, then those left out.
     """
 
     def __init__(
@@ -134,12 +58,14 @@ class Run:
         chosen = select_layers(
             everything, options.layers, depthwise=options.depthwise, function=function
         )
-        self.found = {layer.name: layer for layer in chosen}
+        by_name = {layer.name: layer for layer in chosen}
         with stages.timed("forward"):
             self.calls, odd = execution_order(self.model, chosen, self.sources[0].inputs)
-        self.layers = [self.found[name] for name in self.calls if name not in odd]
+        self.layers = [by_name[name] for name in self.calls if name not in odd]
         self.left_out = {x.name: "unused" for x in chosen if x.name not in self.calls}
         self.left_out.update(dict.fromkeys(odd, "unsupported"))
+        order = [*(layer.name for layer in self.layers), *self.left_out]
+        self.found = {name: by_name[name] for name in order}
         self.ratios = resolve_sparsity(function, options.sparsity, self.layers, everything)
         if odd:
             text = ", ".join(odd)
@@ -194,42 +120,49 @@ class Run:
             taken = {layer.name: sums.take(layer) for layer in layers}
         return {name: h for name, h in taken.items() if h is not None}
 
+    def builder(self, source: Source) -> TraceBuilder:
+        """An empty trace of a sample."""
+        return TraceBuilder(
+            self.dense, self.found, self.ratios, self.left_out, self.options, source
+        )
+
     def prune(self, sequential: bool) -> list[Trace]:
         """Prune every layer with a ratio above 0, for each sample."""
         todo = [layer for layer in self.layers if self.ratios[layer.name] > 0]
-        books = [Book(self, source) for source in self.sources]
-        total = len(todo) * len(books)
+        builders = [self.builder(source) for source in self.sources]
+        total = len(todo) * len(builders)
         if sequential:
             steps = _steps(todo)
             for i, step in enumerate(steps):
                 hessians = [
-                    self.hessians(book.source, step, i, len(steps), stop_early=True)
-                    for book in books
+                    self.hessians(builder.source, step, i, len(steps), stop_early=True)
+                    for builder in builders
                 ]
                 for layer in step:
-                    weights = self._prune_layers([layer], books, hessians, total).get(layer.name)
+                    weights = self._prune_layers([layer], builders, hessians, total).get(layer.name)
                     if weights is not None:
                         layer.write(self.model, weights)
         else:
             plan = plan_memory(
                 todo,
                 method=self.options.method,
-                samples=len(books),
+                samples=len(builders),
                 max_memory=self.options.max_memory,
                 function=self.options.function,
                 device=self.device,
             )
-            turn, turns = 0, len(books) * len(plan.parts)
-            for start in range(0, len(books), plan.samples):
-                some = books[start : start + plan.samples]
+            turn, turns = 0, len(builders) * len(plan.parts)
+            for start in range(0, len(builders), plan.samples):
+                some = builders[start : start + plan.samples]
                 for part in plan.parts:
                     hessians = []
-                    for book in some:
-                        hessians.append(self.hessians(book.source, part, turn, turns))
+                    for builder in some:
+                        hessians.append(self.hessians(builder.source, part, turn, turns))
                         turn += 1
                     for layers in self._at_once(part):
                         self._prune_layers(layers, some, hessians, total)
-        traces = [book.trace(len(books)) for book in books]
+        timings = {stage: seconds / len(builders) for stage, seconds in self.stages.seconds.items()}
+        traces = [builder.trace(timings) for builder in builders]
         _warn(self.options.function, traces)
         return traces
 
@@ -242,22 +175,22 @@ class Run:
     def _prune_layers(
         self,
         layers: Sequence[Layer],
-        books: "list[Book]",
+        builders: Sequence[TraceBuilder],
         hessians: list[dict[str, Tensor]],
         total: int,
     ) -> dict[str, Tensor]:
         """Prune layers for each sample that uses them; weights of the layers pruned for the first sample."""
         done = self.stages.counts.get("prune", 0)
-        users: list[list[Book]] = []
+        users: list[list[TraceBuilder]] = []
         problems: list[Problem] = []
         for layer in layers:
             ready = [
-                (book, found.pop(layer.name))
-                for book, found in zip(books, hessians, strict=True)
+                (builder, found.pop(layer.name))
+                for builder, found in zip(builders, hessians, strict=True)
                 if layer.name in found
             ]
             if ready:
-                users.append([book for book, _ in ready])
+                users.append([builder for builder, _ in ready])
                 stacked = _stack([h for _, h in ready])
                 weight = layer.read(self.dense).to(stacked.device)
                 problems.append(Problem(layer, weight, stacked, self.ratios[layer.name]))
@@ -269,74 +202,23 @@ class Run:
         self.stages.report("prune", done, total)
         start = time.perf_counter()
         method, limit = self.options.method, self.options.max_memory
-        with scratch_within(scratch_bytes(layers, method, len(books), limit)):
+        with scratch_within(scratch_bytes(layers, method, len(builders), limit)):
             results = prune_layers(problems, method=method, damp=self.options.damp, progress=report)
         seconds = (time.perf_counter() - start) / max(1, count)
         first = {}
         for problem, some, of_layer in zip(problems, users, results, strict=True):
-            for book, result in zip(some, of_layer, strict=True):
-                book.note(problem.layer, result, seconds)
-                if book is books[0] and result.weights is not None:
+            for builder, result in zip(some, of_layer, strict=True):
+                builder.note(problem.layer, result, seconds)
+                if builder is builders[0] and result.weights is not None:
                     first[problem.layer.name] = result.weights
         self.stages.add("prune", time.perf_counter() - start)
-        self.stages.report("prune", done + len(layers) * len(books), total)
+        self.stages.report("prune", done + len(layers) * len(builders), total)
         return first
 
 
 def _stack(hessians: list[Tensor]) -> Tensor:
     """[S, G, D, D] of S Hessians; a view of one alone."""
     return hessians[0][None] if len(hessians) == 1 else torch.stack(hessians)
-
-
-class Book:
-    """What was pruned for one sample."""
-
-    def __init__(self, run: Run, source: Source) -> None:
-        self.run, self.source = run, source
-        self.packed: dict[str, Packed] = {}
-        self.reports: dict[str, LayerReport] = {}
-
-    def note(self, layer: Layer, result: Pruned, seconds: float) -> None:
-        """Keep a layer's result."""
-        if result.weights is None:
-            status = "failed"
-        else:
-            self.packed[layer.name] = Packed.of(result.weights)
-            status = "damped" if result.damp > self.run.options.damp else "pruned"
-        self.reports[layer.name] = self._report(
-            layer, status, result.loss, result.relative_loss, result.damp, seconds
-        )
-
-    def _report(
-        self, layer: Layer, status: str, loss: float = 0.0, relative: float = 0.0, damp: float = 0.0,
-        seconds: float = 0.0,
-    ) -> LayerReport:  # fmt: skip
-        packed = self.packed.get(layer.name)
-        kept = len(packed.values) if packed else int(layer.read(self.run.dense).count_nonzero())
-        got = 1 - kept / layer.numel if layer.numel else 0.0
-        return LayerReport(
-            layer.name, layer.rows, layer.cols, self.run.ratios.get(layer.name, 0.0), got, loss,
-            relative, damp, seconds, status,
-        )  # fmt: skip
-
-    def trace(self, samples: int) -> Trace:
-        """The trace, of one of so many samples."""
-        run = self.run
-        names = [layer.name for layer in run.layers] + list(run.left_out)
-        layers = []
-        for name in names:
-            left = "dense" if run.ratios.get(name, 0.0) == 0 else "unused"
-            status = run.left_out.get(name, left)
-            layers.append(self.reports.get(name) or self._report(run.found[name], status))
-        settings = {
-            "method": run.options.method,
-            "augment": repr(self.source.augment),
-            "augmentations": self.source.augmentations,
-            "damp": run.options.damp,
-            "seed": run.options.seed,
-        }
-        timings = {stage: seconds / samples for stage, seconds in run.stages.seconds.items()}
-        return Trace(run.dense, layers, settings, timings, run.found, self.packed, self.source)
 
 
 def _steps(layers: Sequence[Layer]) -> list[list[Layer]]:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spade_xai.arguments import Options
 from spade_xai.augment import Augmentation
 from spade_xai.inputs import check_count
 from spade_xai.plan import parse_memory
 from spade_xai.progress import StageCallback, Stages
 from spade_xai.result import Agreement, Fidelity, LayerReport, Trace
-from spade_xai.run import Options, Run
+from spade_xai.run import Run
 from spade_xai.schedule import Sparsity, linear
 from spade_xai.trace_file import load_trace
 

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from spade_ext._files import written_whole
+from spade_xai.arguments import Options
 from spade_xai.augment import Augmentation
 from spade_xai.cache import SampleCache
 from spade_xai.layers import Layer, check_pattern, matches
 from spade_xai.metrics import mean
 from spade_xai.plan import parse_memory
 from spade_xai.progress import StageCallback, Stages
-from spade_xai.run import Options, Run
+from spade_xai.run import Run
 from spade_xai.schedule import GRID, check_ratio
 from spade_xai.score_log import ScoreLog, identity_of
 
