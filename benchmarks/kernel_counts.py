@@ -16,7 +16,7 @@ Counts = dict[str, list[Work]]
 
 PANEL = 128  # pivots, and columns of a lazy block, between two passes over a matrix
 CHOLESKY_PANEL = 64
-BY_WARP, SINGLE = 32, 576  # most columns of an elimination in registers, of one in a single launch
+BY_WARP, SINGLE = 64, 576  # most columns of an elimination in registers, of one in a single launch
 CANDIDATES = 16  # pivots that one reading of the panel may give
 TENSOR = "three fp16 products"
 

@@ -7,7 +7,7 @@
 
 namespace spade::cuda::obc {
 
-constexpr int kMostByWarp = 32, kMostSingle = 576, kMostColumns = 4608;
+constexpr int kMostByWarp = 64, kMostSingle = 576, kMostColumns = 4608;
 constexpr int kMostRows = 65535;  // of a launch: rows are gridDim.y of some
 
 enum class ObcForm { kWarp, kSingle, kTiled };

@@ -4,9 +4,11 @@
 // obc_single: one block a row, rounds as in obc_round.cuh. D^3 / 6 FMA and D^3 / 6q entries of U
 // read at q pivots a round. Every kRepack eliminations the kept columns move to the first slots, so
 // that whole warps fall idle and leave the multiprocessor to other rows.
-// obc_warp: one warp a row, D <= 32, lane j holding row j of A in registers: D^2 FMA and as many
-// shuffles a lane; nothing but w, H^-1 and the results touches memory.
+// obc_warp: one warp a row, D <= 64, lane j holding rows j and j + 32 of A in registers: D^2
+// shuffles and up to 2 D^2 FMA a lane; nothing but w, H^-1 and the results touches memory.
 #pragma once
+
+#include <type_traits>
 
 #include "cuda/obc_move.cuh"
 
@@ -96,46 +98,82 @@ __global__ void __launch_bounds__(NT, 384 / NT) obc_single(ObcRows rows) {
 
 constexpr int kWarpsOfBlock = 4;
 
-// D <= kColumns <= 32.
+// The value of `column`, which lane column % 32 holds. Every lane of the warp calls.
+template <int kRows>
+__device__ __forceinline__ float of_column(const float (&values)[kRows], int column) {
+  float value = 0.0f;
+#pragma unroll
+  for (int h = 0; h < kRows; ++h) {  // shuffled before the choice: registers have no addresses
+    const float other = __shfl_sync(~0u, values[h], column % 32);
+    value = column / 32 == h ? other : value;
+  }
+  return value;
+}
+
+// D <= kColumns <= 64.
 template <int kColumns>
 __global__ void __launch_bounds__(32 * kWarpsOfBlock) obc_warp(ObcRows rows, int64_t count) {
+  constexpr int kRows = (kColumns + 31) / 32;                          // of A, a lane
+  using Columns = std::conditional_t<kRows == 1, uint32_t, uint64_t>;  // a bit each
   const int lane = static_cast<int>(threadIdx.x) & 31, D = rows.D;
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kWarpsOfBlock + threadIdx.x / 32;
   if (r >= count) return;
   const float* hinv = rows.hinv.of(r);
-  bool active = lane < D;
-  float w = active ? rows.weights[r * D + lane] : 0.0f;
-  float diagonal = active ? hinv[lane * D + lane] : 1.0f;
-  float row[kColumns];  // A[lane, :]
+  bool active[kRows];
+  float w[kRows], diagonal[kRows], row[kRows][kColumns];  // row[h] = A[lane + 32 h, :]
 #pragma unroll
-  for (int k = 0; k < kColumns; ++k) row[k] = active && k < D ? hinv[lane * D + k] : 0.0f;
+  for (int h = 0; h < kRows; ++h) {
+    const int j = lane + 32 * h;
+    active[h] = j < D;
+    w[h] = active[h] ? rows.weights[r * D + j] : 0.0f;
+    diagonal[h] = active[h] ? hinv[j * D + j] : 1.0f;
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) row[h][k] = active[h] && k < D ? hinv[j * D + k] : 0.0f;
+  }
   if (lane == 0) rows.info[r] = 0;
-  unsigned gone = 0;
+  Columns gone = 0;
   for (int t = 0; t < rows.steps; ++t) {
-    unsigned least;
-    const int p = least_lane(active ? score_key(w, diagonal) : kNever, lane, least);
-    const float pivot = __shfl_sync(~0u, diagonal, p);
+    unsigned key = kNever, least;
+    int column = lane;  // of the lane's lower score
+#pragma unroll
+    for (int h = 0; h < kRows; ++h) {
+      const unsigned offer = active[h] ? score_key(w[h], diagonal[h]) : kNever;
+      if (offer >= key) continue;
+      key = offer;
+      column = lane + 32 * h;
+    }
+    const int p = __shfl_sync(~0u, column, least_lane(key, column, least));
+    const float pivot = of_column(diagonal, p);
     if (least == 0 || least == kNever || !(pivot > 0)) return stop_row(rows, r, t, lane, 32);
     const float inverse_root = 1.0f / sqrtf(pivot);
-    const float step = __shfl_sync(~0u, w, p) * inverse_root;
-    if (lane == p) {
+    const float step = of_column(w, p) * inverse_root;
+    if (lane == 0) {
       rows.order[r * rows.steps + t] = p;
       rows.loss[r * rows.steps + t] = 0.5f * key_score(least);
     }
-    float u = 0.0f;
-#pragma unroll
-    for (int k = 0; k < kColumns; ++k) u = k == p ? row[k] : u;
-    active = active && lane != p;
+    Columns leaving = Columns{1} << p;
     if (rows.m > 0) {
-      gone |= 1u << p;
-      const unsigned group = (rows.m < 32 ? (1u << rows.m) - 1 : ~0u) << p / rows.m * rows.m;
-      if (__popc(gone & group) == rows.n) active = active && !(group >> lane & 1);
+      gone |= leaving;
+      const Columns group = (~Columns{0} >> (32 * kRows - rows.m)) << p / rows.m * rows.m;
+      if (__popcll(gone & group) == rows.n) leaving = group;
     }
-    u = active ? u * inverse_root : 0.0f;
-    w -= step * u;
-    diagonal -= u * u;
+    float u[kRows];
 #pragma unroll
-    for (int k = 0; k < kColumns; ++k) row[k] -= u * __shfl_sync(~0u, u, k);
+    for (int h = 0; h < kRows; ++h) {
+      u[h] = 0.0f;
+#pragma unroll
+      for (int k = 0; k < kColumns; ++k) u[h] = k == p ? row[h][k] : u[h];
+      active[h] = active[h] && !(leaving >> (lane + 32 * h) & 1);
+      u[h] = active[h] ? u[h] * inverse_root : 0.0f;
+      w[h] -= step * u[h];
+      diagonal[h] -= u[h] * u[h];
+    }
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) {
+      const float other = __shfl_sync(~0u, u[k / 32], k % 32);
+#pragma unroll
+      for (int h = 0; h < kRows; ++h) row[h][k] -= u[h] * other;
+    }
   }
 }
 

@@ -3,7 +3,7 @@
 //
 // Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), Algorithm 1, with
 // the blocking of LAPACK's pstrf; the pivot rule runs several pivots ahead (obc_round.cuh). By D:
-//   <= 32    one warp a row (obc_single.cuh)
+//   <= 64    one warp a row (obc_single.cuh)
 //   <= 576   one block a row, one launch (obc_single.cuh)
 //   <= 4608  kPanel pivots (obc_panel.cuh), then an update of the row's packed matrix
 //            (obc_update.cuh, obc_update_half.cuh), and so on; R D^3 / 3 flop, nearly all there.
@@ -61,8 +61,8 @@ const PanelKernel& choose_panel(const Device& device, int size) {
        device.shared_bytes);
 }
 
-void run_tiled(const char* function, const Device& device, const Elimination& e,
-               const ObcRows& rows, int64_t count, bool half, cudaStream_t stream) {
+void run_tiled(const Device& device, const Elimination& e, const ObcRows& rows, int64_t count,
+               bool half, cudaStream_t stream) {
   const unsigned n = static_cast<unsigned>(count);
   SPADE_LAUNCH(obc_start, dim3(static_cast<unsigned>(rows.D + 255) / 256, n), dim3(256), 0, stream,
                rows);
@@ -83,7 +83,6 @@ void run_tiled(const char* function, const Device& device, const Elimination& e,
       else
         SPADE_LAUNCH(obc_update_ffma, grid, dim3(kUpdateThreads), 0, stream, task);
     }
-    check_launch(function);
   }
 }
 
@@ -93,19 +92,26 @@ void launch_single(const ObcRows& rows, int64_t count, cudaStream_t stream) {
                (single_shared_bytes<NT, NI, C>(rows.D, rows.steps)), stream, rows);
 }
 
-void run_one_launch(const char* function, const ObcRows& rows, int64_t count, cudaStream_t stream) {
-  const dim3 warps(static_cast<unsigned>((count + kWarpsOfBlock - 1) / kWarpsOfBlock));
+template <int kColumns>
+void launch_warp(const ObcRows& rows, int64_t count, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>((count + kWarpsOfBlock - 1) / kWarpsOfBlock));
+  SPADE_LAUNCH(obc_warp<kColumns>, grid, dim3(32 * kWarpsOfBlock), 0, stream, rows, count);
+}
+
+void run_warp(const ObcRows& rows, int64_t count, cudaStream_t stream) {
   if (rows.D <= 16)
-    SPADE_LAUNCH(obc_warp<16>, warps, dim3(32 * kWarpsOfBlock), 0, stream, rows, count);
+    launch_warp<16>(rows, count, stream);
   else if (rows.D <= 32)
-    SPADE_LAUNCH(obc_warp<32>, warps, dim3(32 * kWarpsOfBlock), 0, stream, rows, count);
-  else if (rows.D <= 64)
-    launch_single<64, 1, 8>(rows, count, stream);
-  else if (rows.D <= 256)
+    launch_warp<32>(rows, count, stream);
+  else
+    launch_warp<kMostByWarp>(rows, count, stream);
+}
+
+void run_single(const ObcRows& rows, int64_t count, cudaStream_t stream) {
+  if (rows.D <= 256)
     launch_single<128, 2, 16>(rows, count, stream);
   else
     launch_single<192, 3, 16>(rows, count, stream);
-  check_launch(function);
 }
 
 // All rows, chunk after chunk, in the given form.
@@ -129,9 +135,12 @@ void trace(const char* function, ObcForm form, const float* w, const float* hinv
     rows.loss = loss + first * e.steps;
     rows.info = info + first;
     if (form == ObcForm::kTiled)
-      run_tiled(function, device, e, rows, count, half, stream);
+      run_tiled(device, e, rows, count, half, stream);
+    else if (form == ObcForm::kSingle)
+      run_single(rows, count, stream);
     else
-      run_one_launch(function, rows, count, stream);
+      run_warp(rows, count, stream);
+    check_launch(function);
   }
 }
 

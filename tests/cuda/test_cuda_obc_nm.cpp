@@ -88,12 +88,15 @@ int main() {
   test_schedules(ObcForm::kTiled, 1, pattern(264, 2, 4), SPADE_OBC_UPDATE_FP16);
   return report();
 #endif
-  for (const int64_t D : {4, 16, 20, 32}) check_pattern(ObcForm::kWarp, 5, D, 2, 4);
+  for (const int64_t D : {4, 16, 20, 32, 36, 64}) check_pattern(ObcForm::kWarp, 5, D, 2, 4);
   check_pattern(ObcForm::kWarp, 5, 32, 31, 32);
   check_pattern(ObcForm::kWarp, 5, 32, 32, 32);
   check_pattern(ObcForm::kWarp, 5, 31, 1, 1);
   check_pattern(ObcForm::kWarp, 5, 27, 2, 9);
-  for (const int64_t D : {4, 36, 64, 132}) check_pattern(ObcForm::kSingle, 2, D, 2, 4);
+  check_pattern(ObcForm::kWarp, 5, 49, 3, 7);
+  check_pattern(ObcForm::kWarp, 5, 60, 11, 20);  // a group on both sides of column 32
+  check_pattern(ObcForm::kWarp, 5, 64, 40, 64);
+  for (const int64_t D : {4, 36, 128, 132}) check_pattern(ObcForm::kSingle, 2, D, 2, 4);
   check_pattern(ObcForm::kSingle, 2, 72, 4, 8);
   check_pattern(ObcForm::kSingle, 2, 66, 1, 3);
   check_pattern(ObcForm::kSingle, 2, 70, 69, 70);
@@ -114,7 +117,9 @@ int main() {
   test_matrices(ObcForm::kSingle, 2, pattern(48, 2, 4), SPADE_OBC_UPDATE_AUTO);
   for (const ObcForm form : {ObcForm::kWarp, ObcForm::kSingle, ObcForm::kTiled}) {
     test_ties(form, 24, 2, 4);
+    test_ties(form, 60, 7, 20);
     test_stops(form, 20);
+    test_stops(form, 60);
   }
   test_ties(ObcForm::kTiled, 300, 2, 3);
   test_most_left();

@@ -85,7 +85,7 @@ void test_choice() {
       const PanelKernel& k = choose_panel({8, 0, 1, kilobytes << 10}, size);
       CHECK(k.most >= size && k.dynamic_bytes(size) <= kilobytes << 10);
     }
-  for (int64_t D : {1, 32, 33, 576, 577}) {
+  for (int64_t D : {1, 64, 65, 576, 577}) {
     size_t bytes = 0;
     CHECK_SUCCESS(spade::cuda::obc_trace_workspace_bytes(1, D, D, 0, &bytes));
     CHECK(bytes == bytes_of(form_of(D), 1, {D, D}));
@@ -108,7 +108,7 @@ void test_arguments() {
               "steps must be in [0, D = 2], got 3");
   CHECK_FAILS(call(1, 2, 2, 3, order), SPADE_INVALID_ARGUMENT, "update must be");
   CHECK_FAILS(call(1, 2, 2, 0, nullptr), SPADE_INVALID_ARGUMENT, "order must not be NULL");
-  CHECK_FAILS(call(1, 33, 2, 0, order), SPADE_INVALID_ARGUMENT, "workspace_bytes must be at least");
+  CHECK_FAILS(call(1, 65, 2, 0, order), SPADE_INVALID_ARGUMENT, "workspace_bytes must be at least");
   CHECK_FAILS(obc_trace(x, x, 2, 0, 2, 2, 0, order, loss, info, nullptr, 0, nullptr),
               SPADE_INVALID_ARGUMENT, "G must be >= 1 and divide R = 2, got 0");
   CHECK_FAILS(obc_trace(x, x, 3, 2, 2, 2, 0, order, loss, info, nullptr, 0, nullptr),
@@ -168,16 +168,16 @@ void test_entry() {
 
 int main() {
 #ifdef __SANITIZE_THREAD__  // races show in one schedule, whatever the numbers
-  test_schedules(ObcForm::kWarp, 5, {9, 9}, SPADE_OBC_UPDATE_AUTO);
+  test_schedules(ObcForm::kWarp, 5, {49, 49}, SPADE_OBC_UPDATE_AUTO);
   test_schedules(ObcForm::kSingle, 2, {70, 70}, SPADE_OBC_UPDATE_AUTO);
   test_schedules(ObcForm::kTiled, 1, {140, 129}, SPADE_OBC_UPDATE_FFMA);
   test_schedules(ObcForm::kTiled, 1, {140, 129}, SPADE_OBC_UPDATE_FP16);
   test_entry();
   return report();
 #endif
-  for (const int64_t D : {1, 2, 15, 16, 17, 31, 32})
+  for (const int64_t D : {1, 2, 15, 16, 17, 31, 32, 33, 49, 63, 64})
     check_trace(ObcForm::kWarp, 5, D, D, SPADE_OBC_UPDATE_AUTO);
-  for (const int64_t D : {1, 33, 63, 64, 65, 129})
+  for (const int64_t D : {1, 33, 65, 127, 128, 129})
     check_trace(ObcForm::kSingle, 2, D, D, SPADE_OBC_UPDATE_AUTO);
   check_trace(ObcForm::kSingle, 1, 257, 140, SPADE_OBC_UPDATE_AUTO);
   check_trace(ObcForm::kSingle, 1, 576, 20, SPADE_OBC_UPDATE_AUTO);
@@ -187,21 +187,21 @@ int main() {
   }
   check_trace(ObcForm::kTiled, 1, 33, 33, SPADE_OBC_UPDATE_FFMA);
   check_trace(ObcForm::kTiled, 1, 128, 128, SPADE_OBC_UPDATE_FFMA);
-  test_schedules(ObcForm::kWarp, 5, {9, 9}, SPADE_OBC_UPDATE_AUTO);
+  for (const int64_t D : {9, 49}) test_schedules(ObcForm::kWarp, 5, {D, D}, SPADE_OBC_UPDATE_AUTO);
   test_schedules(ObcForm::kSingle, 2, {70, 70}, SPADE_OBC_UPDATE_AUTO);
   test_schedules(ObcForm::kTiled, 1, {260, 132}, SPADE_OBC_UPDATE_FFMA);
   test_schedules(ObcForm::kTiled, 1, {140, 130}, SPADE_OBC_UPDATE_FP16);
   for (const int64_t rows : {1, 3, 4})
     test_matrices(ObcForm::kWarp, rows, {9, 9}, SPADE_OBC_UPDATE_AUTO);
-  test_matrices(ObcForm::kWarp, 3, {25, 25}, SPADE_OBC_UPDATE_AUTO);
-  test_matrices(ObcForm::kSingle, 2, {49, 49}, SPADE_OBC_UPDATE_AUTO);
+  for (const int64_t D : {25, 49}) test_matrices(ObcForm::kWarp, 3, {D, D}, SPADE_OBC_UPDATE_AUTO);
+  test_matrices(ObcForm::kSingle, 2, {70, 70}, SPADE_OBC_UPDATE_AUTO);
   for (const int update : {SPADE_OBC_UPDATE_FFMA, SPADE_OBC_UPDATE_FP16})
     test_matrices(ObcForm::kTiled, 1, {132, 130}, update);
   test_chunks();
-  test_ties(ObcForm::kWarp, 20);
+  for (const int64_t D : {20, 60}) test_ties(ObcForm::kWarp, D);
   test_ties(ObcForm::kSingle, 70);
   test_ties(ObcForm::kTiled, 140);
-  test_stops(ObcForm::kWarp, 10);
+  for (const int64_t D : {10, 50}) test_stops(ObcForm::kWarp, D);
   test_stops(ObcForm::kSingle, 70);
   test_stops(ObcForm::kTiled, 130);
   test_wide();
