@@ -166,6 +166,18 @@ def obc_weights(
     return out, info
 
 
+def least_obc_scratch(cols: int) -> int:
+    """Least scratch of exact OBC of so many columns, that of one row: in float32, in float64, for its weights."""
+    calls = [
+        _C.cuda_obc_trace_pattern_workspace(1, cols, cols, 0, 0, 1, 0),
+        _C.cuda_obc_weights_workspace(1, cols, 0),
+    ]
+    if cols <= MOST_COLUMNS:
+        calls.append(_C.cuda_obc_trace_workspace(1, cols, cols, 0))
+    most: int = max(calls)
+    return most
+
+
 def sparsegpt_prune(
     layers: Sequence[tuple[torch.Tensor, torch.Tensor, tuple[float, int, int, int, float, int]]],
 ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -192,3 +204,12 @@ def sparsegpt_prune(
         size = _C.cuda_sparsegpt_prune_workspace(fields, dtype, _limit(like))
     _run(like, _C.cuda_sparsegpt_prune, size, fields, dtype)
     return results
+
+
+def least_sparsegpt_scratch(rows: int, cols: int, block_size: int, device: torch.device) -> int:
+    """Least scratch of SparseGPT of a float32 layer [rows, cols], that of one sample, at any damping."""
+    options = (0.0, block_size, 0, 0, 0.0, 0)  # without damping every device factorises in double
+    sample = (1, rows, cols, *options, *[0] * 6)  # no tensors
+    with torch.cuda.device(device):
+        size: int = _C.cuda_sparsegpt_prune_workspace([sample], _DTYPES[torch.float32], 0)
+    return size

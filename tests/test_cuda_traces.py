@@ -10,7 +10,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from test_cuda_calls import memory_of_calls
 from test_devices import relative
 from test_trace import Scaled
 from torch import nn
@@ -89,18 +88,14 @@ def test_layers_and_samples_share_the_call_of_sparsegpt(fake_cuda, on_device):
     assert fake_cuda.native.count("cuda_sparsegpt_prune") == 1
 
 
-@pytest.mark.parametrize("method", ["obc", "sparsegpt"])
-def test_pruning_stays_within_max_memory(fake_cuda, on_device, method, monkeypatch):
-    model, x = placed(nn.Linear(100, 30), fake_cuda.device), on_device(torch.rand(150, 100))
-    options = dict(method=method, sparsity=0.5, augment=None, progress=None)
-    scratch = memory_of_calls(monkeypatch)
-    expected = trace(model, x, **options)
-    free = max(scratch)
-    scratch.clear()
-    found = trace(model, x, max_memory=800_000, **options)
-    assert max(scratch) < 800_000 - 4 * 100**2 and max(scratch) <= free
-    assert method == "sparsegpt" or max(scratch) < free
-    assert found.agreement(expected) == {"": 1.0}
+def test_without_the_backend_the_model_is_refused(fake_cuda, on_device, monkeypatch):
+    monkeypatch.setattr(spade_ext._C, "cuda_is_available", lambda: False)
+    monkeypatch.setattr(spade_ext._C, "cuda_unavailable_reason", lambda: "no driver")
+    model, x = placed(nn.Linear(12, 6), fake_cuda.device), on_device(torch.rand(30, 12))
+    text = r"trace: model must be on device cpu or cuda, got cuda:0 \(no CUDA: no driver\)"
+    for there in (None, "cuda"):
+        with pytest.raises(ValueError, match=text):
+            trace(model, x, augment=None, device=there, progress=None)
 
 
 @pytest.mark.parametrize("method", ["obc", "sparsegpt"])

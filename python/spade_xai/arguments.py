@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spade_ext._checks import MOST_DAMP, check_range, check_seed
+from spade_ext._checks import MOST_DAMP, check_device, check_range, check_seed
 from spade_xai.augment import Augmentation, vary
 from spade_xai.inputs import check_count, first_tensor, map_tensors
 from spade_xai.precision import PRECISIONS
@@ -58,8 +58,13 @@ def working_copy(
     """A copy of the modules that may carry hooks and other weights; it shares the model's tensors unless moved."""
     check_model(function, model)
     if device is None:
-        return duplicate(model)
-    return copy.deepcopy(model).to(check_place(function, device)).eval()
+        copied = duplicate(model)
+    else:
+        copied = copy.deepcopy(model).to(check_place(function, device)).eval()
+    first = next(copied.parameters(), None)
+    if first is not None:
+        check_device(function, "model", first)
+    return copied
 
 
 def check_place(function: str, device: torch.device | str) -> torch.device:

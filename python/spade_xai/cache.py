@@ -1,16 +1,18 @@
 """Hessians and OBC orders of the samples of a calibration set, computed once and kept in files."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from spade_ext import OBCTrace, SingularHessianError
+from spade_ext._cuda import scratch_within
 from spade_ext._files import read_tensors, write_tensors
 from spade_xai.layers import Layer
-from spade_xai.plan import plan_memory
+from spade_xai.plan import plan_memory, scratch_bytes
 from spade_xai.prepare import duplicate
 from spade_xai.pruning import Problem, order_layer, prune_layers, weights_at
 from spade_xai.result import Packed
@@ -66,9 +68,18 @@ class SampleCache:
             hessians = self.run.hessians(self.run.sources[sample], part, turn, len(plan.parts))
             for i, layer in enumerate(part):
                 if layer.name in hessians:
-                    self._keep(sample, layer, hessians.pop(layer.name))
+                    with self._scratch(layer, hessians):
+                        self._keep(sample, layer, hessians.pop(layer.name))
                 self.run.stages.report("prune", i + 1, len(part))
         self._filled.add(sample)
+
+    def _scratch(
+        self, layer: Layer, hessians: Mapping[str, Tensor]
+    ) -> AbstractContextManager[None]:
+        """Native calls on CUDA within the limit, beside the Hessians that are held."""
+        held = sum(h.nbytes for h in hessians.values())
+        options = self.run.options
+        return scratch_within(scratch_bytes([layer], options.method, 1, held, options.max_memory))
 
     def _keep(self, sample: int, layer: Layer, hessian: Tensor) -> None:
         if self.run.options.method == "sparsegpt":
@@ -96,7 +107,10 @@ class SampleCache:
             saved, _ = read_tensors("tune", self._path(sample, layer, "hessian"))
             hessian = saved["hessian"].to(device)
             problem = Problem(layer, dense.to(device), hessian[None], ratio)
-            ((pruned,),) = prune_layers([problem], method="sparsegpt", damp=self.run.options.damp)
+            with self._scratch(layer, {layer.name: hessian}):
+                ((pruned,),) = prune_layers(
+                    [problem], method="sparsegpt", damp=self.run.options.damp
+                )
             return dense if pruned.weights is None else pruned.weights.to(dense.device)
         if self._path(sample, layer, "failed").exists():
             return dense

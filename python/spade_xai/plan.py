@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,21 +79,22 @@ def cuda_pruning_bytes(layers: Sequence[Layer], method: str, samples: int) -> in
     return stacked + samples * sum(4 * x.numel for x in layers)
 
 
-def _least_scratch(layer: Layer, method: str) -> int:
-    """Bytes of scratch of one row, by exact OBC, or of one sample's group on CUDA."""
-    square = layer.cols**2
+def _least_scratch(layer: Layer, method: str, device: torch.device) -> int:
+    """Bytes of scratch that native calls on CUDA take at least: for one row, by exact OBC, or one sample's group."""
+    if device.type != "cuda":
+        return 0
     if method == "obc":
-        return 2 * square + 1024 * layer.cols
-    return 12 * square + (8 * layer.rows + 1024) * layer.cols // layer.groups
+        return _cuda.least_obc_scratch(layer.cols)
+    rows = layer.rows // layer.groups
+    return _cuda.least_sparsegpt_scratch(rows, layer.cols, layer.taps, device)
 
 
 def scratch_bytes(
-    layers: Sequence[Layer], method: str, samples: int, max_memory: int | None
+    layers: Sequence[Layer], method: str, samples: int, held: int, max_memory: int | None
 ) -> int | None:
-    """Bytes that native calls on CUDA may take to stay within max_memory."""
+    """Bytes of scratch that native calls on CUDA may take, beside held bytes of Hessians, within max_memory."""
     if max_memory is None:
         return None
-    held = sum(hessian_bytes(x, 4) for x in layers) * samples
     return max(0, max_memory - held - cuda_pruning_bytes(layers, method, samples))
 
 
@@ -112,12 +113,19 @@ class Plan:
     bytes: int
 
 
-def _need(layers: Sequence[Layer], method: str, samples: int, device: torch.device) -> int:
+def _need(
+    layers: Sequence[Layer],
+    method: str,
+    samples: int,
+    device: torch.device,
+    scratch: Mapping[str, int],
+) -> int:
+    """Bytes for layers whose Hessians are held at once, with the least scratch of each by name."""
     held = sum(hessian_bytes(x, 4) for x in layers) * samples
     sums = sum(hessian_bytes(x, 8) for x in layers)  # of the sample whose passes run
     if device.type == "cuda":
         pruning = cuda_pruning_bytes(layers, method, samples)
-        pruning += max(_least_scratch(x, method) for x in layers)
+        pruning += max(scratch[x.name] for x in layers)
     else:
         pruning = max(pruning_bytes(x, method, samples) for x in layers)
     return held + max(sums, pruning)
@@ -151,21 +159,26 @@ def plan_memory(
     if limit is None:
         free = available_memory(device)
         limit = free // 2 if free is not None else 2**62
+    scratch = {x.name: _least_scratch(x, method, device) for x in layers}
     together = samples
-    while together > 1 and _need(layers, method, together, device) > limit:
+
+    def need(some: Sequence[Layer]) -> int:
+        return _need(some, method, together, device, scratch)
+
+    while together > 1 and need(layers) > limit:
         together -= 1
     parts: list[list[Layer]] = [[]]
     for layer in layers:
-        alone = _need([layer], method, together, device)
+        alone = need([layer])
         if alone > limit and max_memory is not None:
             raise ValueError(
                 f"{function}: max_memory must be at least {alone} bytes for layer {layer.name}, "
                 f"got {max_memory}"
             )
-        if parts[-1] and _need([*parts[-1], layer], method, together, device) > limit:
+        if parts[-1] and need([*parts[-1], layer]) > limit:
             parts.append([])
         parts[-1].append(layer)
-    peak = max(_need(part, method, together, device) for part in parts)
+    peak = max(need(part) for part in parts)
     _log.log(
         logging.WARNING if len(parts) > 1 or together < samples else logging.INFO,
         "%s: Hessians and pruning of %d layers take %.2f GB at most (%d of %d samples at once, "

@@ -181,6 +181,7 @@ class Run:
     ) -> dict[str, Tensor]:
         """Prune layers for each sample that uses them; weights of the layers pruned for the first sample."""
         done = self.stages.counts.get("prune", 0)
+        held = sum(h.nbytes for found in hessians for h in found.values())
         users: list[list[TraceBuilder]] = []
         problems: list[Problem] = []
         for layer in layers:
@@ -202,7 +203,7 @@ class Run:
         self.stages.report("prune", done, total)
         start = time.perf_counter()
         method, limit = self.options.method, self.options.max_memory
-        with scratch_within(scratch_bytes(layers, method, len(builders), limit)):
+        with scratch_within(scratch_bytes(layers, method, len(builders), held, limit)):
             results = prune_layers(problems, method=method, damp=self.options.damp, progress=report)
         seconds = (time.perf_counter() - start) / max(1, count)
         first = {}
