@@ -7,10 +7,10 @@ different devices, native CPU code, `numpy`. What makes the host wait for the de
 import ctypes
 import os
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from fake_accelerator import accelerator, device_guard
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -205,6 +205,8 @@ def entered(patch):
     patch.setattr(torch.cuda, "memory_reserved", lambda which: device.reserved)
     patch.setattr(torch.cuda, "memory_allocated", lambda which: device.allocated)
     patch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda which: device.fraction)
+    patch.setattr(torch.cuda, "get_rng_state", lambda which: torch.get_rng_state())
+    patch.setattr(torch.cuda, "set_rng_state", lambda state, which: None)
     patch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     for name in dir(spade_ext._C):
@@ -214,22 +216,9 @@ def entered(patch):
     lifting = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
     try:
-        with _device_guard(), device:
+        with device_guard(), accelerator(), device:
             yield device
     finally:
         torch._C._set_only_lift_cpu_tensors(lifting)
         device.refuse(None)
         device.switch_stream(None)
-
-
-@contextmanager
-def _device_guard():
-    """For CUDA the device guard of the meta device, which does nothing: torch without CUDA has none."""
-    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
-    guards = (ctypes.c_void_p * 20).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
-    cuda, meta = 1, 14  # of c10::DeviceType
-    before, guards[cuda] = guards[cuda], guards[meta]
-    try:
-        yield
-    finally:
-        guards[cuda] = before

@@ -28,7 +28,7 @@ AVERAGE = "average"
 class Evaluation:
     """Scores of each sample by metric, method and map, with fidelity and time."""
 
-    scores: dict[str, dict[str, dict[str, Tensor]]]  # metric -> method -> map -> [n]
+    scores: dict[str, dict[str, dict[str, Tensor]]]  # metric -> method -> map -> [n] on the CPU
     fidelity: dict[str, list[Fidelity]] = field(default_factory=dict)  # of each tracer's traces
     seconds: dict[str, float] = field(default_factory=dict)  # of each stage, all samples together
     traces: int = 0  # traces of each tracer
@@ -177,9 +177,10 @@ class _Run:
         """Score all maps by one metric; those that are the same for every method once."""
         self._say(metric.replace("_", " "))
         start = time.perf_counter()
-        shared = {column: of(next(iter(maps.values()))[column]) for column in ("edges", "random")}
+        first = next(iter(maps.values()))
+        shared = {column: of(first[column]).cpu() for column in ("edges", "random")}
         self.result.scores[metric] = {
-            method: {c: shared[c] if c in shared else of(m) for c, m in by_map.items()}
+            method: {c: shared[c] if c in shared else of(m).cpu() for c, m in by_map.items()}
             for method, by_map in maps.items()
         }
         self._spend("metrics", time.perf_counter() - start)

@@ -35,7 +35,9 @@ class Job:
     def captum(self) -> dict[str, Any]:
         """The arguments all captum methods share."""
         extra = self.extra if self.extra else None
-        return {"inputs": self.x, "target": self.target, "additional_forward_args": extra}
+        # Of one target captum would read the number again for each pass, and wait for the device.
+        target = self.target if len(self.target) > 1 else int(self.target)
+        return {"inputs": self.x, "target": target, "additional_forward_args": extra}
 
 
 def _saliency(job: Job, options: dict[str, Any]) -> Tensor:
@@ -224,11 +226,11 @@ def _gradient_shap(job: Job, options: dict[str, Any]) -> Tensor:
     gradient = captum.Saliency(job.forward)
     total = torch.zeros_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
     for part in slices(samples, job.batch_size):
-        b = baselines[pick[part].to(x.device)]
-        noisy = x + noise[part].to(x)
+        b = baselines[pick[part].to(x.device, non_blocking=True)]
+        noisy = x + noise[part].to(x, non_blocking=True)
         count = len(noisy)
         slope = gradient.attribute(
-            inputs=b + u[part].to(x) * (noisy - b),
+            inputs=b + u[part].to(x, non_blocking=True) * (noisy - b),
             target=job.target.expand(count),
             additional_forward_args=_repeat(job.extra, count) or None,
             abs=False,

@@ -128,25 +128,24 @@ def _curve_area(
     # rank[b, p]: how many pixels are more salient than p
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1).view_as(maps)
-    counts = [round(pixels * k / steps) for k in range(steps + 1)]
+    counts = torch.tensor([round(pixels * k / steps) for k in range(steps + 1)], device=x.device)
+    fractions = counts.double() / pixels
+    given = None if target is None else _classes(function, target, x)
     areas = []
     with torch.no_grad(), reporting(progress, function) as report:
         for b in range(len(x)):
             probabilities = []
             for part in slices(len(counts), batch_size):
-                limit = torch.tensor(counts[part], device=x.device).view(-1, 1, 1)
-                chosen = (rank[b] < limit)[:, None]
+                chosen = (rank[b] < counts[part].view(-1, 1, 1))[:, None]
                 inside, outside = (x[b], empty[b]) if function == "insertion" else (empty[b], x[b])
                 logits = unwrap(model(torch.where(chosen, inside, outside)))
                 probabilities.append(logits.double().softmax(1))
             p = torch.cat(probabilities)
             full = p[-1] if function == "insertion" else p[0]
-            if target is None:
-                label = int(full.argmax())
-            else:
-                label = _label(function, target, b, len(x), classes=len(full))
-            fractions = torch.tensor(counts, dtype=torch.float64, device=x.device) / pixels
-            areas.append(torch.trapezoid(p[:, label] / full[label], fractions))
+            if given is not None and not b:
+                _check_range(function, given, classes=len(full))
+            label = full.argmax() if given is None else given[b]
+            areas.append(torch.trapezoid((p / full).index_select(1, label[None])[:, 0], fractions))
             if report is not None:
                 report(b + 1, len(x))
     return torch.stack(areas)
@@ -163,23 +162,27 @@ def _check_tensors(function: str, **tensors: object) -> None:
             raise ValueError(f"{function}: {name} must be finite, got NaN or Inf")
 
 
-def _label(function: str, target: Any, index: int, count: int, classes: int) -> int:
-    """The class of one of count images."""
+def _classes(function: str, target: Any, x: Tensor) -> Tensor:
+    """The class of each image, where the images are."""
     try:
-        classes_of = torch.as_tensor(target)
+        classes = torch.as_tensor(target)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
-            f"{function}: target must be an int or {count} ints, got {target!r}"
+            f"{function}: target must be an int or {len(x)} ints, got {target!r}"
         ) from None
-    if classes_of.shape not in ((), (count,)) or classes_of.is_floating_point():
+    if classes.shape not in ((), (len(x),)) or classes.is_floating_point():
         raise ValueError(
-            f"{function}: target must be an int or {count} ints, got shape {tuple(classes_of.shape)} "
-            f"of {classes_of.dtype}"
+            f"{function}: target must be an int or {len(x)} ints, got shape {tuple(classes.shape)} "
+            f"of {classes.dtype}"
         )
-    label = int(classes_of.expand(count)[index])
-    if not 0 <= label < classes:
-        raise ValueError(f"{function}: target must be in [0, {classes - 1}], got {label}")
-    return label
+    return classes.to(x.device, torch.int64).expand(len(x))
+
+
+def _check_range(function: str, labels: Tensor, classes: int) -> None:
+    """Raise ValueError for a class that the model has no output for."""
+    for label in map(int, labels.aminmax()):
+        if not 0 <= label < classes:
+            raise ValueError(f"{function}: target must be in [0, {classes - 1}], got {label}")
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ class Estimate:
 
 def mean(values: Tensor | Sequence[float]) -> Estimate:
     """Mean of one value a sample, with its standard error."""
-    x = torch.as_tensor(values, dtype=torch.float64).flatten()
+    x = torch.as_tensor(values, dtype=torch.float64).flatten().cpu()
     if len(x) == 0:
         raise ValueError("mean: values must hold at least one sample, got none")
     if not torch.isfinite(x).all():

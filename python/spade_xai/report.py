@@ -38,16 +38,16 @@ def grid(explanation: Explanation, mask: Tensor | None = None) -> Figure:
     columns = list(explanation.maps[methods[0]])
     figure = _figure(1.6 * (1 + len(columns)), 1.6 * len(methods) + 0.3)
     axes = figure.subplots(len(methods), 1 + len(columns), squeeze=False)
-    picture = explanation.image.permute(1, 2, 0).clamp(0, 1).numpy()
+    picture = explanation.image.permute(1, 2, 0).clamp(0, 1).cpu().numpy()
     for row, method in zip(axes, methods, strict=True):
         row[0].imshow(picture)
         if mask is not None and bool(mask.any()):
-            row[0].contour(mask.numpy(), levels=[0.5], colors="white", linewidths=1)
+            row[0].contour(mask.cpu().numpy(), levels=[0.5], colors="white", linewidths=1)
         row[0].set_ylabel(method.replace("_", "\n"), fontsize=8)
         for axis, column in zip(row[1:], columns, strict=True):
             values, signed = unit_range(explanation.maps[method][column].float())
             colors = {"cmap": "seismic", "vmin": -1} if signed else {"cmap": "inferno", "vmin": 0}
-            axis.imshow(values.numpy(), vmax=1, **colors)
+            axis.imshow(values.cpu().numpy(), vmax=1, **colors)
     for axis, title in zip(axes[0], ["input", *columns], strict=True):
         axis.set_title(title, fontsize=9)
     for axis in axes.flat:

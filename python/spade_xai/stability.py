@@ -69,9 +69,9 @@ def gradient_noise_similarity(
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn(copies, *x.shape[1:], generator=generator) * noise
     sums: dict[str, Tensor] = {}  # of unit gradients
-    nonzero: dict[str, int] = {}
+    nonzero: dict[str, Tensor] = {}
     for part in slices(copies, batch_size):
-        noisy = (x.detach() + draws[part].to(x)).requires_grad_()
+        noisy = (x.detach() + draws[part].to(x, non_blocking=True)).requires_grad_()
         with torch.enable_grad():
             logit = unwrap(model(noisy * 1))[:, target].sum()
         wanted = {"input": noisy, **{name: outputs[name] for name in layers}}
@@ -80,7 +80,8 @@ def gradient_noise_similarity(
             flat = gradient.flatten(1).double()
             units = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-300)
             sums[name] = sums.get(name, torch.zeros_like(units[0])) + units.sum(0)
-            nonzero[name] = nonzero.get(name, 0) + int((flat.abs().amax(1) > 0).sum())
+            count = (flat.abs().amax(1) > 0).sum()
+            nonzero[name] = nonzero[name] + count if name in nonzero else count
     pairs = copies * (copies - 1)
     return {
         name: float((total.square().sum() - nonzero[name]) / pairs) for name, total in sums.items()

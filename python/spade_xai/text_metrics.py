@@ -68,32 +68,36 @@ def _flips(
     removable = present if tokens is None else tokens.bool() & present
     model = duplicate(model)
     first = torch.zeros(len(ids), dtype=torch.float64)
+    counts = removable.sum(1).tolist()
     with torch.no_grad():
-        for b in range(len(ids)):
-            positions = removable[b].nonzero().flatten()
-            falling = positions[scores[b, positions].argsort(descending=True, stable=True)]
-            count = len(falling) if most is None else min(most, len(falling))
-            versions = [_without(ids[b], present[b], falling[:k], pad) for k in range(count + 1)]
+        for b, available in enumerate(counts):
+            count = available if most is None else min(most, available)
+            rank = _rank(scores[b], removable[b])
             label = None
-            for part in slices(len(versions), batch_size):
-                batch = torch.stack([v[0] for v in versions[part]])
-                attention = torch.stack([v[1] for v in versions[part]])
-                labels = unwrap(model(batch, attention_mask=attention)).argmax(1)
-                label = int(labels[0]) if label is None else label
+            for part in slices(count + 1, batch_size):
+                removed = torch.arange(part.start, part.stop, device=ids.device)[:, None]
+                shorter, attention = _keep(ids[b], present[b] & (rank >= removed), pad)
+                labels = unwrap(model(shorter, attention_mask=attention)).argmax(1)
+                label = labels[0] if label is None else label
                 flipped = (labels != label).nonzero().flatten()
                 if len(flipped):
                     first[b] = part.start + int(flipped[0])
                     break
-    return first, removable.sum(1).double().cpu()
+    return first, torch.tensor(counts, dtype=torch.float64)
 
 
-def _without(ids: Tensor, present: Tensor, removed: Tensor, pad: int) -> tuple[Tensor, Tensor]:
-    """A text without some positions: the rest moved up, padding at the end; and its attention mask."""
-    keep = present.clone()
-    keep[removed] = False
-    rest = ids[keep]
-    shorter = torch.full_like(ids, pad)
-    shorter[: len(rest)] = rest
-    attention = torch.zeros_like(ids)
-    attention[: len(rest)] = 1
-    return shorter, attention
+def _rank(scores: Tensor, removable: Tensor) -> Tensor:
+    """How many removable tokens go before each [T]; T for those that stay."""
+    falling = scores.argsort(descending=True, stable=True)
+    falling = falling[(~removable[falling]).byte().argsort(stable=True)]  # the removable ones first
+    places = torch.empty_like(falling).scatter_(
+        0, falling, torch.arange(len(falling), device=falling.device)
+    )
+    return places.where(removable, len(places))
+
+
+def _keep(ids: Tensor, kept: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """Versions of a text [K, T] with the kept tokens moved up, padding at the end; and their attention masks."""
+    order = (~kept).byte().argsort(dim=1, stable=True)
+    attention = torch.arange(kept.shape[1], device=ids.device) < kept.sum(1, keepdim=True)
+    return ids[order].where(attention, pad), attention.to(ids.dtype)

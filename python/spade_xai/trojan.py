@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from spade_ext._checks import check_int, check_range, check_seed, check_shape, check_tensor
 from spade_ext._progress import Callback, reporting
+from spade_xai.inputs import device_of
 from spade_xai.patch import check_picture, check_strengths, plant, read_patch
 from spade_xai.prepare import check_model, duplicate, unwrap
 
@@ -163,7 +164,7 @@ def fine_tune(
     The learning rate falls to a tenth every `step` epochs. Defaults are those of the paper's Table 15 for ImageNet.
 
     Args:
-        model: Classifier of [B, 3, H, W]. Not modified.
+        model: Classifier of [B, 3, H, W]. Not modified; trained on its device.
         data: Images, most of them clean; its `epoch` counts up. The order of its items is drawn from seed.
         epochs: Passes over data.
         batch_size: Images in one step.
@@ -194,6 +195,7 @@ def fine_tune(
         tuned.parameters(), learning_rate, momentum=0.9, weight_decay=weight_decay
     )
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step, 0.1)
+    device = device_of(tuned)
     order = torch.Generator().manual_seed(seed)
     loader = DataLoader(data, batch_size, shuffle=True, generator=order)
     with reporting(progress, "fine-tuning") as report:
@@ -201,7 +203,8 @@ def fine_tune(
             data.epoch = epoch
             for k, batch in enumerate(loader):
                 optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(unwrap(tuned(batch.image)), batch.label)
+                logits = unwrap(tuned(batch.image.to(device)))
+                loss = nn.functional.cross_entropy(logits, batch.label.to(device))
                 loss.backward()
                 optimizer.step()
                 if report is not None:
