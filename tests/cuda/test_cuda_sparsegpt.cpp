@@ -102,6 +102,14 @@ void test_many_rows() {
 }  // namespace
 
 int main() {
+#ifdef __SANITIZE_THREAD__  // races show in one schedule, whatever the numbers
+  check(problem(2, 40, 135, unstructured(0.5, 9)));
+  check(problem(1, 40, 70, unstructured(0.5, 40)));
+  check(problem(1, 10, 135, unstructured(0.5, 132)));
+  check(problem(1, 7, 96, {0, 1, 3, 32, 0.01, 0}));
+  test_many_rows();  // last: large blocks make every later barrier slow
+  return report();
+#endif
   for_each_schedule([] {
     for (const int64_t block : {3, 40}) check(problem(1, 40, 70, unstructured(0.5, block)));
     check(problem(1, 10, 135, unstructured(0.5, 132)));
@@ -115,6 +123,6 @@ int main() {
   test_dead_columns();
   test_scales();
   test_little_damping();
-  test_many_rows();  // last: large blocks make every later barrier slow under ThreadSanitizer
+  test_many_rows();
   return report();
 }
