@@ -2,6 +2,7 @@
 // shared memory, scratch memory, the device's properties, errors.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -103,22 +104,26 @@ inline void check(const char* function, cudaError_t error) {
 // Fails with CUDA's text if a launch since the last check was refused.
 inline void check_launch(const char* function) { check(function, cudaGetLastError()); }
 
-// What keeps the kernels from running on this machine, or "".
+// What keeps the kernels from running on every GPU of this machine, or "".
 inline std::string find_unavailable_reason() {
-  int driver = 0, count = 0, major = 0, minor = 0;
+  int driver = 0, count = 0;
+  std::pair<int, int> best{0, 0};  // compute capability
   cudaError_t error = cudaDriverGetVersion(&driver);
   if (error == cudaSuccess && driver == 0) return "no NVIDIA driver";
   if (error == cudaSuccess) error = cudaGetDeviceCount(&count);
-  if (error == cudaSuccess && count > 0)
-    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
-  if (error == cudaSuccess && count > 0)
-    error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0);
+  for (int id = 0; error == cudaSuccess && id < count; ++id) {
+    std::pair<int, int> own;
+    error = cudaDeviceGetAttribute(&own.first, cudaDevAttrComputeCapabilityMajor, id);
+    if (error == cudaSuccess)
+      error = cudaDeviceGetAttribute(&own.second, cudaDevAttrComputeCapabilityMinor, id);
+    best = std::max(best, own);
+  }
   cudaGetLastError();
   if (error != cudaSuccess) return cudaGetErrorString(error);
   if (count == 0) return "no CUDA-capable device is detected";
-  if (major < 8)
-    return "compute capability 8.0 or higher is needed, the GPU has " + std::to_string(major) +
-           "." + std::to_string(minor);
+  if (best.first < 8)
+    return "compute capability 8.0 or higher is needed, the GPU has " + std::to_string(best.first) +
+           "." + std::to_string(best.second);
   return "";
 }
 

@@ -25,8 +25,10 @@
 extern "C" {
 #endif
 
-/** Whether the CUDA half is loaded and finds a GPU. Loads it on the first call: libspade_cuda.so in
- * the folder of libspade, or the file that the environment variable SPADE_CUDA_LIBRARY names. */
+/** Whether the CUDA half is loaded and finds a GPU of compute capability 8.0 or higher. Loads it on
+ * the first call: libspade_cuda.so in the folder of libspade, or the file that the environment
+ * variable SPADE_CUDA_LIBRARY names. Calls on other GPUs of the machine, if there are any, fail
+ * with SPADE_CUDA_ERROR. */
 SPADE_API int spade_cuda_is_available(void);
 
 /** Why spade_cuda_is_available() is 0; "" if it is 1. */

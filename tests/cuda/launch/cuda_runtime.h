@@ -28,6 +28,7 @@ struct cudaFuncAttributes {
 struct FakeDevice {
   int driver = 13000, count = 1;
   int major = 8, minor = 6, multiprocessors = 82;
+  int next_major = 0;                // each GPU's beside the one before it
   size_t most_shared = 99 << 10;     // of a block, for kernels that ask
   size_t declared = 0, allowed = 0;  // shared memory of the kernel, dynamic one that it may take
   cudaError_t refusal = cudaSuccess, last = cudaSuccess;
@@ -62,8 +63,8 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return noted(fake.refusal);
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  const int values[] = {fake.multiprocessors, fake.major, fake.minor,
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  const int values[] = {fake.multiprocessors, fake.major + device * fake.next_major, fake.minor,
                         static_cast<int>(fake.most_shared)};
   *value = values[attribute];
   return noted(fake.refusal);

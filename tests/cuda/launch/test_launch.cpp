@@ -48,6 +48,23 @@ void test_reasons() {
           fake.major = 7;
           fake.minor = 5;
         }) == "compute capability 8.0 or higher is needed, the GPU has 7.5");
+  CHECK(reason_of([] {  // the second GPU will do
+          fake.count = 2;
+          fake.major = 7;
+          fake.next_major = 1;
+        })
+            .empty());
+  CHECK(reason_of([] {  // the first GPU will do
+          fake.count = 2;
+          fake.next_major = -1;
+        })
+            .empty());
+  CHECK(reason_of([] {
+          fake.count = 3;
+          fake.major = 5;
+          fake.minor = 2;
+          fake.next_major = 1;
+        }) == "compute capability 8.0 or higher is needed, the GPU has 7.2");
   CHECK(reason_of([] { fake.minor = 0; }).empty());
   CHECK(reason_of([] { fake.major = 9; }).empty());
   fake = {};
