@@ -1,14 +1,14 @@
-"""SparseGPT on real layers, against the published column loop in torch, and batched over samples."""
+"""SparseGPT on real layers, against the published column loop in torch, and batched over samples and layers."""
 
 import pytest
 import torch
 
 from benchmarks import costs, kernel_counts, machine
-from benchmarks.layers import layer_table
+from benchmarks.layers import layer_table, layers_of
 from benchmarks.problems import pruning_problem
 from benchmarks.suite import Reference
 from spade_ext import reference as restated
-from spade_ext import sparsegpt_prune
+from spade_ext import sparsegpt_prune, sparsegpt_prune_layers
 
 CASES = {  # layer, block_size
     "conv-64x576": ("resnet50:layer1.0.conv2", 9),
@@ -87,4 +87,39 @@ def test_batch(measure, suite, samples):
         else None,
         op="sparsegpt_prune",
         problem=f"{samples} samples of {rows} x {cols}",
+    )
+
+
+@pytest.mark.parametrize(
+    "model", ["mobilenet_v2", pytest.param("resnet50", marks=pytest.mark.full)]
+)
+@pytest.mark.benchmark(group="sparsegpt_prune_layers")
+def test_layers(measure, suite, model):
+    table = [
+        (x.rows, x.cols, max(1, x.kernel) ** 2) for x in layers_of(model) for _ in range(x.count)
+    ]
+    shapes = [(16, 90, 9), (8, 27, 1)] if suite.check else table
+    problems = [pruning_problem(rows, cols, device=suite.device) for rows, cols, _ in shapes]
+    weights, hessians = zip(*problems, strict=True)
+    widths = [width for _, _, width in shapes]
+
+    def prune():
+        return sparsegpt_prune_layers(weights, hessians, SPARSITY, block_size=widths)
+
+    def one_by_one():
+        each = zip(weights, hessians, widths, strict=True)
+        return [sparsegpt_prune(w, h, SPARSITY, block_size=width) for w, h, width in each]
+
+    for layer, alone in zip(prune(), one_by_one(), strict=True):
+        assert torch.equal(layer.weights, alone)
+    works = [costs.sparsegpt(rows, cols) for rows, cols, _ in shapes]
+    double = machine.fast_double(suite.device)
+    kernels = [kernel_counts.sparsegpt(rows, cols, double=double) for rows, cols, _ in shapes]
+    measure(
+        prune,
+        costs.Work(sum(w.flop for w in works), sum(w.bytes for w in works)),
+        kernels=kernel_counts.together(kernels),
+        reference=Reference("one by one", one_by_one),
+        op="sparsegpt_prune_layers",
+        problem=f"{len(shapes)} layers of {model}",
     )

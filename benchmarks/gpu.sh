@@ -8,8 +8,9 @@
 # `check` runs every benchmark on small problems. Each step of the benchmarks writes results of its own, gpu-STEP.json and
 # .html, and ends within a few minutes: where calls are limited in time run steps one call each. After a failed build
 # nothing else runs; any other step that fails leaves the rest to run, and exit status 1.
-# Uses the packages of the current Python (PYTHON, default python3), listed in CONTRIBUTING.md. Downloads nothing. Needs
-# nvcc and compute-sanitizer.
+# Uses the packages of the current Python (PYTHON, default python3), listed in CONTRIBUTING.md; `build` says which are
+# missing. Downloads nothing. Needs nvcc and compute-sanitizer, on PATH or in /usr/local/cuda/bin. With LIMIT set, a step
+# but `build` is interrupted after so many seconds: benchmarks then write what they have measured.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 output=${1:-benchmarks/results}
@@ -19,32 +20,48 @@ steps=("${@:2}")
 )
 python=${PYTHON:-python3}
 export SPADE_REQUIRE_CUDA=1 # a test run without a GPU fails
+export PYTHONUNBUFFERED=1   # what is interrupted has told what it did
+PATH=$PATH:/usr/local/cuda/bin
+limited=()
+[ -z "${LIMIT:-}" ] || limited=(timeout --signal=INT --kill-after=30 "$LIMIT")
+packages=(
+  torch torchvision setuptools wheel pybind11 scipy_openblas32 numpy safetensors tqdm captum jinja2
+  kornia matplotlib PIL sklearn pytest pytest_benchmark hypothesis
+)
 tests=(tests/test_devices.py tests/test_devices_large.py tests/test_obc_groups.py)
-traces=(tests/test_cuda_traces.py tests/test_cuda_models.py) # too slow under compute-sanitizer
+traces=( # too slow under compute-sanitizer
+  tests/test_cuda_traces.py tests/test_cuda_models.py tests/test_cuda_saliency.py
+)
 
 build() {
+  local find="import sys; from importlib.util import find_spec; print(*(x for x in sys.argv[1:] if not find_spec(x)))"
+  echo "missing packages, without which steps may fail: $("$python" -c "$find" "${packages[@]}")"
   SPADE_CMAKE_ARGS="-DSPADE_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native" \
     "$python" -m pip install -q --no-build-isolation --no-deps -e . &&
     "$python" -m spade_ext --build-info &&
     "$python" -c "import spade_ext, sys; sys.exit(not spade_ext.cuda_is_available())"
 }
 
-sanitize() { # TOOL [OPTION...]
-  compute-sanitizer --tool "$@" --error-exitcode 1 \
+sanitize() { # TOOL [OPTION...], of this project's kernels
+  "${limited[@]}" compute-sanitizer --tool "$@" --kernel-name kns=spade --error-exitcode 1 \
     "$python" -m pytest -q "${tests[@]}" -k "cuda and not spade"
 }
 
 run() { # STEP
   case $1 in
     build) build ;;
-    test) "$python" -m pytest -q "${tests[@]}" "${traces[@]}" ;;
-    check) "$python" -m benchmarks gpu --check --output build/gpu-check ;;
+    # a file that cannot be imported does not keep the others from running
+    test)
+      "${limited[@]}" "$python" -m pytest -q -o faulthandler_timeout=120 \
+        --continue-on-collection-errors "${tests[@]}" "${traces[@]}"
+      ;;
+    check) "${limited[@]}" "$python" -m benchmarks gpu --check --output build/gpu-check ;;
     goals | hessian | pruning | traces | scaling | long-traces)
-      "$python" -m benchmarks gpu --part "$1" --output "$output"
+      "${limited[@]}" "$python" -m benchmarks gpu --part "$1" --output "$output"
       ;;
     # torch's cache would lay tensors side by side in one allocation, where no overrun shows
     memcheck) PYTORCH_NO_CUDA_MEMORY_CACHING=1 sanitize memcheck --report-api-errors no ;;
-    racecheck | synccheck) sanitize "$1" --kernel-name kns=spade ;; # not torch's kernels
+    racecheck | synccheck) sanitize "$1" ;;
     *) echo "no such step: $1" >&2 && false ;;
   esac
 }

@@ -18,7 +18,9 @@ from benchmarks.report import device_kernels, reached, write_report
 from benchmarks.result_file import read_results
 
 ROOT = Path(__file__).parent.parent
-CHOSEN = "hessian_error or (inputs and layer4.1.conv2) or conv-64x576"
+CHOSEN = (
+    "hessian_error or (inputs and layer4.1.conv2) or conv-64x576 or (test_layers and mobilenet)"
+)
 FILES = ["bench_cuda_goals.py", "bench_cuda_hessian.py", "bench_sparsegpt.py"]
 
 
@@ -46,6 +48,6 @@ def test_cuda_benchmarks_run_on_the_fake_device(tmp_path):
     (goal,) = reached(data)
     assert goal["value"] < goal["of"].most and goal["met"] is None
     rows = device_kernels(data)
-    assert len(rows) == 5 and all(row["device_limits"]["fp16_gflops"] > 0 for row in rows)
+    assert len(rows) == 6 and all(row["device_limits"]["fp16_gflops"] > 0 for row in rows)
     write_report(tmp_path / "report.html", data)
     assert "CUDA kernels" in (tmp_path / "report.html").read_text()

@@ -1,5 +1,6 @@
 """What the benchmarks do on a GPU beyond timing: tables of kernels from a profiler's events, goals, parts."""
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,3 +268,24 @@ def test_each_part_has_its_results(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmarks", "gpu", "--part", "goals", "--output", "x"])
     main.main()
     assert run[-1][0] == "gpu-goals"
+
+
+def test_an_interrupt_keeps_what_was_measured(monkeypatch):
+    class Interrupted:
+        """pytest, which writes its file at an interrupt."""
+
+        def __init__(self, call, cwd, env):
+            (self.file,) = (x.split("=")[1] for x in call if x.startswith("--benchmark-json"))
+            self.waits = 0
+
+        def wait(self):
+            self.waits += 1
+            if self.waits == 1:
+                raise KeyboardInterrupt
+            known = {"machine_info": {}, "commit_info": {"commit": "c"}, "benchmarks": []}
+            Path(self.file).write_text(json.dumps(known))
+            return 2
+
+    monkeypatch.setattr(main.subprocess, "Popen", Interrupted)
+    data = main.run_pytest([], "command", False)
+    assert data["failed"] and data["commit"] == "c"

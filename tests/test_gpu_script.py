@@ -46,15 +46,16 @@ def gpu_script(tmp_path):
 def test_all_steps(gpu_script):
     done, told, calls = gpu_script("no such word")
     assert done.returncode == 0 and told == STEPS
-    assert calls[4].startswith("python -m benchmarks gpu --check")
+    assert calls[5].startswith("python -m benchmarks gpu --check")
     parts = [call.split()[5] for call in calls if "benchmarks gpu --part" in call]
     assert parts == MEASURED and set(MEASURED) == set(PARTS)
     assert sum("--check" in call for call in calls) == 1
     memcheck, *others = calls[-3:]
     assert memcheck.endswith("[11]") and "--report-api-errors no" in memcheck
-    for call, tool in zip(others, STEPS[-2:], strict=True):
-        assert call.endswith("[1]") and f"--tool {tool} --kernel-name kns=spade" in call
-    files = [word for word in calls[3].split() if word.startswith("tests/")]
+    for call, tool in zip([memcheck, *others], STEPS[-3:], strict=True):
+        assert f"--tool {tool} " in call and "--kernel-name kns=spade" in call
+    assert all(call.endswith("[1]") for call in others)
+    files = [word for word in calls[4].split() if word.startswith("tests/")]
     assert files and all((ROOT / file).exists() for file in files)
 
 
@@ -69,7 +70,7 @@ def test_a_step_that_fails_does_not_keep_others_from_running(gpu_script):
 
 def test_nothing_runs_without_the_build(gpu_script):
     done, told, calls = gpu_script("pip")
-    assert done.returncode == 1 and told == ["build"] and len(calls) == 1
+    assert done.returncode == 1 and told == ["build"] and len(calls) == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
