@@ -147,7 +147,9 @@ def test_measures_stay_on_the_device(cuda, name):
     expected = MEASURES[name](lambda value: value)
     got = MEASURES[name](lambda value: placed(value, cuda))
     assert got.device == cuda
-    torch.testing.assert_close(got.cpu(), expected, **CLOSE)
+    # Adam's first steps take the sign of a gradient, of one near 0 too
+    near = {"rtol": 0, "atol": 0.02} if name == "visualize" else CLOSE
+    torch.testing.assert_close(got.cpu(), expected, **near)
 
 
 def test_measures_that_end_on_the_cpu(cuda):
