@@ -71,16 +71,22 @@ class DeviceArray {
   void* memory_ = nullptr;
 };
 
-// Run `body` with the threads of each block and the blocks of each grid in order, in reverse and
-// in random order.
+// Run `body` with the threads of each block and the blocks of each grid in reverse and in random
+// order; what has run before this has run in order.
 template <class Body>
-void for_each_schedule(Body&& body) {
+void for_other_schedules(Body&& body) {
   using spade::emulation::Schedule;
-  for (const Schedule s : {Schedule::kForward, Schedule::kReverse, Schedule::kRandom}) {
+  for (const Schedule s : {Schedule::kReverse, Schedule::kRandom}) {
     spade::emulation::schedule = s;
     body();
   }
   spade::emulation::schedule = Schedule::kForward;
+}
+
+template <class Body>
+void for_each_schedule(Body&& body) {
+  body();
+  for_other_schedules(body);
 }
 
 // max |a - b| / max |b|

@@ -118,7 +118,9 @@ void test_matrices(ObcForm form, int64_t rows, const Elimination& e, int update)
     expected.info.insert(expected.info.end(), one.info.begin(), one.info.end());
     expected.loss.insert(expected.loss.end(), one.loss.begin(), one.loss.end());
   }
-  for_each_schedule([&] { CHECK(same(run(all, form, e, update), expected)); });
+  spade::emulation::schedule = spade::emulation::Schedule::kReverse;  // the last matrix first
+  CHECK(same(run(all, form, e, update), expected));
+  spade::emulation::schedule = spade::emulation::Schedule::kForward;
   CHECK(same(run(all, form, e, update, 2 * bytes_of(form, 1, e)), expected));
 }
 
@@ -128,7 +130,7 @@ void test_schedules(ObcForm form, int64_t R, const Elimination& e, int update) {
 #ifdef __SANITIZE_THREAD__
   return;
 #endif
-  for_each_schedule([&] { CHECK(same(run(p, form, e, update), expected)); });
+  for_other_schedules([&] { CHECK(same(run(p, form, e, update), expected)); });
 }
 
 }  // namespace

@@ -156,7 +156,7 @@ void test_schedules() {
     continue;
 #endif
     CHECK(run(p, pattern, 1) == first);
-    for_each_schedule([&] { CHECK(run(p, pattern) == first); });
+    for_other_schedules([&] { CHECK(run(p, pattern) == first); });
   }
 }
 
@@ -176,7 +176,7 @@ void test_matrices(const spade_obc_pattern_t& pattern) {
     expected.info.insert(expected.info.end(), one.info.begin(), one.info.end());
     expected.loss.insert(expected.loss.end(), one.loss.begin(), one.loss.end());
   }
-  for_each_schedule([&] { CHECK(run(all, pattern) == expected); });
+  for_other_schedules([&] { CHECK(run(all, pattern) == expected); });
   CHECK(run(all, pattern, 1) == expected);
 }
 
@@ -259,7 +259,9 @@ void test_arguments() {
 
 int main() {
   test_schedules();
-#ifndef __SANITIZE_THREAD__
+#ifdef __SANITIZE_THREAD__  // races show in one schedule, whatever the numbers
+  return report();
+#endif
   test_orders();
   test_matrices<float>(columns(20));
   test_matrices<double>(groups(2, 4));
@@ -270,6 +272,5 @@ int main() {
   test_stops();
   test_memory();
   test_arguments();
-#endif
   return report();
 }

@@ -143,7 +143,7 @@ void test_matrices(int64_t D) {
     append(expected.out, one.out);
     append(expected.info, one.info);
   }
-  for_each_schedule([&] { CHECK(same(run(all, SIZE_MAX), expected)); });
+  for_other_schedules([&] { CHECK(same(run(all, SIZE_MAX), expected)); });
   CHECK(same(run(all, 0), expected));
 }
 
@@ -171,7 +171,7 @@ int main() {
 #endif
   const Problem p = random_problem(135, {68}, 3);
   const Result expected = run(p, SIZE_MAX);
-  for_each_schedule([&] { CHECK(same(run(p, SIZE_MAX), expected)); });
+  for_other_schedules([&] { CHECK(same(run(p, SIZE_MAX), expected)); });
   for (const int64_t D : {1, 2, 7, 33}) check_weights(D, {0, D / 2, (D + 1) / 2, D});
   check_weights(128, {63, 64, 65});
   check_weights(131, {65, 66, 130});
