@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "cuda/obc_chunk.h"
 #include "cuda/obc_rows.cuh"
 
 namespace spade::cuda::obc {
@@ -62,14 +63,8 @@ inline size_t bytes_of(ObcForm form, int64_t count, const Elimination& e) {
   return counter.bytes();
 }
 
-// Rows of a chunk: as many as `limit` bytes hold, at least one, and chunks of like sizes.
 inline int64_t chunk_rows(ObcForm form, int64_t R, const Elimination& e, size_t limit) {
-  const size_t one = bytes_of(form, 1, e);
-  int64_t most = std::min<int64_t>(R, kMostRows);
-  if (one) most = std::min(most, static_cast<int64_t>(limit / one));
-  most = std::max<int64_t>(most, 1);
-  const int64_t chunks = std::max<int64_t>((R + most - 1) / most, 1);
-  return (R + chunks - 1) / chunks;
+  return chunk_of(R, kMostRows, limit, [&](int64_t count) { return bytes_of(form, count, e); });
 }
 
 }  // namespace spade::cuda::obc

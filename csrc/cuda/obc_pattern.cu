@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/checks.h"
+#include "cuda/obc_chunk.h"
 #include "cuda/obc_pattern.cuh"
 #include "cuda/ops.h"
 
@@ -31,13 +32,9 @@ size_t bytes_of(PatternRows<T> rows, int64_t count) {
   return counter.bytes();
 }
 
-// Rows of a chunk: as many as `limit` bytes hold, at least one, and chunks of like sizes.
 template <class T>
 int64_t chunk_rows(const PatternRows<T>& rows, int64_t R, size_t limit) {
-  const int64_t fit = static_cast<int64_t>(limit / bytes_of(rows, 1));
-  const int64_t most = std::max<int64_t>(1, std::min(R, fit));
-  const int64_t chunks = (R + most - 1) / most;
-  return (R + chunks - 1) / chunks;
+  return chunk_of(R, R, limit, [&](int64_t count) { return bytes_of(rows, count); });
 }
 
 template <class T>

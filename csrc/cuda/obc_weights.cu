@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "core/checks.h"
+#include "cuda/obc_chunk.h"
 #include "cuda/obc_matrices.cuh"
 #include "cuda/obc_solve.cuh"
 #include "cuda/ops.h"
@@ -135,12 +136,8 @@ size_t weights_bytes(int64_t count, int64_t D) {
   return counter.bytes();
 }
 
-// Rows of a chunk: as many as `limit` bytes hold, at least one, and chunks of like sizes.
 int64_t weights_chunk(int64_t R, int64_t D, size_t limit) {
-  const int64_t most =
-      std::max<int64_t>(1, std::min<int64_t>(R, static_cast<int64_t>(limit / weights_bytes(1, D))));
-  const int64_t chunks = (R + most - 1) / most;
-  return (R + chunks - 1) / chunks;
+  return chunk_of(R, R, limit, [&](int64_t count) { return weights_bytes(count, D); });
 }
 
 template <class T>

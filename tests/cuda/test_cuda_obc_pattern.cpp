@@ -226,6 +226,8 @@ void test_memory() {
     CHECK(one >= sizeof(double) * static_cast<size_t>(D * D + 2 * c * D));
     CHECK(bytes(R, 0) == one && bytes(R, 3 * one) <= 3 * one && bytes(R, 3 * one) > one);
     CHECK(bytes(R, SIZE_MAX) > 3 * one);
+    for (const size_t limit : {3 * one, SIZE_MAX})  // the memory of a plan is enough for it
+      CHECK(bytes(R, bytes(R, limit)) == bytes(R, limit));
     const Problem<double> p = random_problem<double>(R, D, 9);
     CHECK(run(p, blocks(D, c), 2 * one) == run(p, blocks(D, c)));
   }

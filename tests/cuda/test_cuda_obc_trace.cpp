@@ -26,6 +26,7 @@ void test_chunks() {
     CHECK(chunk_rows(form, 3, e, two) == 2);
     CHECK(chunk_rows(form, 4, e, two * 3 / 2) == 2);
     CHECK(chunk_rows(form, 3, e, 1) == 1);
+    for (const int64_t R : {2, 3, 256}) CHECK(chunk_rows(form, R, e, bytes_of(form, R, e)) == R);
     const Result all = run(p, form, e, SPADE_OBC_UPDATE_FFMA);
     CHECK(same(run(p, form, e, SPADE_OBC_UPDATE_FFMA, two), all));
     CHECK(same(run(p, form, e, SPADE_OBC_UPDATE_FFMA, 1), all));
@@ -156,9 +157,11 @@ void test_entry() {
     DeviceArray<char> memory(static_cast<int64_t>(bytes));
     DeviceArray<int32_t> order(2 * 3), info(2);
     DeviceArray<float> loss(2 * 3);
+    const int64_t before = spade::emulation::launches;
     CHECK_SUCCESS(spade::cuda::obc_trace(w.get(), hinv.get(), 2, 1, D, 3, SPADE_OBC_UPDATE_AUTO,
                                          order.get(), loss.get(), info.get(), memory.get(), bytes,
                                          nullptr));
+    CHECK(spade::emulation::launches - before == (D == 576 ? 1 : 2));  // all rows share them
     for (int r = 0; r < 2; ++r)
       check_row(p, {order.values(), info.values(), loss.values()}, r, {D, 3});
   }
