@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 from classifiers import FEW, residual_case
+from test_cuda_traces import placed
 from torch import nn
 
 from spade_xai import METHODS, attribute, baselines, metrics, trace
@@ -65,11 +66,6 @@ def text():
     ids, mask = torch.randint(1, 40, (2, 9)), torch.ones(2, 9, dtype=torch.long)
     mask[1, 6:] = 0
     return ids, mask, torch.rand(2, 9)
-
-
-def placed(value, device):
-    """A copy on the device of a model or tensor."""
-    return copy.deepcopy(value).to(device)
 
 
 @pytest.mark.parametrize("method", METHODS)

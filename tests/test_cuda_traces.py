@@ -28,9 +28,9 @@ def small_network():
     ).eval()  # fmt: skip
 
 
-def placed(model, device):
-    """A copy of the model on the device."""
-    return copy.deepcopy(model).to(device)
+def placed(value, device):
+    """A copy of a model or tensor on the device."""
+    return copy.deepcopy(value).to(device)
 
 
 def packed_sizes(traces):
