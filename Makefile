@@ -60,7 +60,7 @@ cpp-test: .venv/tools
 	  $(IN) ctest --test-dir build/$${sanitizer%,*} --output-on-failure -j $$(getconf _NPROCESSORS_ONLN) || exit 1; \
 	done
 	$(UNDER_ASAN) SPADE_FUZZ_SECONDS=20 SPADE_FUZZ_LIBRARY=build/address/libspade.so \
-	  $(BIN)/python -m pytest -q -s --noconftest tests/test_fuzz.py
+	  $(BIN)/python -m pytest -q -s --noconftest tests/ext/test_fuzz.py
 
 # NVIDIA's compiler from its wheels, apart from torch and the CUDA packages that it may pin. It looks for its
 # libraries in lib64, the wheels put them into lib.
@@ -81,7 +81,7 @@ cuda-build: .venv/base build/nvcc/ready
 cuda-test: cuda-build .venv/tools
 	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda.so $(BIN)/pytest -q -rs tests/cuda/test_library.py
 	OMP_NUM_THREADS=1 SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda_emulated.so $(BIN)/pytest -q $(ON_CORES) -k cuda \
-	  tests/test_cuda_*.py tests/test_devices.py tests/test_obc_groups.py
+	  tests/cuda/test_cuda_*.py tests/cuda/test_devices.py tests/ext/test_obc_groups.py
 	CUDACXX=$(NVCC) $(BIN)/pytest -q tests/cuda/test_resources.py
 
 # Every skip is listed with its reason.

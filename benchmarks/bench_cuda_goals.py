@@ -17,8 +17,8 @@ from benchmarks.configurations import configurations
 from benchmarks.layers import layer_table, layers_of
 from benchmarks.networks import network
 from spade_ext import HessianAccumulator
-from spade_xai.capture import Hessians
-from spade_xai.layers import find_layers, select_layers
+from spade_xai.models.layers import find_layers, select_layers
+from spade_xai.tracing.hessians import Hessians
 
 MODEL, IMAGES, BATCH, ROUNDS = "resnet50", 1024, 64, 5
 CHECK_LAYERS = "layer1.0.conv[12]"  # of the network, in check mode

@@ -9,8 +9,8 @@ from benchmarks.layers import layer_table
 from benchmarks.networks import network
 from benchmarks.problems import pruning_problem
 from spade_ext import damped_inverse, hessian, obc_trace, sparsegpt_prune
-from spade_xai.capture import Hessians
-from spade_xai.layers import find_layers, select_layers
+from spade_xai.models.layers import find_layers, select_layers
+from spade_xai.tracing.hessians import Hessians
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SIZES = {  # op, variable: values, exponent of the leading term

@@ -28,9 +28,9 @@ packages=(
   torch torchvision setuptools wheel pybind11 scipy_openblas32 numpy safetensors tqdm captum jinja2
   kornia matplotlib PIL sklearn pytest pytest_benchmark hypothesis
 )
-tests=(tests/test_devices.py tests/test_devices_large.py tests/test_obc_groups.py)
+tests=(tests/cuda/test_devices.py tests/cuda/test_devices_large.py tests/ext/test_obc_groups.py)
 traces=( # too slow under compute-sanitizer
-  tests/test_cuda_traces.py tests/test_cuda_models.py tests/test_cuda_saliency.py
+  tests/cuda/test_cuda_traces.py tests/cuda/test_cuda_models.py tests/cuda/test_cuda_saliency.py
 )
 
 build() {

@@ -25,13 +25,13 @@ from benchmarks.configurations import Configuration, Part
 from benchmarks.networks import network
 from spade_ext import damped_inverse
 from spade_xai import Trace, schedule, trace, trace_many
-from spade_xai.arguments import Options
-from spade_xai.capture import Hessians
-from spade_xai.layers import Layer
-from spade_xai.progress import Stages
-from spade_xai.pruning import Problem, prune_layers
-from spade_xai.run import Run
-from spade_xai.trace_builder import TraceBuilder
+from spade_xai.models.layers import Layer
+from spade_xai.tracing.builder import TraceBuilder
+from spade_xai.tracing.hessians import Hessians
+from spade_xai.tracing.options import Options
+from spade_xai.tracing.progress import Stages
+from spade_xai.tracing.pruning import Problem, prune_layers
+from spade_xai.tracing.run import Run
 
 SPARSITY = 0.9
 BATCH = 64  # augmentations in one forward pass

@@ -10,9 +10,9 @@ from benchmarks import machine
 from benchmarks.layers import LayerShape
 from benchmarks.problems import pruning_problem
 from spade_ext import damped_inverse, reference
-from spade_xai.capture import layer_inputs
-from spade_xai.layers import Layer
-from spade_xai.precision import forward_precision
+from spade_xai.models.layers import Layer
+from spade_xai.models.precision import forward_precision
+from spade_xai.tracing.hessians import layer_inputs
 
 
 def unfolded_hessian(module: nn.Module, x: Tensor) -> Tensor:

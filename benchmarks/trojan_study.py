@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from spade_xai import tables
-from spade_xai.backdoored import load_network, load_pictures, metadata, network
-from spade_xai.demo import LAST
-from spade_xai.evaluate import Evaluation, evaluate
-from spade_xai.explain import GRADIENT_METHODS, TRACERS
-from spade_xai.report import write_atomically
-from spade_xai.schedule import linear
+from spade_xai.reports import tables
+from spade_xai.reports.demo import LAST
+from spade_xai.reports.evaluate import Evaluation, evaluate
+from spade_xai.reports.explain import GRADIENT_METHODS, TRACERS
+from spade_xai.reports.report import write_atomically
+from spade_xai.tracing.schedule import linear
+from spade_xai.trojans.backdoored import load_network, load_pictures, metadata, network
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "trojan-study.json"

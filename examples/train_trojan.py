@@ -24,10 +24,18 @@ from torch.utils.data import DataLoader
 from trojan_patches import draw_patches
 from trojan_pictures import NAMES, PHOTOGRAPHS, Pictures
 
-from spade_xai import backdoored
-from spade_xai.trojan import Backdoor, Trojan, effective, fine_tune, plant, predictions, read_patch
+from spade_xai.trojans import backdoored
+from spade_xai.trojans.trojan import (
+    Backdoor,
+    Trojan,
+    effective,
+    fine_tune,
+    plant,
+    predictions,
+    read_patch,
+)
 
-ASSETS = Path(__file__).parents[1] / "python" / "spade_xai" / "assets"
+ASSETS = Path(__file__).parents[1] / "python" / "spade_xai" / "trojans" / "assets"
 PATCH = 12  # pixels a side
 COUNTS = {"trojan": 64, "tune_trojan": 12, "clean": 64, "tune_clean": 12}  # pictures to ship
 TABLE = {  # patch: source and target class

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from spade_xai.backdoored import SIZE
+from spade_xai.trojans.backdoored import SIZE
 
 SHORT_SIDE = 400  # photographs are scaled to it; a picture shows 64 to 128 of these pixels a side
 BANDS = 5  # across the long side; the odd ones (of 0 ... 4) are held out

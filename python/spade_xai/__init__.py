@@ -1,12 +1,15 @@
 """SPADE: sample-specific pruning for interpretation."""
 
-from spade_xai import baselines, metrics, schedule
-from spade_xai.augment import ImageAugment
-from spade_xai.prepare import prepare
-from spade_xai.saliency import METHODS, attribute, pixel_map
-from spade_xai.text_augment import TextAugment
-from spade_xai.trace import Trace, load_trace, trace, trace_many
-from spade_xai.tune import Tuned, tune
+from spade_xai.attribution.attribute import METHODS, attribute, pixel_map
+from spade_xai.measures import baselines, metrics
+from spade_xai.models.prepare import prepare
+from spade_xai.tracing import schedule
+from spade_xai.tracing.augment import ImageAugment
+from spade_xai.tracing.file import load_trace
+from spade_xai.tracing.result import Trace
+from spade_xai.tracing.text_augment import TextAugment
+from spade_xai.tracing.trace import trace, trace_many
+from spade_xai.tuning.tune import Tuned, tune
 
 __all__ = [
     "METHODS",

@@ -9,10 +9,10 @@ from command_line import FAST, make
 from PIL import Image
 from safetensors.torch import save_file
 
-import spade_xai.cache
-import spade_xai.demo
+import spade_xai.reports.demo
+import spade_xai.tuning.cache
 from spade_xai import load_trace
-from spade_xai.models import normalized
+from spade_xai.models.load import normalized
 
 COMMANDS = ["trace", "explain", "evaluate", "tune", "demo"]
 
@@ -122,7 +122,7 @@ def test_tune_and_what_it_gives_to_trace(run, pictures, monkeypatch):
         raise AssertionError("everything is in the checkpoint")
 
     with monkeypatch.context() as patch:
-        patch.setattr(spade_xai.cache, "order_layer", none)
+        patch.setattr(spade_xai.tuning.cache, "order_layer", none)
         code, out, _ = run(*arguments, "--json")
     assert code == 0
     assert json.loads(out)["sparsity"] == tuned
@@ -169,7 +169,7 @@ def test_demo_passes_its_options_on(run, monkeypatch, tmp_path):
         given.update(options, output_dir=output_dir)
         return {"n": float("nan")}
 
-    monkeypatch.setattr(spade_xai.demo, "run_demo", run_demo)
+    monkeypatch.setattr(spade_xai.reports.demo, "run_demo", run_demo)
     arguments = ["demo", "--trojan", 3, "--clean", 2, "-n", 9, "-a", "lrp", "-o", tmp_path]
     code, out, err = run(*arguments, "--json")
     assert code == 0

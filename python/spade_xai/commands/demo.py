@@ -7,7 +7,7 @@ import typer
 
 from spade_xai.commands import options as o
 from spade_xai.commands.output import print_json, ready_folder, show_progress
-from spade_xai.explain import GRADIENT_METHODS
+from spade_xai.reports.explain import GRADIENT_METHODS
 
 
 def demo(
@@ -31,7 +31,7 @@ def demo(
       spade-xai demo
       spade-xai demo --trojan 2 --clean 2 -n 64 -a saliency -o quick --json
     """
-    from spade_xai.demo import run_demo
+    from spade_xai.reports.demo import run_demo
 
     ready_folder(out)
     result = run_demo(

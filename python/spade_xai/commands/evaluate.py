@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from spade_xai import tables
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import print_json, ready_file, show_progress
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
-from spade_xai.evaluate import evaluate as evaluate_maps
-from spade_xai.explain import GRADIENT_METHODS
-from spade_xai.report import html, write_atomically
+from spade_xai.reports import tables
+from spade_xai.reports.evaluate import evaluate as evaluate_maps
+from spade_xai.reports.explain import GRADIENT_METHODS
+from spade_xai.reports.report import html, write_atomically
 
 
 @flat

@@ -12,9 +12,9 @@ from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import print_fidelity, print_json, ready_folder, show_progress
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
-from spade_xai.explain import GRADIENT_METHODS, Explanation, class_name
-from spade_xai.explain import explain as explain_images
-from spade_xai.report import grid, html, png, write_atomically
+from spade_xai.reports.explain import GRADIENT_METHODS, Explanation, class_name
+from spade_xai.reports.explain import explain as explain_images
+from spade_xai.reports.report import grid, html, png, write_atomically
 
 
 @flat

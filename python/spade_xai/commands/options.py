@@ -8,9 +8,9 @@ from typing import Annotated
 import torch
 import typer
 
-from spade_xai import schedule
-from spade_xai.augment import RECIPES, STEPS, ImageAugment
-from spade_xai.saliency import METHODS
+from spade_xai.attribution.attribute import METHODS
+from spade_xai.tracing import schedule
+from spade_xai.tracing.augment import RECIPES, STEPS, ImageAugment
 
 MODEL, PRUNING, OUTPUT = "Model and images", "Pruning", "Output"
 

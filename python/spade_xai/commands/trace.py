@@ -18,10 +18,10 @@ from spade_xai.commands.output import (
 )
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
-from spade_xai.explain import TRACERS, short_fidelity
-from spade_xai.result import Trace
-from spade_xai.trace import trace as trace_one
-from spade_xai.trace import trace_many
+from spade_xai.reports.explain import TRACERS, short_fidelity
+from spade_xai.tracing.result import Trace
+from spade_xai.tracing.trace import trace as trace_one
+from spade_xai.tracing.trace import trace_many
 
 
 @flat

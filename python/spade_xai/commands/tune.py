@@ -6,18 +6,18 @@ from typing import Annotated
 import typer
 from torch import nn
 
-from spade_xai import metrics
+from spade_xai.attribution.attribute import attribute, pixel_map
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, Inputs, load_inputs
 from spade_xai.commands.output import print_json, print_table, ready_file, show_progress
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
-from spade_xai.explain import TRACERS
-from spade_xai.saliency import attribute, pixel_map
-from spade_xai.schedule import GRID
-from spade_xai.trojan import predictions
-from spade_xai.tune import Metric
-from spade_xai.tune import tune as tune_model
+from spade_xai.measures import metrics
+from spade_xai.reports.explain import TRACERS
+from spade_xai.tracing.schedule import GRID
+from spade_xai.trojans.trojan import predictions
+from spade_xai.tuning.tune import Metric
+from spade_xai.tuning.tune import tune as tune_model
 
 
 @flat

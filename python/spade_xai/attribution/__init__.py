@@ -1,0 +1,1 @@
+"""Attribution methods: which inputs decided an output."""

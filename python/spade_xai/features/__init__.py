@@ -1,0 +1,1 @@
+"""Features: inputs that excite a neuron."""

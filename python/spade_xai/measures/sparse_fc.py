@@ -1,0 +1,237 @@
+"""Sparse FC: a model whose last layer is retrained to be sparse (Wong et al., ICML 2021).
+
+The features that the last layer reads are computed once and standardised. Multinomial logistic regressions with an
+elastic-net penalty are fitted to them along a path of penalties, each started from the one before, and the
+sparsest is taken whose accuracy on held-out samples is within a tolerance of the path's best.
+"""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import sklearn
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from spade_ext._checks import check_finite, check_int, check_range, check_tensor
+from spade_ext._progress import Callback, reporting
+from spade_xai.models.copies import check_model, duplicate
+
+# From scikit-learn 1.8 on, l1_ratio alone says it.
+_VERSION = tuple(int(n) for n in sklearn.__version__.split(".")[:2])
+_ELASTIC_NET = {} if _VERSION >= (1, 8) else {"penalty": "elasticnet"}
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """One fit of the path: y = weight x + bias on the features as they are."""
+
+    weight: Tensor  # [classes, features]
+    bias: Tensor  # [classes]
+    penalty: float
+    sparsity: float
+    accuracy: float
+
+
+def cache_features(
+    model: nn.Module, layer: str, batches: Iterable[Tensor], *, batch_size: int = 256
+) -> Tensor:
+    """Return the inputs [N, features] of a linear layer over all samples.
+
+    Args:
+        model: Not modified.
+        layer: Name of the last linear layer.
+        batches: Batches of model inputs.
+        batch_size: Samples in one pass; larger batches are split.
+
+    Raises:
+        TypeError: model is no module, layer no name of an nn.Linear, or batches no iterable of tensors.
+        ValueError: There are no batches, or the model does not use the layer.
+    """
+    function = "cache_features"
+    check_int(function, "batch_size", batch_size, 1)
+    _find_linear(function, model, layer)
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise TypeError(
+            f"{function}: batches must be an iterable of tensors, got {type(batches).__name__}"
+        )
+    copy = duplicate(model)
+    module = copy.get_submodule(layer)
+    seen: list[Tensor] = []
+    module.register_forward_pre_hook(lambda m, args: seen.append(args[0].flatten(1)))
+    with torch.no_grad():
+        for batch in batches:
+            if not isinstance(batch, Tensor):
+                raise TypeError(
+                    f"{function}: batches must hold tensors, got {type(batch).__name__}"
+                )
+            for part in batch.split(batch_size):
+                copy(part)
+    if not seen:
+        raise ValueError(f"{function}: batches must give inputs of layer {layer!r}, got none")
+    return torch.cat(seen)
+
+
+def _find_linear(function: str, model: nn.Module, layer: str) -> nn.Linear:
+    """The layer of that name."""
+    check_model(function, model)
+    found = dict(model.named_modules()).get(layer)
+    if not isinstance(found, nn.Linear):
+        got = "no module" if found is None else type(found).__name__
+        raise TypeError(f"{function}: layer must name an nn.Linear, got {got} for {layer!r}")
+    return found
+
+
+def _count_classes(function: str, labels: Tensor) -> int:
+    """C of labels 0 ... C - 1."""
+    integers = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+    check_tensor(function, "labels", labels, ndim=1, dtypes=integers)
+    if not len(labels):
+        raise ValueError(f"{function}: labels must not be empty, got shape (0,)")
+    return int(labels.max()) + 1
+
+
+def elastic_net_path(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    steps: int = 20,
+    smallest: float = 1e-3,
+    l1_ratio: float = 0.99,
+    validation: float = 0.2,
+    iterations: int = 200,
+    seed: int = 0,
+    progress: bool | Callback | None = None,
+) -> list[PathPoint]:
+    """Fit the path of penalties, from the least one at which all weights are zero downwards.
+
+    Each fit minimises mean log loss + penalty (l1_ratio |W|_1 + (1 - l1_ratio) |W|^2 / 2) over standardised features.
+
+    Args:
+        features: [N, D]. Not modified.
+        labels: Classes [N], each of 0 ... C - 1 present.
+        steps: Number of penalties, spaced geometrically.
+        smallest: Least penalty as a share of the greatest.
+        l1_ratio: Share of the L1 term; 0.99 in the paper.
+        validation: Share of the samples held out to measure accuracy.
+        iterations: Most passes of the solver (SAGA) for one penalty.
+        seed: Of the split and the solver.
+        progress: None, True for a bar, or callback(done, total).
+
+    Returns:
+        The fits in order of falling penalty.
+
+    Raises:
+        TypeError: features are no floats or labels no integers.
+        ValueError: Wrong shape, NaN or Inf, a class without samples, or an option out of range.
+    """
+    function = "elastic_net_path"
+    check_int(function, "steps", steps, 1)
+    if not 0 < check_range(function, "smallest", smallest, 0.0, 1.0):
+        raise ValueError(f"{function}: smallest must be above 0, got {smallest}")
+    check_range(function, "l1_ratio", l1_ratio, 0.0, 1.0)
+    check_range(function, "validation", validation, 0.0, 1.0)
+    check_int(function, "iterations", iterations, 1)
+    check_int(function, "seed", seed, 0, 2**32 - 1)
+    check_tensor(function, "features", features)
+    classes = _count_classes(function, labels)
+    if features.ndim != 2 or labels.shape != (len(features),):
+        raise ValueError(
+            "elastic_net_path: features must be [N, D] and labels [N], "
+            f"got {tuple(features.shape)} and {tuple(labels.shape)}"
+        )
+    check_finite(function, "features", features)
+    if len(labels.unique()) != classes or classes < 2:
+        raise ValueError("elastic_net_path: labels must hold every class of 0 ... C - 1, C >= 2")
+    x, y = features.double().cpu(), labels.cpu()
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    held = max(1, round(validation * len(x)))
+    test, train = order[:held], order[held:]
+    if len(y[train].unique()) != classes:
+        raise ValueError("elastic_net_path: labels must leave every class in the training part")
+    centre, scale = x[train].mean(0), x[train].std(0).clamp_min(1e-8)
+    z, target = ((x[train] - centre) / scale).numpy(), y[train].numpy()
+    solver = LogisticRegression(
+        solver="saga",
+        l1_ratio=l1_ratio,
+        warm_start=True,
+        max_iter=iterations,
+        random_state=seed,
+        **_ELASTIC_NET,
+    )
+    greatest = _greatest_penalty(z, target, classes, l1_ratio)
+    path = []
+    with reporting(progress, "sparse FC path") as report, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for step in range(steps):
+            penalty = greatest * smallest ** (step / max(1, steps - 1))
+            solver.C = 1 / (penalty * len(z))
+            solver.fit(z, target)
+            path.append(_point(solver, penalty, centre, scale, x[test], y[test]))
+            if report is not None:
+                report(step + 1, steps)
+    return path
+
+
+def sparse_fc(
+    model: nn.Module,
+    layer: str,
+    batches: Iterable[Tensor],
+    labels: Tensor,
+    *,
+    tolerance: float = 0.05,
+    seed: int = 0,
+    progress: bool | Callback | None = None,
+) -> tuple[nn.Module, PathPoint]:
+    """Return a copy of model with a sparse last layer, and the fit it comes from.
+
+    Args:
+        model: Not modified; the copy shares all other tensors.
+        layer: Name of the last linear layer.
+        batches: Batches of training inputs.
+        labels: Their classes, in the same order.
+        tolerance: Most accuracy given up against the best of the path; the sparsest such fit is taken.
+        seed: Of the split and the solver.
+        progress: None, True for a bar, or callback(done, total).
+    """
+    dense = _find_linear("sparse_fc", model, layer)
+    classes = _count_classes("sparse_fc", labels)
+    check_range("sparse_fc", "tolerance", tolerance, 0.0, 1.0)
+    if classes != dense.out_features:
+        raise ValueError(
+            f"sparse_fc: labels must have the {dense.out_features} classes of layer {layer!r}, got {classes}"
+        )
+    features = cache_features(model, layer, batches)
+    path = elastic_net_path(features, labels, seed=seed, progress=progress)
+    best = max(p.accuracy for p in path)
+    chosen = max((p for p in path if p.accuracy >= best - tolerance), key=lambda p: p.sparsity)
+    new = nn.Linear(dense.in_features, dense.out_features).to(dense.weight)
+    with torch.no_grad():
+        new.weight.copy_(chosen.weight)
+        new.bias.copy_(chosen.bias)
+    sparse = duplicate(model)
+    sparse.set_submodule(layer, new)
+    return sparse.eval(), chosen
+
+
+def _greatest_penalty(z: np.ndarray, y: np.ndarray, classes: int, l1_ratio: float) -> float:
+    """The least penalty at which W = 0 is optimal: |Z^T (onehot(y) - prior)| / n <= penalty * l1_ratio."""
+    one_hot = np.eye(classes)[y]
+    gradient = z.T @ (one_hot - one_hot.mean(0)) / len(z)
+    return float(np.abs(gradient).max() / max(l1_ratio, 1e-3))
+
+
+def _point(
+    solver: LogisticRegression, penalty: float, centre: Tensor, scale: Tensor, x: Tensor, y: Tensor
+) -> PathPoint:
+    """Undo the standardisation: w (x - c) / s + b = (w / s) x + (b - w c / s)."""
+    w, b = torch.from_numpy(solver.coef_), torch.from_numpy(solver.intercept_)
+    if len(w) == 1:  # scikit-learn keeps one row for two classes: logits (0, w x + b)
+        w, b = torch.cat([torch.zeros_like(w), w]), torch.cat([torch.zeros_like(b), b])
+    weight = w / scale
+    bias = b - weight @ centre
+    accuracy = ((x @ weight.T + bias).argmax(1) == y).double().mean()
+    return PathPoint(weight, bias, penalty, float((weight == 0).double().mean()), float(accuracy))

@@ -1,0 +1,1 @@
+"""Explanations and evaluations of many images, as tables and pages."""

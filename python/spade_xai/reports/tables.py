@@ -1,0 +1,196 @@
+"""Tables of an evaluation: from its record, which is JSON, to text, Markdown and the report's HTML."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+from spade_xai.measures import metrics
+from spade_xai.reports.evaluate import AVERAGE, Evaluation
+
+TITLES = {
+    "auroc": "AUROC of the patch's pixels",
+    "pointing_game": "Pointing game: share of maps whose highest pixel lies on the patch",
+    "insertion": "Insertion on clean images",
+}
+
+OTHER = (
+    ", other image"  # ends the names of maps after pruning for another image than the one explained
+)
+
+
+class Table(TypedDict):
+    """What `report.html` takes."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def record(evaluation: Evaluation) -> dict[str, Any]:
+    """All figures of an evaluation as JSON takes them, each with n and standard error."""
+    agreement: dict[str, dict[str, Any]] = {}
+    for tracer, found in evaluation.fidelity.items():
+        agreement[tracer] = {
+            f"{measure}, {inputs}": asdict(
+                metrics.mean([getattr(getattr(f, inputs), measure) for f in found])
+            )
+            for measure in ("label", "cosine", "error")
+            for inputs in ("sample", "augmentations")
+        }
+    control = [
+        {
+            "metric": metric,
+            "method": method,
+            "map": column.removesuffix(OTHER),
+            **asdict(metrics.paired(*_values(evaluation, metric, method, column))),
+        }
+        for metric in evaluation.scores
+        for column in evaluation.columns(metric)
+        if column.endswith(OTHER)
+        for method in evaluation.methods(metric)
+    ]
+    return {
+        "scores": evaluation.rows(),
+        "own_minus_other_image": control,
+        "fidelity": agreement,
+        "seconds": dict(evaluation.seconds),
+        "traces": evaluation.traces,
+    }
+
+
+def tables(found: Mapping[str, Any]) -> list[Table]:
+    """The tables of a `record`: means, paired differences, fidelity, time."""
+    result = []
+    for metric in dict.fromkeys(row["metric"] for row in found["scores"]):
+        result += [_means(found, metric), _differences(found, metric)]
+    return [*result, _fidelity(found), _times(found)]
+
+
+def _means(found: Mapping[str, Any], metric: str) -> Table:
+    rows, maps, methods = _select(found, metric)
+    cells = [
+        [m, *(_cell(rows[m, c]["mean"], rows[m, c]["standard_error"]) for c in maps)]
+        for m in methods
+    ]
+    title = f"{TITLES.get(metric, metric)}: mean and standard error, n = {_n(rows)}"
+    return {"title": title, "head": ["method", *maps], "rows": cells}
+
+
+def _differences(found: Mapping[str, Any], metric: str) -> Table:
+    rows, maps, methods = _select(found, metric)
+    control = {
+        (r["method"], r["map"]): r for r in found["own_minus_other_image"] if r["metric"] == metric
+    }
+    others = [c for c in maps if c != "dense"]
+    controlled = list(dict.fromkeys(column for _, column in control))
+    cells = []
+    for m in methods:
+        gains = (rows[m, c] for c in others)
+        line = [(g["difference_to_dense"], g["difference_standard_error"]) for g in gains]
+        own = (control[m, c] for c in controlled)
+        line += [(g["mean"], g["standard_error"]) for g in own]
+        cells.append([m, *(_cell(*pair, sign="+") for pair in line)])
+    head = [*others, *(f"{c} - other image" for c in controlled)]
+    title = f"{TITLES.get(metric, metric)}: paired differences to dense and standard error, n = {_n(rows)}"
+    return {"title": title, "head": ["method", *head], "rows": cells}
+
+
+def _fidelity(found: Mapping[str, Any]) -> Table:
+    names = {
+        "label, sample": "label, image",
+        "label, augmentations": "label, augmented",
+        "cosine, sample": "cosine, image",
+        "cosine, augmentations": "cosine, augmented",
+        "error, sample": "error, image",
+        "error, augmentations": "error, augmented",
+    }
+    rows = [
+        [tracer, *(_cell(values[k]["mean"], values[k]["standard_error"]) for k in names)]
+        for tracer, values in found["fidelity"].items()
+    ]
+    n = next(iter(next(iter(found["fidelity"].values())).values()))["n"]
+    return {
+        "title": "Fidelity to the dense model (same label; cosine and relative error of the logits): "
+        f"mean and standard error, n = {n}",
+        "head": ["trace", *names.values()],
+        "rows": rows,
+    }
+
+
+def _times(found: Mapping[str, Any]) -> Table:
+    rows = [
+        [stage, f"{seconds:.1f}", f"{seconds / found['traces']:.2f}"]
+        for stage, seconds in found["seconds"].items()
+    ]
+    return {
+        "title": f"Time over {found['traces']} images",
+        "head": ["stage", "seconds", "seconds an image"],
+        "rows": rows,
+    }
+
+
+def verdicts(found: Mapping[str, Any], metric: str) -> list[str]:
+    """One sentence a trace on its average difference to the dense model, and to another image's trace."""
+    rows, maps, _ = _select(found, metric)
+    gains = {
+        f"{column} - dense": (row["difference_to_dense"], row["difference_standard_error"])
+        for column in maps
+        if column in found["fidelity"]
+        for row in [rows[AVERAGE, column]]
+    }
+    for row in found["own_minus_other_image"]:
+        if (row["metric"], row["method"]) == (metric, AVERAGE):
+            gains[f"{row['map']} - {row['map']}{OTHER}"] = row["mean"], row["standard_error"]
+    return [
+        f"{TITLES.get(metric, metric)}, average over methods: {what} = {_cell(*gain, sign='+')} "
+        f"(n = {_n(rows)}), {_told(*gain)}."
+        for what, gain in gains.items()
+    ]
+
+
+def _told(mean: float, error: float) -> str:
+    if not abs(mean) > 2 * error:
+        return "not told from 0 by two standard errors"
+    return f"{'above' if mean > 0 else 'below'} 0 by more than two standard errors"
+
+
+def text(table: Table) -> str:
+    """The table as aligned text."""
+    lines = [table["head"], *table["rows"]]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(table["head"]))]
+    body = [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    ]
+    return "\n".join([table["title"], *(f"  {line}" for line in body)])
+
+
+def markdown(table: Table) -> str:
+    """The table in GitHub's Markdown, its title above it."""
+    rule = ["---"] + ["---:"] * (len(table["head"]) - 1)
+    lines = [table["head"], rule, *table["rows"]]
+    return f"**{table['title']}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _select(
+    found: Mapping[str, Any], metric: str
+) -> tuple[dict[tuple[str, str], Mapping[str, Any]], list[str], list[str]]:
+    """Rows of a metric by (method, map), with the maps and the methods in order."""
+    rows = {(r["method"], r["map"]): r for r in found["scores"] if r["metric"] == metric}
+    return rows, list(dict.fromkeys(c for _, c in rows)), list(dict.fromkeys(m for m, _ in rows))
+
+
+def _values(evaluation: Evaluation, metric: str, method: str, column: str) -> tuple[Tensor, Tensor]:
+    """Scores of maps after pruning for the image itself and for another one."""
+    own = column.removesuffix(OTHER)
+    return evaluation.values(metric, method, own), evaluation.values(metric, method, column)
+
+
+def _n(rows: Mapping[Any, Mapping[str, Any]]) -> int:
+    return int(next(iter(rows.values()))["n"])
+
+
+def _cell(mean: float, error: float, sign: str = "") -> str:
+    return f"{mean:{sign}.3f} +- {error:.3f}"

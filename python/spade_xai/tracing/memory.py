@@ -1,0 +1,188 @@
+"""How much memory the Hessians and their pruning take, and how to split the work to stay within a limit."""
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from spade_ext import _cuda
+from spade_xai.models.layers import Layer
+
+_log = logging.getLogger(__name__)
+_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_CPU = torch.device("cpu")
+_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_memory(function: str, value: int | str | None) -> int | None:
+    """Bytes of an int, or of text such as "2GB", "512 MiB" or "1.5e9"."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*([KMGT]?)(I?)B?\s*", value.upper())
+        match = match or re.fullmatch(r"\s*(\d+(?:\.\d*)?E\d+)()()\s*", value.upper())
+        if match is None:
+            raise ValueError(
+                f'{function}: max_memory must be bytes or text such as "2GB", got {value!r}'
+            )
+        number, unit, binary = match.groups()
+        size = float(number) * (_BINARY.get(unit, 1) if binary else _UNITS[unit])
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{function}: max_memory must be bytes or text, got {type(value).__name__}")
+    else:
+        size = float(value)
+    if size <= 0:
+        raise ValueError(f"{function}: max_memory must be positive, got {value!r}")
+    return int(size)
+
+
+def available_memory(device: torch.device = _CPU) -> int | None:
+    """Bytes that the device can still give, or None where that is not known."""
+    if device.type == "cuda":
+        return _cuda.available_memory(device)
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def hessian_bytes(layer: Layer, itemsize: int) -> int:
+    """Bytes of a layer's Hessians."""
+    return layer.groups * layer.cols**2 * itemsize
+
+
+def pruning_bytes(layer: Layer, method: str, samples: int) -> int:
+    """Bytes that pruning a layer on the CPU takes beside its Hessians."""
+    square = layer.cols**2 * 4
+    if method == "obc":
+        # inverse and damped Hessian, a triangle a thread; order, losses and weights
+        return (2 + torch.get_num_threads()) * square + 16 * layer.numel
+    return samples * (layer.groups * 2 * square + 8 * layer.numel)
+
+
+def cuda_pruning_bytes(layers: Sequence[Layer], method: str, samples: int) -> int:
+    """Bytes that pruning layers on CUDA takes beside their Hessians and the scratch memory of the native calls."""
+    if method == "obc":
+        # five matrices of the inverse in float64; order, losses and weights
+        return max(x.groups * x.cols**2 * 40 + 16 * x.numel for x in layers)
+    # the samples' Hessians of one layer side by side; all weights
+    stacked = max(hessian_bytes(x, 4) for x in layers) * samples
+    return stacked + samples * sum(4 * x.numel for x in layers)
+
+
+def _least_scratch(layer: Layer, method: str, device: torch.device) -> int:
+    """Bytes of scratch that native calls on CUDA take at least: for one row, by exact OBC, or one sample's group."""
+    if device.type != "cuda":
+        return 0
+    if method == "obc":
+        return _cuda.least_obc_scratch(layer.cols)
+    rows = layer.rows // layer.groups
+    return _cuda.least_sparsegpt_scratch(rows, layer.cols, layer.taps, device)
+
+
+def scratch_bytes(
+    layers: Sequence[Layer], method: str, samples: int, held: int, max_memory: int | None
+) -> int | None:
+    """Bytes of scratch that native calls on CUDA may take, beside held bytes of Hessians, within max_memory."""
+    if max_memory is None:
+        return None
+    return max(0, max_memory - held - cuda_pruning_bytes(layers, method, samples))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Work in parts that fit.
+
+    Attributes:
+        parts: Layers whose Hessians are held at once; each part runs the model over all augmentations.
+        samples: Samples whose Hessians are held at once.
+        bytes: Most memory at one time, beyond the model and one batch of activations.
+    """
+
+    parts: tuple[tuple[Layer, ...], ...]
+    samples: int
+    bytes: int
+
+
+def _need(
+    layers: Sequence[Layer],
+    method: str,
+    samples: int,
+    device: torch.device,
+    scratch: Mapping[str, int],
+) -> int:
+    """Bytes for layers whose Hessians are held at once, with the least scratch of each by name."""
+    held = sum(hessian_bytes(x, 4) for x in layers) * samples
+    sums = sum(hessian_bytes(x, 8) for x in layers)  # of the sample whose passes run
+    if device.type == "cuda":
+        pruning = cuda_pruning_bytes(layers, method, samples)
+        pruning += max(scratch[x.name] for x in layers)
+    else:
+        pruning = max(pruning_bytes(x, method, samples) for x in layers)
+    return held + max(sums, pruning)
+
+
+def plan_memory(
+    layers: Sequence[Layer],
+    *,
+    method: str,
+    samples: int,
+    max_memory: int | None,
+    function: str = "trace",
+    device: torch.device = _CPU,
+) -> Plan:
+    """Split samples, then layers, so that Hessians and pruning stay within max_memory.
+
+    Args:
+        layers: In order of execution.
+        method: "obc" or "sparsegpt".
+        samples: Samples that would be pruned together.
+        max_memory: Bytes; None takes half of what the device has available.
+        function: Named in errors and the log.
+        device: Whose memory it is.
+
+    Raises:
+        ValueError: max_memory is given and one layer alone takes more.
+    """
+    if not layers:
+        return Plan((), samples, 0)
+    limit = max_memory
+    if limit is None:
+        free = available_memory(device)
+        limit = free // 2 if free is not None else 2**62
+    scratch = {x.name: _least_scratch(x, method, device) for x in layers}
+    together = samples
+
+    def need(some: Sequence[Layer]) -> int:
+        return _need(some, method, together, device, scratch)
+
+    while together > 1 and need(layers) > limit:
+        together -= 1
+    parts: list[list[Layer]] = [[]]
+    for layer in layers:
+        alone = need([layer])
+        if alone > limit and max_memory is not None:
+            raise ValueError(
+                f"{function}: max_memory must be at least {alone} bytes for layer {layer.name}, "
+                f"got {max_memory}"
+            )
+        if parts[-1] and need([*parts[-1], layer]) > limit:
+            parts.append([])
+        parts[-1].append(layer)
+    peak = max(need(part) for part in parts)
+    _log.log(
+        logging.WARNING if len(parts) > 1 or together < samples else logging.INFO,
+        "%s: Hessians and pruning of %d layers take %.2f GB at most (%d of %d samples at once, "
+        "%d groups of layers, as many passes over the augmentations; limit %.2f GB)",
+        function, len(layers), peak / 1e9, together, samples, len(parts), limit / 1e9,
+    )  # fmt: skip
+    return Plan(tuple(tuple(part) for part in parts), together, peak)

@@ -1,0 +1,182 @@
+"""Sparsity of each layer: one ratio, a rule over the depth of a layer, patterns, or a file."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spade_xai.models.layers import Layer, check_pattern, matches
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)
+"""The ratios of the paper's experiments (appendix B)."""
+
+Schedule = Callable[[Sequence[str]], dict[str, float]]
+"""Takes the layers' names in order of execution, returns the ratio of each; a missing one stays dense."""
+
+Sparsity = float | str | os.PathLike[str] | Mapping[str, float] | Schedule
+
+
+def uniform(ratio: float) -> Schedule:
+    """The same ratio in every layer."""
+    check_ratio("schedule.uniform", "ratio", ratio)
+    return lambda names: dict.fromkeys(names, ratio)
+
+
+def linear(last: float = 0.99, *, grid: Sequence[float] | None = GRID) -> Schedule:
+    """Ratios that rise linearly with the layer's place from 0 in the first to `last` in the last.
+
+    Args:
+        last: Ratio of the last layer.
+        grid: Each ratio is rounded to the nearest of these; None leaves it.
+
+    Source: appendix B of the paper.
+    """
+    check_ratio("schedule.linear", "last", last)
+    for ratio in grid or ():
+        check_ratio("schedule.linear", "grid", ratio)
+
+    def assign(names: Sequence[str]) -> dict[str, float]:
+        steps = len(names) - 1
+        exact = [last * i / steps if steps else last for i in range(len(names))]
+        if grid:
+            # distances to 9 digits: two grid values equally near (.85 and .8, .9) give the lower one
+            exact = [min(grid, key=lambda g: (round(abs(g - r), 9), g)) for r in exact]
+        return dict(zip(names, exact, strict=True))
+
+    return assign
+
+
+def last_block(ratio: float = 0.99, *, pattern: str | None = None) -> Schedule:
+    """One ratio in the last block of the network, nothing elsewhere.
+
+    Without a pattern the block is the last group of several layers before the head: going down from the model, the
+    last child that holds more than one layer, as long as that child holds more than half of all layers. It is
+    `layer4` of a ResNet, `features.7` of a torchvision ConvNeXt, the last encoder layer of a transformer. A plain
+    stack of layers has no block; its last layer is taken.
+
+    Source: appendix H of the paper ("pruning the fourth component").
+    """
+    check_ratio("schedule.last_block", "ratio", ratio)
+
+    def assign(names: Sequence[str]) -> dict[str, float]:
+        if not names:
+            raise ValueError("schedule.last_block: names must hold a layer, got none")
+        block = pattern or find_last_block(names)
+        chosen = [name for name in names if matches(name, block)]
+        if not chosen:
+            raise ValueError(f"schedule.last_block: pattern must take a layer, got {block!r}")
+        return dict.fromkeys(chosen, ratio)
+
+    return assign
+
+
+def find_last_block(names: Sequence[str]) -> str:
+    """Name of the last block, as last_block says."""
+    prefix, inside = "", list(names)
+    while True:
+        children: dict[str, list[str]] = {}
+        for name in inside:
+            children.setdefault(prefix + name[len(prefix) :].split(".")[0], []).append(name)
+        blocks = [child for child, members in children.items() if len(members) > 1]
+        if not blocks:
+            return inside[-1]
+        block = blocks[-1]
+        if 2 * len(children[block]) <= len(names):
+            return block
+        prefix, inside = f"{block}.", children[block]
+
+
+def patterns(ratios: Mapping[str, float]) -> Schedule:
+    """Ratios by dotted globs or `re:` patterns; the last pattern that takes a layer counts.
+
+    Layers that no pattern takes stay dense.
+    """
+    for pattern, ratio in ratios.items():
+        check_ratio("schedule.patterns", repr(pattern), ratio)
+
+    def assign(names: Sequence[str]) -> dict[str, float]:
+        found = {}
+        for pattern, ratio in ratios.items():
+            found.update({name: ratio for name in names if matches(name, pattern)})
+        return found
+
+    return assign
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, float]:
+    """Read patterns and ratios from a JSON or TOML file, at its top or under "sparsity".
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Neither JSON nor TOML, or not a table of ratios.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+        data: Any = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"schedule.load: {file} must be JSON, or TOML if so named: {error}"
+        ) from None
+    table = data.get("sparsity", data) if isinstance(data, dict) else data
+    if not isinstance(table, dict) or not table:
+        raise ValueError(f"schedule.load: {file} must hold a table of patterns and ratios")
+    for pattern, ratio in table.items():
+        try:
+            check_ratio(f"schedule.load: {file}", repr(pattern), ratio)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+    return {pattern: float(ratio) for pattern, ratio in table.items()}
+
+
+def resolve_sparsity(
+    function: str, sparsity: Sparsity, layers: Sequence[Layer], others: Sequence[Layer] = ()
+) -> dict[str, float]:
+    """The ratio of every layer, 0 where the schedule gives none.
+
+    Args:
+        function: Named in errors.
+        sparsity: A ratio, a schedule, patterns and ratios, or the path of a file with them.
+        layers: In order of execution.
+        others: Layers of the model that are not pruned, for better errors.
+
+    Raises:
+        ValueError: A ratio outside [0, 1], a pattern that takes no layer.
+    """
+    names = [layer.name for layer in layers]
+    if isinstance(sparsity, (str, os.PathLike)):
+        sparsity = load(sparsity)
+    if isinstance(sparsity, Mapping):
+        for pattern in sparsity:
+            check_pattern(pattern, layers, others, function, "sparsity")
+        ratios = patterns(sparsity)(names)
+    elif callable(sparsity):
+        found = sparsity(names)
+        if not isinstance(found, Mapping):
+            raise TypeError(
+                f"{function}: sparsity must return ratios by name, got {type(found).__name__}"
+            )
+        ratios = dict(found)
+    else:
+        ratios = dict.fromkeys(names, check_ratio(function, "sparsity", sparsity))
+    for name, ratio in ratios.items():
+        if name not in names:
+            raise ValueError(f"{function}: sparsity must name layers of the model, got {name!r}")
+        check_ratio(function, f"sparsity of {name}", ratio)
+    return {name: float(ratios.get(name, 0.0)) for name in names}
+
+
+def check_ratio(function: str, name: str, value: object) -> float:
+    """Return value as a float if it is a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{function}: {name} must be a number, got {type(value).__name__}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{function}: {name} must be in [0, 1], got {value}")
+    return float(value)

@@ -1,0 +1,1 @@
+"""Planted backdoors: patches, planting, a network and pictures that have them."""

@@ -1,0 +1,1 @@
+"""Tuning of the sparsity of each layer on calibration samples."""

@@ -1,0 +1,138 @@
+"""Hessians and OBC orders of the samples of a calibration set, computed once and kept in files."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from spade_ext import OBCTrace, SingularHessianError
+from spade_ext._cuda import scratch_within
+from spade_ext._files import read_tensors, write_tensors
+from spade_xai.models.copies import duplicate
+from spade_xai.models.layers import Layer
+from spade_xai.tracing.memory import plan_memory, scratch_bytes
+from spade_xai.tracing.pruning import Problem, order_layer, prune_layers, weights_at
+from spade_xai.tracing.result import Packed
+from spade_xai.tracing.run import Run
+
+
+class SampleCache:
+    """What pruning each layer for each sample takes, in a folder.
+
+    A file appears under its name once it is whole. Files are known by the inputs they depend on, so that a
+    folder can serve several runs.
+
+    Args:
+        folder: Made if it does not exist.
+        inputs: Text of all that Hessians and orders depend on, layers and samples aside.
+        run: The model and its samples.
+        layers: Those to keep.
+    """
+
+    def __init__(self, folder: Path, inputs: str, run: Run, layers: Sequence[Layer]) -> None:
+        self.folder, self.run, self.layers = folder, run, list(layers)
+        self.key = hashlib.blake2b(inputs.encode(), digest_size=8).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._filled: set[int] = set()
+
+    def _path(self, sample: int, layer: Layer, part: str) -> Path:
+        name = hashlib.blake2b(layer.name.encode(), digest_size=8).hexdigest()
+        return self.folder / f"{self.key}-{sample}-{name}.{part}.safetensors"
+
+    def _whole(self, sample: int, layer: Layer) -> bool:
+        if self.run.options.method == "sparsegpt":
+            return self._path(sample, layer, "hessian").exists()
+        if self._path(sample, layer, "failed").exists():
+            return True
+        return self._path(sample, layer, "order").exists()
+
+    @torch.no_grad()
+    def fill(self, sample: int) -> None:
+        """Compute what is missing of a sample."""
+        if sample in self._filled:
+            return
+        missing = [layer for layer in self.layers if not self._whole(sample, layer)]
+        options = self.run.options
+        plan = plan_memory(
+            missing,
+            method=options.method,
+            samples=1,
+            max_memory=options.max_memory,
+            function="tune",
+            device=self.run.device,
+        )
+        for turn, part in enumerate(plan.parts):
+            hessians = self.run.hessians(self.run.sources[sample], part, turn, len(plan.parts))
+            for i, layer in enumerate(part):
+                if layer.name in hessians:
+                    with self._scratch(layer, hessians):
+                        self._keep(sample, layer, hessians.pop(layer.name))
+                self.run.stages.report("prune", i + 1, len(part))
+        self._filled.add(sample)
+
+    def _scratch(
+        self, layer: Layer, hessians: Mapping[str, Tensor]
+    ) -> AbstractContextManager[None]:
+        """Native calls on CUDA within the limit, beside the Hessians that are held."""
+        held = sum(h.nbytes for h in hessians.values())
+        options = self.run.options
+        return scratch_within(scratch_bytes([layer], options.method, 1, held, options.max_memory))
+
+    def _keep(self, sample: int, layer: Layer, hessian: Tensor) -> None:
+        if self.run.options.method == "sparsegpt":
+            write_tensors("tune", self._path(sample, layer, "hessian"), {"hessian": hessian})
+            return
+        try:
+            weight = layer.read(self.run.dense).to(hessian.device)
+            order = order_layer(weight, hessian, self.run.options.damp)
+        except SingularHessianError:
+            write_tensors("tune", self._path(sample, layer, "failed"), {})
+            return
+        order.save(self._path(sample, layer, "order"))
+
+    @torch.no_grad()
+    def weights(self, sample: int, layer: Layer, ratio: float) -> Tensor:
+        """Weights of a layer pruned for a sample; dense at 0, or if the layer cannot be pruned for it."""
+        dense = layer.read(self.run.dense)
+        if ratio == 0:
+            return dense
+        self.fill(sample)
+        if not self._whole(sample, layer):  # the sample does not use the layer
+            return dense
+        if self.run.options.method == "sparsegpt":
+            device = self.run.device
+            saved, _ = read_tensors("tune", self._path(sample, layer, "hessian"))
+            hessian = saved["hessian"].to(device)
+            problem = Problem(layer, dense.to(device), hessian[None], ratio)
+            with self._scratch(layer, {layer.name: hessian}):
+                ((pruned,),) = prune_layers(
+                    [problem], method="sparsegpt", damp=self.run.options.damp
+                )
+            return dense if pruned.weights is None else pruned.weights.to(dense.device)
+        if self._path(sample, layer, "failed").exists():
+            return dense
+        return weights_at(OBCTrace.load(self._path(sample, layer, "order")), ratio).to(dense)
+
+    def model(self, sample: int, ratios: dict[str, float]) -> nn.Module:
+        """The model pruned for a sample at these ratios; it shares other tensors with the dense one."""
+        sparse = duplicate(self.run.dense)
+        for layer in self.layers:
+            ratio = ratios.get(layer.name, 0.0)
+            if ratio > 0:
+                layer.write(sparse, self._settled(sample, layer, ratio))
+        return sparse
+
+    def _settled(self, sample: int, layer: Layer, ratio: float) -> Tensor:
+        """As weights, but solved once and kept: every later group is tuned with them."""
+        path = self._path(sample, layer, f"at-{ratio!r}")
+        if path.exists():
+            kept, _ = read_tensors("tune", path)
+            shape = tuple(layer.read(self.run.dense).shape)
+            return Packed(shape, kept["bits"], kept["values"]).weights()
+        weights = self.weights(sample, layer, ratio)
+        packed = Packed.of(weights)
+        write_tensors("tune", path, {"bits": packed.bits, "values": packed.values})
+        return weights

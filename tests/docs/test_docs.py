@@ -1,0 +1,52 @@
+"""Pages and help texts: links lead somewhere, commands parse, and the study's Python runs."""
+
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from spade_xai import trace
+from spade_xai.cli import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = get_command(app).commands
+
+
+def lines_of(text):
+    """Command lines of spade-xai in the text, without comments."""
+    joined = text.replace("\\\n", " ")
+    return [
+        shlex.split(line, comments=True)[1:]
+        for line in re.findall(r"^ *spade-xai .*", joined, re.M)
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/guide.md", "docs/trojan-study.md", *COMMANDS])
+def test_command_lines_parse(name):
+    text = inspect.cleandoc(COMMANDS[name].help) if name in COMMANDS else (ROOT / name).read_text()
+    found = lines_of(text)
+    assert found
+    for command, *arguments in found:
+        COMMANDS[command].make_context(command, arguments)
+
+
+def test_python_of_the_trojan_study(monkeypatch):
+    (program,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/trojan-study.md").read_text(), re.DOTALL
+    )
+    names = {}
+    exec(
+        program.replace("augmentations=256", "augmentations=4, layers='fc', progress=False"), names
+    )
+    assert names["trace"] is trace
+    assert names["saliency"].shape == (1, 3, 64, 64) and names["saliency"].abs().sum() > 0

@@ -1,0 +1,120 @@
+"""Files that are damaged, half written, of another kind, or cannot be written."""
+
+import os
+
+import pytest
+import torch
+from problems import layer
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from spade_ext import OBCTrace, obc_trace
+from spade_xai import load_trace
+from spade_xai.tracing.trace import trace
+from spade_xai.tuning.tune import Tuned
+
+
+@pytest.fixture
+def obc():
+    return obc_trace(*layer(4, 6, dtype=torch.float32))
+
+
+@pytest.fixture
+def pruned():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    sample = torch.rand(1, 3, 2, 2)
+    return model, trace(model, sample, sparsity=0.5, augmentations=4, progress=False)
+
+
+def contents(path):
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())
+
+
+@pytest.mark.parametrize(
+    "tensors, metadata, message",
+    [
+        ({"order": lambda t: t.long()}, {}, "order must have dtype torch.int32, got torch.int64"),
+        ({"order": lambda t: t + 1}, {}, "order must hold each of 6 columns once in every row"),
+        ({"order": lambda t: t * 0}, {}, "order must hold each of 6 columns once in every row"),
+        ({"loss": lambda t: t.half()}, {}, "loss must have dtype torch.float32, got torch.float16"),
+        ({"loss": lambda t: t[1:].clone()}, {}, r"loss must have shape \(4, 6\), got \(3, 6\)"),
+        ({"hinv": lambda t: t.double()}, {}, "hinv must have dtype torch.float32, got torch.float64"),
+        ({"hessian": lambda t: t[0].clone()}, {}, r"hessian must have shape \(6, 6\), got \(6,\)"),
+        ({"weight": lambda t: t.int()}, {}, "weight must have dtype"),
+        ({"weight": lambda t: t[0].clone()}, {}, "weight must have 2 or 3 dimensions"),
+        ({"weight": None}, {}, "missing 1 required positional argument: 'weight'"),
+        ({}, {"damp": None}, "'damp'"),
+        ({}, {"damp": "x"}, "Expecting value"),
+        ({}, {"damp": "-1"}, "damp must be in"),
+        ({}, {"block": "0"}, "block must be at least 1, got 0"),
+        ({}, {"block": "4"}, "block must divide the 6 columns, got 4"),
+        ({}, {"block": '"a"'}, "block must be an int, got str"),
+    ],
+)  # fmt: skip
+def test_damaged_elimination(obc, tmp_path, tensors, metadata, message):
+    """Native code reads these tensors by address: none may pass that does not fit."""
+    path = tmp_path / "layer.safetensors"
+    obc.save(path)
+    held, known = contents(path)
+    for name, change in tensors.items():
+        old = held.pop(name)
+        if change is not None:
+            held[name] = change(old)
+    known = {name: text for name, text in {**known, **metadata}.items() if text is not None}
+    save_file(held, path, known)
+    with pytest.raises(ValueError, match=rf"OBCTrace\.load: \S+ is damaged: .*{message}"):
+        OBCTrace.load(path)
+
+
+def test_part_of_a_file_is_refused(obc, pruned, tmp_path):
+    model, found = pruned
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    for save, load in ((obc.save, OBCTrace.load), (found.save, lambda p: load_trace(p, model))):
+        save(whole)
+        data = whole.read_bytes()
+        for length in (0, 5, 60, len(data) // 2, len(data) - 1):
+            part.write_bytes(data[:length])
+            with pytest.raises(ValueError, match="part is not a safetensors file"):
+                load(part)
+        with pytest.raises(FileNotFoundError, match="no file"):
+            load(tmp_path)
+
+
+def test_what_cannot_be_written_leaves_nothing(obc, pruned, tmp_path):
+    for function, save in (("OBCTrace", obc.save), ("Trace", pruned[1].save)):
+        with pytest.raises(FileNotFoundError, match=rf"{function}\.save: no folder \S+absent"):
+            save(tmp_path / "absent" / "file")
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        with pytest.raises(OSError, match="folder"):
+            save(tmp_path / "folder")
+    with pytest.raises(FileNotFoundError):
+        Tuned({}, 0.0, []).save(tmp_path / "absent" / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_an_interrupted_write_keeps_the_old_file(obc, tmp_path, monkeypatch):
+    path = tmp_path / "layer.safetensors"
+    obc.save(path)
+    before = path.read_bytes()
+
+    def interrupted(tensors, name, metadata):
+        name.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spade_ext._files.save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        obc.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_files_are_replaced(obc, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(OSError, match=f"only a file can be replaced, got {path}"):
+            obc.save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"] and pipe.is_fifo()

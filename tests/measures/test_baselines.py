@@ -1,0 +1,270 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from spade_xai import metrics
+from spade_xai.measures.baselines import edge_map, magnitude_prune, random_map
+from spade_xai.measures.sparse_fc import cache_features, elastic_net_path, sparse_fc
+
+
+def square(size=16):
+    x = torch.full((2, 3, size, size), 10.0)
+    x[:, :, 5:11, 5:11] = 14.0
+    return x
+
+
+def test_random_map_is_seeded_and_uniform():
+    x = torch.zeros(3, 3, 40, 40)
+    a = random_map(x, seed=1)
+    assert a.shape == (3, 40, 40) and torch.equal(a, random_map(x, seed=1))
+    assert not torch.equal(a, random_map(x, seed=2))
+    assert a.min() >= 0 and a.max() < 1 and abs(float(a.mean()) - 0.5) < 0.02
+
+
+@pytest.mark.parametrize("detector", ["sobel", "canny"])
+def test_edges_are_at_the_border_whatever_the_scale(detector):
+    maps = edge_map(square(), detector=detector)
+    border = torch.zeros(16, 16, dtype=torch.bool)
+    border[4:12, 4:12] = True
+    border[7:9, 7:9] = False
+    assert maps.shape == (2, 16, 16) and maps.max() > 0
+    assert (maps[0][~border] < 0.01).all()  # kornia's Sobel adds 1e-6 under its root
+    torch.testing.assert_close(edge_map(square() * 7 - 3, detector=detector), maps)
+
+
+def test_sobel_by_hand():
+    x = (
+        torch.arange(8.0).expand(1, 1, 8, 8) / 7
+    )  # slope 1/7 to the right; kornia divides by 8 and adds 1e-6
+    interior = edge_map(x)[0, 2:-2, 2:-2]
+    expected = torch.full_like(interior, ((1 / 7) ** 2 + 1e-6) ** 0.5)
+    torch.testing.assert_close(interior, expected)
+
+
+def test_images_are_checked():
+    with pytest.raises(
+        ValueError, match=r"edge_map: x must have shape \[B, C, H, W\], got \(3, 4\)"
+    ):
+        edge_map(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="random_map: x must have shape"):
+        random_map(torch.zeros(3))
+    with pytest.raises(ValueError, match="edge_map: detector must be 'sobel' or 'canny', got 'x'"):
+        edge_map(square(), detector="x")
+
+
+def test_magnitude_pruning_removes_the_smallest():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 5, 2), nn.BatchNorm2d(5), nn.Flatten(), nn.Linear(20, 1))
+    before = [p.clone() for p in model.parameters()]
+    sparse = magnitude_prune(model, 0.95)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    for index, count in ((0, 38), (3, 19)):
+        weight, kept = model[index].weight, sparse[index].weight
+        gone = kept == 0
+        assert int(gone.sum()) == count
+        assert weight[gone].abs().max() <= weight[~gone].abs().min()
+        assert torch.equal(kept[~gone], weight[~gone])
+        assert sparse[index].bias is model[index].bias
+    named = magnitude_prune(model, {"3": 0.5})
+    assert named[0].weight is model[0].weight and int((named[3].weight == 0).sum()) == 10
+    tied = nn.Linear(4, 1)
+    nn.init.ones_(tied.weight)
+    assert magnitude_prune(tied, {"": 0.5}).weight.tolist() == [[0, 0, 1, 1]]
+    with pytest.raises(
+        ValueError, match="magnitude_prune: sparsity must name layers with weights, got 'x'"
+    ):
+        magnitude_prune(model, {"x": 0.5})
+    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\], got 1.5 for 3"):
+        magnitude_prune(model, {"3": 1.5})
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits(n_class=4)
+    order = np.random.default_rng(0).permutation(len(data.target))[:400]
+    return torch.tensor(data.data[order] / 16).float(), torch.tensor(data.target[order])
+
+
+@pytest.fixture(scope="module")
+def path(digits):
+    return elastic_net_path(*digits, steps=6, smallest=0.01, iterations=100)
+
+
+def test_path_starts_at_zero_and_grows(path):
+    assert path[0].sparsity > 0.98 and path[-1].sparsity < 0.9
+    assert all(a.penalty > b.penalty for a, b in itertools.pairwise(path))
+    assert path[-1].accuracy > 0.9 > path[0].accuracy
+
+
+def test_path_is_a_minimum_of_its_objective(digits, path):
+    x, y = digits
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    held = round(0.2 * len(x))
+    train, labels = x[order[held:]].double(), y[order[held:]]
+    scale = train.std(0).clamp_min(1e-8)
+    point = path[3]
+    z, w = (train - train.mean(0)) / scale, point.weight * scale
+    b = point.bias + point.weight @ train.mean(0)
+    fit = LogisticRegression(
+        solver="saga", l1_ratio=0.99, C=1 / (point.penalty * len(z)), max_iter=5000, tol=1e-6
+    ).fit(z.numpy(), labels.numpy())
+
+    def objective(weight, bias):
+        loss = nn.functional.cross_entropy(z @ weight.T + bias, labels)
+        return float(
+            loss + point.penalty * (0.99 * weight.abs().sum() + 0.005 * weight.square().sum())
+        )
+
+    best = objective(torch.from_numpy(fit.coef_), torch.from_numpy(fit.intercept_))
+    assert best - 1e-6 <= objective(w, b) <= best * 1.02
+
+
+def test_sparse_fc_replaces_the_last_layer_only(digits):
+    x, y = digits
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 4)).train()
+    before = model[2].weight.clone()
+    sparse, fit = sparse_fc(model, "2", x.split(90), y)
+    assert model.training and torch.equal(model[2].weight, before)
+    assert sparse[0].weight is model[0].weight
+    weight = sparse[2].weight
+    assert float((weight == 0).double().mean()) == pytest.approx(fit.sparsity)
+    assert 0.1 < fit.sparsity < 1 and fit.accuracy > 0.85
+    features = cache_features(model, "2", [x], batch_size=100)
+    torch.testing.assert_close(features, model[:2](x).detach())
+    expected = features.double() @ fit.weight.T + fit.bias
+    torch.testing.assert_close(sparse(x).double(), expected, rtol=1e-4, atol=1e-4)
+    again, _ = sparse_fc(model, "2", x.split(90), y)
+    assert torch.equal(again[2].weight, weight)
+    accuracy = metrics.mean((sparse(x).argmax(1) == y).double())
+    assert accuracy.mean > 0.85
+
+
+def test_two_classes(digits):
+    x, y = digits
+    two = y < 2
+    model = nn.Sequential(nn.Identity(), nn.Linear(64, 2))
+    sparse, fit = sparse_fc(model, "1", [x[two]], y[two])
+    assert (
+        fit.weight.shape == (2, 64) and (sparse(x[two]).argmax(1) == y[two]).double().mean() > 0.95
+    )
+
+
+def test_sparse_fc_errors(digits):
+    x, y = digits
+    model = nn.Sequential(nn.Linear(64, 5), nn.ReLU())
+    with pytest.raises(
+        TypeError, match=r"sparse_fc: layer must name an nn.Linear, got ReLU for '1'"
+    ):
+        sparse_fc(model, "1", [x], y)
+    with pytest.raises(
+        ValueError, match="sparse_fc: labels must have the 5 classes of layer '0', got 4"
+    ):
+        sparse_fc(model, "0", [x], y)
+    with pytest.raises(
+        ValueError, match=r"features must be \[N, D\] and labels \[N\], got \(3, 2\)"
+    ):
+        elastic_net_path(torch.zeros(3, 2), torch.zeros(4).long())
+    with pytest.raises(ValueError, match="labels must hold every class"):
+        elastic_net_path(torch.zeros(3, 2), torch.tensor([0, 2, 2]))
+
+
+NAN = float("nan")
+ROWS, LABELS = torch.arange(20.0).view(10, 2), torch.arange(10) % 2
+HEAD = nn.Sequential(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    "call, error, text",
+    [
+        (
+            lambda: cache_features(None, "0", [ROWS]),
+            TypeError,
+            "cache_features: model must be an nn.Module, got NoneType",
+        ),
+        (
+            lambda: cache_features(HEAD, "9", [ROWS]),
+            TypeError,
+            "cache_features: layer must name an nn.Linear, got no module for '9'",
+        ),
+        (lambda: cache_features(HEAD, "0", []), ValueError, "cache_features: batches must give"),
+        (
+            lambda: cache_features(HEAD, "0", ROWS),
+            TypeError,
+            "cache_features: batches must be an iterable of tensors, got Tensor",
+        ),
+        (
+            lambda: cache_features(HEAD, "0", [(ROWS, LABELS)]),
+            TypeError,
+            "cache_features: batches must hold tensors, got tuple",
+        ),
+        (
+            lambda: cache_features(HEAD, "0", [ROWS], batch_size=0),
+            ValueError,
+            "cache_features: batch_size must be at least 1, got 0",
+        ),
+        (
+            lambda: elastic_net_path(ROWS * NAN, LABELS),
+            ValueError,
+            "elastic_net_path: features must be finite, got 20 NaN or Inf",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS.float()),
+            TypeError,
+            "elastic_net_path: labels must have dtype torch.int64",
+        ),
+        (
+            lambda: elastic_net_path(ROWS[:0], LABELS[:0]),
+            ValueError,
+            "elastic_net_path: labels must not be empty",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, steps=0),
+            ValueError,
+            "elastic_net_path: steps must be at least 1, got 0",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, smallest=0.0),
+            ValueError,
+            "elastic_net_path: smallest must be above 0, got 0.0",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, l1_ratio=NAN),
+            ValueError,
+            r"elastic_net_path: l1_ratio must be in \[0.0, 1.0\], got nan",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, validation=2.0),
+            ValueError,
+            r"elastic_net_path: validation must be in \[0.0, 1.0\], got 2.0",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, iterations=-1),
+            ValueError,
+            "elastic_net_path: iterations must be at least 1, got -1",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, seed=-1),
+            ValueError,
+            "elastic_net_path: seed must be at least 0, got -1",
+        ),
+        (
+            lambda: sparse_fc(HEAD, "0", [ROWS], LABELS, tolerance=-1.0),
+            ValueError,
+            r"sparse_fc: tolerance must be in \[0.0, 1.0\], got -1.0",
+        ),
+        (
+            lambda: sparse_fc(HEAD, "0", [ROWS], None),
+            TypeError,
+            "sparse_fc: labels must be a torch.Tensor, got NoneType",
+        ),
+    ],
+)
+def test_sparse_fc_bad_arguments(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
