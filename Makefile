@@ -17,7 +17,7 @@ BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirn
 ON_CORES := -n logical --maxprocesses 8 --dist worksteal
 NVCC = $$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc')
 
-.PHONY: demo test lint cpp-test cuda-build cuda-test python-test bench-check bench shown clean
+.PHONY: demo test lint docs cpp-test cuda-build cuda-test python-test bench-check bench shown clean
 
 # torch by its exact pin and first: a bare requirement may take a build with several GB of CUDA packages.
 .venv/base: constraints.txt
@@ -34,7 +34,7 @@ NVCC = $$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc')
 	touch $@
 
 .venv/tools: .venv/installed
-	$(INSTALL) -c constraints.txt "$$(ls build/wheel/*.whl)[xai,test,lint]"
+	$(INSTALL) -c constraints.txt "$$(ls build/wheel/*.whl)[xai,test,lint,docs]"
 	touch $@
 
 # SPADE on the shipped backdoored network and its pictures: tables, and spade-demo/report.html.
@@ -44,12 +44,17 @@ demo: .venv/installed
 # All that CI runs, two targets at a time: while one waits for its last file or test, the other has the cores. What a
 # target says comes when it is done.
 test:
-	$(MAKE) -j2 --output-sync=target lint cuda-test cpp-test python-test bench-check
+	$(MAKE) -j2 --output-sync=target lint docs cuda-test cpp-test python-test bench-check
 
 lint: .venv/tools
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	git ls-files '*.cpp' '*.h' '*.c' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+# The site of guide, reference and how-tos: build/docs/index.html. Warnings are errors: a link that leads nowhere, a
+# docstring that cannot be read.
+docs: .venv/tools
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 
 # The C++ tests under AddressSanitizer with UBSan, then under ThreadSanitizer; the fuzz under the former.
 cpp-test: .venv/tools

@@ -1,0 +1,34 @@
+"""Settings of the documentation site; `make docs` builds it."""
+
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+
+project = "spade-ext"
+author = "the spade-ext authors"
+(release,) = re.findall(r'^version = "(.+)"', (HERE.parent / "pyproject.toml").read_text(), re.M)
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "myst_parser",
+    "c_header",
+    "plain_docstrings",
+    "repository_pages",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"spade-ext {release}"
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Source", "Reference"]
+python_use_unqualified_type_names = True
