@@ -1,6 +1,7 @@
 """Models by name, weights by path, images by path: what loads, and what the errors say."""
 
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -9,7 +10,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from spade_xai.models.images import ImageError, find_images, read_image, read_images
-from spade_xai.models.load import ModelError, load_model, load_weights, normalized
+from spade_xai.models.load import (
+    ModelError,
+    RandomWeightsWarning,
+    load_model,
+    load_weights,
+    normalized,
+)
 
 
 def tiny():
@@ -34,10 +41,69 @@ def test_library_models(spec, tmp_path):
         spec = f"transformers:{tmp_path}"
     else:
         pytest.importorskip(spec.split(":")[0])
-    model = load_model(spec, classes=5)
+    if spec.startswith("transformers"):
+        model = load_model(spec, classes=5)
+    else:
+        with pytest.warns(RandomWeightsWarning):
+            model = load_model(spec, classes=5)
     assert not model.training
     output = model(torch.rand(1, 3, 32, 32))
     assert getattr(output, "logits", output).shape == (1, 5)
+
+
+@pytest.mark.parametrize("spec", ["torchvision:mobilenet_v3_small", "timm:test_resnet"])
+def test_random_weights_are_told(spec):
+    pytest.importorskip(spec.split(":")[0])
+    with pytest.warns(RandomWeightsWarning, match=rf"{spec} has RANDOM weights"):
+        load_model(spec)
+
+
+def test_weights_that_torchvision_downloads(tmp_path, monkeypatch):
+    """From the cache, where a download would lie; a file that holds code is refused."""
+    models = pytest.importorskip("torchvision").models
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / "mobilenet_v3_small-047dcff4.pth"
+    cached.parent.mkdir(parents=True)
+    saved = models.mobilenet_v3_small()
+    torch.save(saved.state_dict(), cached)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RandomWeightsWarning)
+        loaded = load_model("torchvision:mobilenet_v3_small", pretrained=True).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in saved.state_dict().items())
+    torch.save({"w": Bomb(str(tmp_path / "mark"))}, cached)
+    with pytest.raises(ModelError, match=r"cannot download the weights of torchvision:mobilenet"):
+        load_model("torchvision:mobilenet_v3_small", pretrained=True)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_weights_that_timm_downloads(monkeypatch):
+    timm = pytest.importorskip("timm")
+    asked = []
+
+    def create(name, pretrained, **options):
+        asked.append((name, pretrained, options))
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(ModelError, match=r"cannot download .* timm:test_resnet: no network"):
+        load_model("timm:test_resnet", pretrained=True)
+    assert asked == [("test_resnet", True, {})]
+
+
+def test_weights_of_transformers_hub(monkeypatch):
+    transformers = pytest.importorskip("transformers")
+
+    def asked(name, **options):
+        raise OSError(f"no network for {name}")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", asked)
+    with pytest.raises(ModelError, match=r"transformers:google/vit: no network for google/vit"):
+        load_model("transformers:google/vit", pretrained=True)
+
+
+def test_pretrained_goes_alone(tmp_path):
+    with pytest.raises(ModelError, match=r"pretrained must go without weights and classes"):
+        load_model("torchvision:resnet18", pretrained=True, classes=5)
 
 
 def test_transformers_weights_come_with_the_folder(tmp_path):
@@ -94,7 +160,7 @@ def test_weights_of_safetensors(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("resnet50", "spec must be like torchvision:resnet50"),
+        ("resnet50", "spec must be like pretrained:efficientnet_lite0, torchvision"),
         ("torchvision:resnet5000", "torchvision has no model 'resnet5000'"),
         ("timm:nothing_of_this_name", "timm has no model"),
         ("transformers:no-such-folder", "expected a folder with a config.json or a model type"),
@@ -212,6 +278,12 @@ def test_read_images(pictures):
     assert image.shape == (3, 10, 20)
     assert torch.allclose(image[:, 3, 5], torch.tensor([255, 128, 0]) / 255)
     assert read_images(sorted(pictures.glob("*.[jp]*")), size=8).shape == (2, 3, 8, 8)
+    wide = Image.new("RGB", (20, 10))
+    wide.paste((255, 255, 255), (6, 1, 14, 9))  # the middle square of 8
+    wide.save(pictures / "wide.png")
+    assert read_image(pictures / "wide.png", 8, 10).min() == 1
+    assert read_image(pictures / "wide.png", 8).min() < 1
+    assert torch.equal(read_image(pictures / "a.jpg", 10, 12), read_image(pictures / "a.jpg"))
     with pytest.raises(
         ImageError, match=r"images must have one size, got \(10, 10\) .* give a size"
     ):

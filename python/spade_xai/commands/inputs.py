@@ -44,6 +44,7 @@ class InputOptions:
     images: o.Images
     model: o.Model
     weights: o.Weights = None
+    pretrained: o.Pretrained = False
     classes: o.Classes = None
     size: o.Size = None
     normalize: o.Normalize = "auto"
@@ -65,10 +66,12 @@ def load_inputs(
         paths = [path for path in paths if not path.stem.endswith("_mask")]
         if not paths:
             raise ImageError("find_images: there must be an image beside the masks, got none")
-    model = load_model(given.model, given.weights, classes=given.classes)
+    model = load_model(
+        given.model, given.weights, classes=given.classes, pretrained=given.pretrained
+    )
     known = preprocessing_of(given.model, model)
-    size = known.size if given.size is None else given.size
-    images = read_images(paths, size)
+    size, resize = (known.size, known.resize) if given.size is None else (given.size, None)
+    images = read_images(paths, size, resize)
     mean_std = _normalization(given.normalize, known)
     if mean_std is not None:
         model = normalized(model, *mean_std)
@@ -80,7 +83,7 @@ def load_inputs(
         images,
         _names(paths),
         _stems(paths),
-        None if masks is None else _read_masks(paths, masks, size, images),
+        None if masks is None else _read_masks(paths, masks, (size, resize), images),
         _class_names(class_names, known.classes, count),
     )
 
@@ -132,7 +135,9 @@ def _stems(paths: Sequence[Path]) -> list[str]:
     return ["_".join(part for part in path.parts if part != path.anchor) for path in paths]
 
 
-def _read_masks(paths: Sequence[Path], folder: Path, size: int | None, images: Tensor) -> Tensor:
+def _read_masks(
+    paths: Sequence[Path], folder: Path, sizes: tuple[int | None, int | None], images: Tensor
+) -> Tensor:
     masks = []
     for path, image in zip(paths, images, strict=True):
         candidates = [folder / f"{path.stem}_mask.png", folder / f"{path.stem}.png"]
@@ -141,7 +146,7 @@ def _read_masks(paths: Sequence[Path], folder: Path, size: int | None, images: T
             raise ImageError(
                 f"no mask of {path}: neither {candidates[0]} nor another {candidates[1]}"
             )
-        mask = read_image(found[0], size).mean(0) > 0.5
+        mask = read_image(found[0], *sizes).mean(0) > 0.5
         if mask.shape != image.shape[1:]:
             raise ImageError(
                 f"mask {found[0]} must have the size of its image {tuple(image.shape[1:])}, got {tuple(mask.shape)}"

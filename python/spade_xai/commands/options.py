@@ -56,7 +56,8 @@ Model = Annotated[
     str,
     typer.Option(
         "--model", "-m", rich_help_panel=MODEL, show_default=False,
-        help="torchvision:NAME, timm:NAME, transformers:FOLDER, or package.module:function.",
+        help="pretrained:efficientnet_lite0, torchvision:NAME, timm:NAME, transformers:FOLDER, or "
+        "package.module:function.",
     ),
 ]  # fmt: skip
 Weights = Annotated[
@@ -64,6 +65,13 @@ Weights = Annotated[
     typer.Option(
         "--weights", "-w", rich_help_panel=MODEL,
         help="State dict: a safetensors file, or a torch file (read with weights_only=True).",
+    ),
+]  # fmt: skip
+Pretrained = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained", rich_help_panel=MODEL,
+        help="Take the weights that a library downloads for its model; without them and --weights they are random.",
     ),
 ]  # fmt: skip
 Classes = Annotated[

@@ -46,12 +46,13 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
-def read_image(path: str | Path, size: int | None = None) -> Tensor:
+def read_image(path: str | Path, size: int | None = None, resize: int | None = None) -> Tensor:
     """Read one image as [3, H, W] in [0, 1]; transparency is dropped, gray is repeated.
 
     Args:
         path: Of a file that Pillow reads.
         size: Scale the short side to it and cut the middle square; None: as it is.
+        resize: Scale the short side to this instead, at least size; an image that is size x size stays as it is.
 
     Raises:
         ImageError: The file is missing or is not an image that can be read.
@@ -64,7 +65,7 @@ def read_image(path: str | Path, size: int | None = None) -> Tensor:
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"read_image: cannot read {path} as an image: {error}") from error
     if size is not None and image.size != (size, size):
-        scale = size / min(image.size)
+        scale = max(size, resize or size) / min(image.size)
         wide = max(size, round(image.width * scale)), max(size, round(image.height * scale))
         image = image.resize(wide, Image.Resampling.BICUBIC)
         left, top = (image.width - size) // 2, (image.height - size) // 2
@@ -72,13 +73,15 @@ def read_image(path: str | Path, size: int | None = None) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
-def read_images(paths: Sequence[str | Path], size: int | None = None) -> Tensor:
-    """Read images as one batch [B, 3, H, W] in [0, 1].
+def read_images(
+    paths: Sequence[str | Path], size: int | None = None, resize: int | None = None
+) -> Tensor:
+    """Read images as one batch [B, 3, H, W] in [0, 1]; size and resize as in `read_image`.
 
     Raises:
         ImageError: As `read_image`, or images differ in size where none is given.
     """
-    images = [read_image(path, size) for path in paths]
+    images = [read_image(path, size, resize) for path in paths]
     for path, image in zip(paths, images, strict=True):
         if image.shape != images[0].shape:
             first, other = tuple(images[0].shape[1:]), tuple(image.shape[1:])

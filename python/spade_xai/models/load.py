@@ -1,8 +1,9 @@
-"""Models by name and weights by path; nothing is downloaded and no code in a weights file runs."""
+"""Models by name and weights by path; no code in a weights file runs, and nothing is downloaded unless asked for."""
 
 import importlib
 import math
 import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-EXAMPLES = "torchvision:resnet50, timm:convnext_tiny, transformers:FOLDER, package.module:function"
+from spade_xai.models.efficientnet_lite import VARIANTS, load_efficientnet_lite
+
+EXAMPLES = (
+    "pretrained:efficientnet_lite0, torchvision:resnet50, timm:convnext_tiny, transformers:FOLDER, "
+    "package.module:function"
+)
 # Where training scripts put the state dict inside a checkpoint.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
@@ -22,18 +28,32 @@ class ModelError(ValueError):
     """A model cannot be made or its weights do not fit; the message says which and why."""
 
 
+class RandomWeightsWarning(UserWarning):
+    """A model was made without weights: what it answers, and whatever explains that, means nothing."""
+
+
 def load_model(
-    spec: str, weights: str | Path | None = None, *, classes: int | None = None
+    spec: str,
+    weights: str | Path | None = None,
+    *,
+    classes: int | None = None,
+    pretrained: bool = False,
 ) -> nn.Module:
     """Make the model that spec names, load weights into it, and return it in eval mode.
 
     Args:
-        spec: `torchvision:NAME` or `timm:NAME`, a model of that library with random weights;
+        spec: `pretrained:NAME`, an ImageNet network whose weights are an installed package (extra `imagenet`), of
+            `efficientnet_lite.VARIANTS`; `torchvision:NAME` or `timm:NAME`, a model of that library;
             `transformers:NAME`, a folder with a config.json, whose weights are loaded if none are given, or a model
             type such as vit or bert with its default configuration;
             `package.module:function`, a function without arguments that returns an nn.Module.
         weights: A state dict as a safetensors file or a torch file (read with weights_only=True); None: as made.
-        classes: Number of outputs of the first three kinds of models; None: the library's default.
+        classes: Number of outputs of a library's model; None: the library's default.
+        pretrained: Whether a library's model gets the weights that the library downloads for it, where there is a
+            network; a name in transformers is then one of its hub. Goes without weights and classes.
+
+    Warns:
+        RandomWeightsWarning: A library's model is made without weights: they are random.
 
     Raises:
         ModelError: The spec is malformed, the library or the model is missing, or the weights do not fit.
@@ -41,14 +61,31 @@ def load_model(
     kind, separator, name = spec.partition(":")
     if not separator or not kind or not name:
         raise ModelError(f"load_model: spec must be like {EXAMPLES}, got {spec!r}")
+    if pretrained and (weights is not None or classes is not None):
+        raise ModelError(
+            "load_model: pretrained must go without weights and classes, which it brings, "
+            f"got weights={weights!r} and classes={classes}"
+        )
     if kind in _LIBRARIES:
         try:
             importlib.import_module(kind)
         except (ImportError, RuntimeError) as error:
             raise ModelError(f"load_model: {spec!r} needs the package {kind}: {error}") from error
-        model = _LIBRARIES[kind](name, classes, weights is None)
+        model = _LIBRARIES[kind](name, classes, weights is None, pretrained)
+        own = pretrained or (kind == "transformers" and Path(name).is_dir())
+        if weights is None and not own:
+            warnings.warn(
+                f"load_model: {spec} has RANDOM weights, so its answers and their explanations mean nothing: give a "
+                "file of weights, or ask for the library's with pretrained=True (--pretrained)",
+                RandomWeightsWarning,
+                stacklevel=2,
+            )
+    elif kind != "pretrained" and pretrained:
+        raise ModelError(f"load_model: pretrained must be False for {spec!r}, got True")
     elif classes is not None:
         raise ModelError(f"load_model: classes must be None for {spec!r}, got {classes}")
+    elif kind == "pretrained":
+        model = _packaged(name)
     else:
         model = _call(kind, name)
     if weights is not None:
@@ -56,31 +93,70 @@ def load_model(
     return model.eval()
 
 
-def _torchvision(name: str, classes: int | None, own_weights: bool) -> nn.Module:
+def _packaged(name: str) -> nn.Module:
+    if name not in VARIANTS:
+        raise ModelError(
+            f"load_model: pretrained: expected one of {', '.join(VARIANTS)}, got {name!r}"
+        )
+    try:
+        return load_efficientnet_lite(name)
+    except (ModuleNotFoundError, ValueError, OSError) as error:
+        raise ModelError(f"load_model: {error}") from error
+
+
+def _torchvision(
+    name: str, classes: int | None, own_weights: bool, pretrained: bool = False
+) -> nn.Module:
     from torchvision import models
 
     if name not in models.list_models():
         raise ModelError(f"load_model: torchvision has no model {name!r}")
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-    return models.get_model(name, weights=None, **options)
+    if not pretrained:
+        return models.get_model(name, weights=None, **options)
+    found = models.get_model_weights(name)
+    if not len(found):
+        raise ModelError(f"load_model: torchvision has no weights of {name!r}")
+    try:
+        # into the cache, and read without running code; get_model then finds them there
+        found.DEFAULT.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        return models.get_model(name, weights=found.DEFAULT)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise _not_downloaded(f"torchvision:{name}", error) from error
 
 
-def _timm(name: str, classes: int | None, own_weights: bool) -> nn.Module:
+def _timm(name: str, classes: int | None, own_weights: bool, pretrained: bool = False) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
         raise ModelError(f"load_model: timm has no model {name!r}")
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-    return timm.create_model(name, pretrained=False, **options)
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        if not pretrained:
+            raise
+        raise _not_downloaded(f"timm:{name}", error) from error
 
 
-def _transformers(name: str, classes: int | None, own_weights: bool) -> nn.Module:
+def _not_downloaded(spec: str, error: Exception) -> ModelError:
+    return ModelError(f"load_model: cannot download the weights of {spec}: {error}")
+
+
+def _transformers(
+    name: str, classes: int | None, own_weights: bool, pretrained: bool = False
+) -> nn.Module:
     import transformers
 
     options: dict[str, Any] = {} if classes is None else {"num_labels": classes}
     folder = Path(name)
     if (folder / "config.json").is_file():
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **options)
+    elif pretrained:
+        try:
+            config = transformers.AutoConfig.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise _not_downloaded(f"transformers:{name}", error) from error
     elif name in transformers.CONFIG_MAPPING:
         config = transformers.CONFIG_MAPPING[name](**options)
     else:
@@ -97,23 +173,23 @@ def _transformers(name: str, classes: int | None, own_weights: bool) -> nn.Modul
         raise ModelError(
             f"load_model: transformers has no classifier of type {config.model_type!r}"
         )
-    if own_weights and folder.is_dir():
-        return _pretrained(factory, folder, config)
+    if pretrained or (own_weights and folder.is_dir()):
+        return _own_weights(factory, name, config, local=folder.is_dir())
     return factory.from_config(config)
 
 
-def _pretrained(factory: Any, folder: Path, config: Any) -> nn.Module:
-    """Load the weights of the folder, which transformers renames on reading, all or none."""
+def _own_weights(factory: Any, name: str, config: Any, *, local: bool) -> nn.Module:
+    """Load the weights of a folder or of the hub, which transformers renames on reading, all or none."""
     try:
         model, info = factory.from_pretrained(
-            folder,
+            name,
             config=config,
-            local_files_only=True,
+            local_files_only=local,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
     except (OSError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ModelError(f"load_model: cannot load the weights in {folder}: {error}") from error
+        raise ModelError(f"load_model: cannot load the weights in {name}: {error}") from error
     problems = {
         "missing in the file": sorted(info["missing_keys"]),
         "of another shape in the file": sorted(str(key[0]) for key in info["mismatched_keys"]),
@@ -122,7 +198,7 @@ def _pretrained(factory: Any, folder: Path, config: Any) -> nn.Module:
     for problem, keys in problems.items():
         if keys:
             raise ModelError(
-                f"load_model: the weights in {folder} do not fit the model: first difference at {keys[0]!r}: {problem}"
+                f"load_model: the weights in {name} do not fit the model: first difference at {keys[0]!r}: {problem}"
             )
     return model
 

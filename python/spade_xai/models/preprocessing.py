@@ -7,19 +7,23 @@ from typing import Any
 
 from torch import nn
 
+from spade_xai.models import efficientnet_lite
+
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Size and normalisation of a model's images; None where nothing is known.
 
     Attributes:
-        size: Pixels a side.
+        size: Pixels per side.
+        resize: Pixels of the short side, from whose middle the square of `size` is cut; None: as `size`.
         mean: Of each channel, subtracted from images in [0, 1].
         std: Of each channel, divided by.
         classes: Names of the outputs.
     """
 
     size: int | None = None
+    resize: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] | None = None
@@ -32,25 +36,43 @@ def preprocessing_of(spec: str, model: nn.Module) -> Preprocessing:
     return Preprocessing() if known is None else known(name, model)
 
 
+def _packaged(name: str, model: nn.Module) -> Preprocessing:
+    size = efficientnet_lite.VARIANTS[name].size
+    return Preprocessing(
+        size,
+        size + efficientnet_lite.CROP_PADDING,
+        efficientnet_lite.MEAN,
+        efficientnet_lite.STD,
+        efficientnet_lite.imagenet_classes(),
+    )
+
+
 def _torchvision(name: str, model: nn.Module) -> Preprocessing:
     from torchvision import models
 
-    weights = list(models.get_model_weights(name))  # their metadata; nothing is downloaded
-    if not weights:
+    weights = models.get_model_weights(name)  # their metadata; nothing is downloaded
+    if not len(weights):
         return Preprocessing()
-    transforms, meta = weights[-1].transforms(), weights[-1].meta
+    transforms, meta = weights.DEFAULT.transforms(), weights.DEFAULT.meta
     if not hasattr(transforms, "crop_size"):
         return Preprocessing()
     categories = tuple(meta.get("categories", ())) or None
     return Preprocessing(
-        transforms.crop_size[0], tuple(transforms.mean), tuple(transforms.std), categories
+        transforms.crop_size[0],
+        transforms.resize_size[0],
+        tuple(transforms.mean),
+        tuple(transforms.std),
+        categories,
     )
 
 
 def _timm(name: str, model: nn.Module) -> Preprocessing:
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    size = config["input_size"][-1] if "input_size" in config else None
+    share = config.get("crop_pct")
     return Preprocessing(
-        config["input_size"][-1] if "input_size" in config else None,
+        size,
+        int(size / share) if size and share else None,
         tuple(config["mean"]) if "mean" in config else None,
         tuple(config["std"]) if "std" in config else None,
     )
@@ -67,10 +89,16 @@ def _transformers(name: str, model: nn.Module) -> Preprocessing:
     mean, std = saved.get("image_mean"), saved.get("image_std")
     return Preprocessing(
         size if isinstance(size, int) else None,
+        None,
         tuple(mean) if mean and std else None,
         tuple(std) if mean and std else None,
         tuple(labels[i] for i in range(len(labels))) if labels else None,
     )
 
 
-_KNOWN = {"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}
+_KNOWN = {
+    "pretrained": _packaged,
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "transformers": _transformers,
+}
