@@ -2,7 +2,14 @@
 
 import torch
 
-from spade_ext._checks import MOST_DAMP, check_int, check_nm, check_range, resolve_threads
+from spade_ext._checks import (
+    MOST_DAMP,
+    check_finite,
+    check_int,
+    check_nm,
+    check_range,
+    resolve_threads,
+)
 from spade_ext._elimination import (
     Elimination,
     Pattern,
@@ -17,6 +24,7 @@ from spade_ext._progress import Callback
 from spade_ext._selection import count_steps, solve_weights
 from spade_ext._trace import OBCTrace
 from spade_ext.inverse import warn_damping
+from spade_ext.structured import prune_structured
 
 __all__ = ["OBCTrace", "obc_prune", "obc_trace"]
 
@@ -100,11 +108,12 @@ def obc_prune(
     n: int | None = None,
     m: int | None = None,
     block: int | None = None,
+    structured: bool = False,
     damp: float = 0.01,
     threads: int | None = None,
     progress: bool | Callback | None = None,
 ) -> torch.Tensor:
-    """Prune a layer with exact OBC: unstructured, n:m, or in blocks of consecutive columns.
+    """Prune a layer with exact OBC: unstructured, n:m, in blocks of consecutive columns, or whole columns.
 
     Args:
         weight: [R, D], or [G, R, D] of a layer of G groups. Not modified.
@@ -114,6 +123,9 @@ def obc_prune(
         n: With m: n weights of each m consecutive ones of a row go.
         m: Divides D.
         block: Weights go in blocks of so many consecutive columns; divides D. Not with n and m.
+        structured: All rows lose the same ceil(sparsity D / block) blocks of columns, one after another those of least
+            tr(A_bb^-1 W_b^T W_b); with block = taps of a kernel these are input channels. Computed in float64 by torch,
+            so that threads and progress are not used. Not with n and m, nor for a layer of groups.
         damp: As in obc_trace.
         threads: As in obc_trace.
         progress: As in obc_trace.
@@ -129,7 +141,7 @@ def obc_prune(
     Reference: reference.obc_prune.
     """
     function = "obc_prune"
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not structured:
         result: torch.Tensor = torch.ops.spade_ext.obc_prune(
             weight, hessian, sparsity, n, m, block, damp, threads or 0
         )
@@ -142,6 +154,15 @@ def obc_prune(
     pattern = Pattern(*(n_of_m or (0, 0)), _check_block(function, block, cols))
     damp = check_range(function, "damp", damp, 0.0, MOST_DAMP)
     threads = resolve_threads(function, threads)
+    if structured:
+        if n_of_m or weight.ndim == 3:
+            what = f"{n}:{m}" if n_of_m else f"weight of shape {tuple(weight.shape)}"
+            raise ValueError(f"{function}: structured needs no n:m and one group, got {what}")
+        check_finite(function, "weight", weight)
+        check_finite(function, "hessian", hessian)
+        out, used = prune_structured(weight, hessian, sparsity, pattern.block, damp)
+        warn_damping(function, damp, used)
+        return out.to(weight.dtype)
     task = function, weight, hessian, pattern, damp
     out, used = (
         _prune_by_trace(*task, sparsity, threads, progress)

@@ -10,4 +10,7 @@ Sources: Frantar, Alistarh, "SparseGPT" (ICML 2023); Frantar, Singh, Alistarh, "
 from spade_ext.compat.sparsegpt import BatchSparseGPT, SparseGPT
 from spade_ext.compat.trueobs import TrueOBS
 
-__all__ = ["BatchSparseGPT", "SparseGPT", "TrueOBS"]
+SparseGPTSuperFast = BatchSparseGPT
+"""The name that the published SPADE code gives to BatchSparseGPT."""
+
+__all__ = ["BatchSparseGPT", "SparseGPT", "SparseGPTSuperFast", "TrueOBS"]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from spade_ext._checks import MOST_DAMP, check_int, check_nm, check_range
-from spade_ext.compat.layer import LayerHessian
+from spade_ext.compat.layer import LayerHessian, PublishedLayer
 from spade_ext.errors import SingularHessianError
 from spade_ext.inverse import warn_damping
 from spade_ext.reference.published import LEAST_BATCH_DAMP
@@ -59,17 +59,34 @@ def _fasterprune(
     return batch.weights.reshape(samples, -1, cols), batch
 
 
-class SparseGPT:
+class SparseGPT(PublishedLayer):
     """The published class of one layer.
 
     Args:
         layer: nn.Linear, nn.Conv2d or transformers Conv1D. fasterprune replaces its weight.
+
+    Attributes:
+        H: Sum so far, 2 / nsamples * X X^T, float32 [D, D], or [groups, D, D] of a layer of groups. It can be set.
+        nsamples: Samples so far.
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
         self._inputs: LayerHessian | None = LayerHessian(layer)
-        self.rows, self.columns = self._inputs.rows, self._inputs.columns
+        self._describe(layer, self._inputs)
+
+    @property
+    def H(self) -> torch.Tensor:
+        """[D, D] or [groups, D, D] float32; changes in place count."""
+        return self._held().read(torch.float32)
+
+    @H.setter
+    def H(self, value: torch.Tensor) -> None:
+        self._held().write("SparseGPT.H", value)
+
+    @property
+    def nsamples(self) -> int:
+        """Samples so far."""
+        return self._held().samples
 
     def add_batch(self, inp: torch.Tensor, out: object = None, blocksize: int = 1024) -> None:
         """Add a batch of the layer's inputs; out and blocksize are ignored."""
@@ -114,7 +131,7 @@ class SparseGPT:
         return self._inputs
 
 
-class BatchSparseGPT:
+class BatchSparseGPT(PublishedLayer):
     """The class of the published SPADE code: one layer, model_num samples pruned together.
 
     Unlike SparseGPT it does not treat dead columns apart (their damped diagonal alone makes them cheap), damps by
@@ -122,15 +139,41 @@ class BatchSparseGPT:
 
     Args:
         layer: nn.Linear, nn.Conv2d or transformers Conv1D with the dense weight. Not modified.
-        model_num: Samples.
+        model_num: The number of samples.
+
+    Attributes:
+        H: Sums so far, 2 / nsamples * X X^T of each sample, float32 [samples, D, D], or [samples, groups, D, D] of a
+            layer of groups. It can be set; what is read is a copy.
+        nsamples: Inputs of the current sample so far.
+        model_counter: The sample that the next batches belong to.
     """
 
     def __init__(self, layer: nn.Module, model_num: int) -> None:
-        self.layer = layer
         check_int("BatchSparseGPT", "model_num", model_num, 1)
         self._samples = [LayerHessian(layer) for _ in range(model_num)]
-        self.rows, self.columns = LayerHessian(layer).weight().shape
+        self._describe(layer, self._samples[0])
         self.model_counter = 0
+
+    @property
+    def H(self) -> torch.Tensor:
+        """[samples, D, D] or [samples, groups, D, D] float32, a copy."""
+        return torch.stack([sample.read(torch.float32) for sample in self._samples])
+
+    @H.setter
+    def H(self, value: torch.Tensor) -> None:
+        if not isinstance(value, torch.Tensor) or len(value) != len(self._samples):
+            raise ValueError(
+                f"BatchSparseGPT.H: H must hold {len(self._samples)} Hessians, "
+                f"got {tuple(getattr(value, 'shape', ()))}"
+            )
+        for sample, hessian in zip(self._samples, value, strict=True):
+            sample.write("BatchSparseGPT.H", hessian)
+
+    @property
+    def nsamples(self) -> int:
+        """Inputs of the current sample so far."""
+        current = self._samples[self.model_counter : self.model_counter + 1]
+        return current[0].samples if current else 0
 
     def inc_model_counter(self) -> None:
         """The following batches belong to the next sample."""

@@ -2,7 +2,7 @@
 
 from spade_ext.reference.hessian import hessian
 from spade_ext.reference.inverse import damped_inverse
-from spade_ext.reference.obc import obc_eliminate, obc_prune, obc_trace
+from spade_ext.reference.obc import obc_eliminate, obc_prune, obc_trace, structured_columns
 from spade_ext.reference.published import fasterprune
 from spade_ext.reference.sparsegpt import sparsegpt_prune
 
@@ -14,4 +14,5 @@ __all__ = [
     "obc_prune",
     "obc_trace",
     "sparsegpt_prune",
+    "structured_columns",
 ]

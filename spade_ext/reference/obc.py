@@ -107,3 +107,30 @@ def obc_prune(
         obc_eliminate(w[r : r + 1], hinv, int(counts[r]), block=block)[2] for r in range(rows)
     ]
     return torch.cat(pruned) if pruned else w
+
+
+def structured_columns(
+    weight: torch.Tensor, hinv: torch.Tensor, steps: int, block: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Blocks of columns that all rows lose together, one at a time. See spade_ext.structured.
+
+    Returns:
+        order [steps] int64, loss [steps], weights [R, D] after the steps.
+    """
+    w, a = weight.clone(), hinv.clone()
+    left = list(range(w.shape[1] // block))
+    gone = torch.zeros(w.shape[1], dtype=torch.bool)
+    order, loss = [], []
+    for _ in range(steps):
+        parts = [slice(b * block, (b + 1) * block) for b in left]
+        costs = [float((w[:, p] @ torch.linalg.inv(a[p, p]) * w[:, p]).sum()) for p in parts]
+        least = min(range(len(left)), key=costs.__getitem__)
+        order.append(left.pop(least))
+        loss.append(0.5 * costs[least])
+        part = parts[least]
+        solved = torch.linalg.solve(a[part, part], a[part])
+        w = w - w[:, part] @ solved
+        a = a - a[:, part] @ solved
+        gone[part] = True
+        w[:, gone] = 0
+    return torch.tensor(order), torch.tensor(loss, dtype=w.dtype), w
