@@ -37,6 +37,18 @@ class OBCTrace:
         hessian: [D, D] damped Hessian.
         hinv: [D, D] its inverse A.
         block: Columns that go together.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> weight, h = torch.randn(32, 64), spade_ext.hessian(torch.randn(1000, 64))
+        >>> trace = spade_ext.obc_trace(weight, h)
+        >>> trace.save("layer.safetensors")
+        >>> again = spade_ext.OBCTrace.load("layer.safetensors")
+        >>> torch.equal(again.prune(0.9), trace.prune(0.9))
+        True
+        >>> rows = again.prune_rows(torch.full((32,), 16))  # 16 weights of each row go
+        >>> int((rows == 0).sum())
+        512
     """
 
     order: torch.Tensor

@@ -23,6 +23,15 @@ class HessianAccumulator:
 
     Raises:
         TypeError: Another kind of layer.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> layer = torch.nn.Conv2d(16, 32, 3, padding=1)
+        >>> accumulator = spade_ext.HessianAccumulator(layer)
+        >>> for _ in range(4):
+        ...     accumulator.update(torch.randn(8, 16, 28, 28))
+        >>> accumulator.count, accumulator.hessian.shape
+        (32, torch.Size([144, 144]))
     """
 
     def __init__(

@@ -30,6 +30,12 @@ class Conv2dGeometry:
         dilation: (rows, columns).
         groups: Channel groups.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
+
+    Example:
+        >>> from spade_ext import Conv2dGeometry
+        >>> geometry = Conv2dGeometry.of(3, stride=2, padding="valid")
+        >>> geometry.columns(16), geometry.output_size(28, 28)
+        (144, (13, 13))
     """
 
     kernel_size: tuple[int, int]

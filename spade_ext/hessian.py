@@ -52,6 +52,14 @@ def hessian(
 
     Source: Frantar, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), section 3: H = 2 X X^T up to the factor.
     Reference: reference.hessian.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> spade_ext.hessian(torch.randn(1000, 64)).shape
+        torch.Size([64, 64])
+        >>> images = torch.randn(8, 16, 28, 28)
+        >>> spade_ext.hessian(images, kernel_size=3, padding=1).shape  # 16 channels x 9 taps
+        torch.Size([144, 144])
     """
     if kernel_size is None:
         if (stride, padding, dilation, groups, padding_mode, form) != (1, 0, 1, 1, "zeros", "auto"):

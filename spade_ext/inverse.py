@@ -48,6 +48,14 @@ def damped_inverse(
 
     Source: Frantar and Alistarh, "SparseGPT" (ICML 2023), section 3.4 (damping).
     Reference: reference.damped_inverse.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> h = spade_ext.hessian(torch.randn(1000, 64))
+        >>> inverse, used = spade_ext.damped_inverse(h, damp=0.01)
+        >>> damped = h + used * h.diagonal().mean() * torch.eye(64)
+        >>> torch.allclose(inverse @ damped, torch.eye(64), atol=1e-3)
+        True
     """
     function = "damped_inverse"
     check_tensor(function, "hessian", hessian, ndim=2)

@@ -89,6 +89,16 @@ def obc_trace(
 
     Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), Algorithm 1.
     Reference: reference.obc_trace.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> weight, h = torch.randn(32, 64), spade_ext.hessian(torch.randn(1000, 64))
+        >>> trace = spade_ext.obc_trace(weight, h)
+        >>> trace.order.shape  # the column that each row loses at each step
+        torch.Size([32, 64])
+        >>> half, most = trace.prune(0.5), trace.prune(0.95)  # one elimination serves both
+        >>> int((half == 0).sum())
+        1024
     """
     function = "obc_trace"
     cols = check_layer(function, weight, hessian)
@@ -139,6 +149,15 @@ def obc_prune(
 
     Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), Algorithms 1 and 2, section 4.
     Reference: reference.obc_prune.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> weight, h = torch.randn(32, 64), spade_ext.hessian(torch.randn(1000, 64))
+        >>> int((spade_ext.obc_prune(weight, h, 0.5) == 0).sum())
+        1024
+        >>> two_of_four = spade_ext.obc_prune(weight, h, n=2, m=4)
+        >>> bool(((two_of_four.view(32, 16, 4) == 0).sum(2) == 2).all())
+        True
     """
     function = "obc_prune"
     if torch.compiler.is_compiling() and not structured:

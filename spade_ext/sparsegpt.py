@@ -15,7 +15,15 @@ T = TypeVar("T")
 
 
 class SparseGPTBatch(NamedTuple):
-    """Result of sparsegpt_prune_batch."""
+    """Result of sparsegpt_prune_batch.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> h = torch.stack([spade_ext.hessian(torch.randn(200, 64)) for _ in range(3)])
+        >>> batch = spade_ext.sparsegpt_prune_batch(torch.randn(32, 64), h, 0.9)
+        >>> batch.damp.tolist(), batch.failed.tolist()
+        ([0.01, 0.01, 0.01], [False, False, False])
+    """
 
     weights: torch.Tensor
     """[S, R, D]; dense where a sample failed."""
@@ -58,6 +66,13 @@ def sparsegpt_prune_batch(
 
     Raises:
         ValueError: Wrong shape, device, pattern or range, NaN or Inf.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> h = torch.stack([spade_ext.hessian(torch.randn(200, 64)) for _ in range(3)])
+        >>> weights, damp, failed = spade_ext.sparsegpt_prune_batch(torch.randn(32, 64), h, 0.9)
+        >>> weights.shape
+        torch.Size([3, 32, 64])
     """
     function = "sparsegpt_prune_batch"
     check_tensor(function, "weight", weight, ndim=(2, 3))
@@ -97,6 +112,14 @@ def sparsegpt_prune_layers(
 
     Raises:
         ValueError: As sparsegpt_prune_batch, naming weights[i] or hessians[i]; lengths that differ, different devices.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> weights = [torch.randn(32, 64), torch.randn(16, 32)]
+        >>> hessians = [spade_ext.hessian(torch.randn(200, w.shape[1]))[None] for w in weights]
+        >>> first, second = spade_ext.sparsegpt_prune_layers(weights, hessians, [0.9, 0.5])
+        >>> second.weights.shape
+        torch.Size([1, 16, 32])
     """
     function = "sparsegpt_prune_layers"
     count = len(weights)
@@ -175,6 +198,15 @@ def sparsegpt_prune(
 
     Source: Frantar, Alistarh, "SparseGPT" (ICML 2023), Algorithm 1.
     Reference: reference.sparsegpt_prune.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> weight, h = torch.randn(32, 64), spade_ext.hessian(torch.randn(200, 64))
+        >>> int((spade_ext.sparsegpt_prune(weight, h, 0.75) == 0).sum())
+        1536
+        >>> samples = torch.stack([spade_ext.hessian(torch.randn(200, 64)) for _ in range(5)])
+        >>> spade_ext.sparsegpt_prune(weight, samples, 0.75).shape
+        torch.Size([5, 32, 64])
     """
     function = "sparsegpt_prune"
     if torch.compiler.is_compiling():

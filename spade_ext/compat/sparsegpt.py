@@ -68,6 +68,16 @@ class SparseGPT(PublishedLayer):
     Attributes:
         H: Sum so far, 2 / nsamples * X X^T, float32 [D, D], or [groups, D, D] of a layer of groups. It can be set.
         nsamples: Samples so far.
+
+    Example:
+        >>> import torch
+        >>> from spade_ext.compat import SparseGPT
+        >>> layer = torch.nn.Linear(64, 32)
+        >>> pruner = SparseGPT(layer)
+        >>> pruner.add_batch(torch.randn(200, 64), None)
+        >>> pruner.fasterprune(0.5)
+        >>> int((layer.weight == 0).sum())  # as published, one more than half
+        1025
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -146,6 +156,18 @@ class BatchSparseGPT(PublishedLayer):
             layer of groups. It can be set; what is read is a copy.
         nsamples: Inputs of the current sample so far.
         model_counter: The sample that the next batches belong to.
+
+    Example:
+        >>> import torch
+        >>> from spade_ext.compat import BatchSparseGPT
+        >>> layer, copies = torch.nn.Linear(64, 32), [torch.nn.Linear(64, 32) for _ in range(2)]
+        >>> pruner = BatchSparseGPT(layer, model_num=2)
+        >>> for _ in copies:
+        ...     pruner.add_batch(torch.randn(200, 64), None)
+        ...     pruner.inc_model_counter()
+        >>> pruner.fasterprune(0.5, copies)
+        >>> int((copies[1].weight == 0).sum())
+        1025
     """
 
     def __init__(self, layer: nn.Module, model_num: int) -> None:

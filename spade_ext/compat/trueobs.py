@@ -39,6 +39,17 @@ class TrueOBS(PublishedLayer):
         Losses: [R, steps + 1] half losses of each row's steps, after prepare_unstr or prepare_blocked.
         Traces: For each `parallel` rows a tensor [steps + 1, rows, D] of the weights after each step. It is computed
             when it is read, and takes R * D * (steps + 1) numbers.
+
+    Example:
+        >>> import torch
+        >>> from spade_ext.compat import TrueOBS
+        >>> layer = torch.nn.Linear(64, 32)
+        >>> pruner = TrueOBS(layer)
+        >>> pruner.add_batch(torch.randn(200, 64), None)
+        >>> pruner.prepare_unstr()
+        >>> half, most = pruner.prune_unstr([0.5, 0.9])
+        >>> int((half == 0).sum())
+        1024
     """
 
     def __init__(

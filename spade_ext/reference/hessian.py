@@ -13,7 +13,15 @@ def hessian(
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
 ) -> torch.Tensor:
-    """H = X X^T in the dtype of x; padding by ints only. See spade_ext.hessian."""
+    """H = X X^T in the dtype of x; padding by ints only. See spade_ext.hessian.
+
+    Example:
+        >>> import torch
+        >>> from spade_ext import reference
+        >>> x = torch.randn(1000, 64)
+        >>> torch.allclose(reference.hessian(x), x.T @ x, rtol=1e-3, atol=1e-3)
+        True
+    """
     if kernel_size is None:
         rows = x.reshape(-1, x.shape[-1])
         return rows.T @ rows

@@ -4,7 +4,15 @@ import torch
 
 
 def damped_inverse(hessian: torch.Tensor, damp: float = 0.01) -> tuple[torch.Tensor, float]:
-    """Invert H + damp * mean(diag H) * I; dead columns get a unit diagonal. See spade_ext.damped_inverse."""
+    """Invert H + damp * mean(diag H) * I; dead columns get a unit diagonal. See spade_ext.damped_inverse.
+
+    Example:
+        >>> import torch
+        >>> from spade_ext import reference
+        >>> inverse, used = reference.damped_inverse(torch.eye(4), damp=0.01)
+        >>> used
+        0.01
+    """
     h = hessian.double()
     live = torch.where(h.diagonal() == 0, torch.ones_like(h.diagonal()), h.diagonal())
     while True:

@@ -37,6 +37,15 @@ def obc_eliminate(
 
     Returns:
         order [R, steps] int64, loss [R, steps] = half the score, weights [R, D] after the steps.
+
+    Example:
+        >>> import torch
+        >>> from spade_ext import reference
+        >>> weight, h = torch.randn(8, 16), reference.hessian(torch.randn(100, 16))
+        >>> inverse, _ = reference.damped_inverse(h)
+        >>> order, loss, pruned = reference.obc_eliminate(weight, inverse, steps=4)
+        >>> order.shape, int((pruned == 0).sum())
+        (torch.Size([8, 4]), 32)
     """
     rows, cols = weight.shape
     w = weight.clone()
@@ -79,7 +88,16 @@ def obc_eliminate(
 def obc_trace(
     weight: torch.Tensor, hessian: torch.Tensor, *, damp: float = 0.01
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Order [R, D] and losses [R, D] of eliminating every weight. See spade_ext.obc_trace."""
+    """Order [R, D] and losses [R, D] of eliminating every weight. See spade_ext.obc_trace.
+
+    Example:
+        >>> import torch
+        >>> from spade_ext import reference
+        >>> weight, h = torch.randn(8, 16), reference.hessian(torch.randn(100, 16))
+        >>> order, loss = reference.obc_trace(weight, h)
+        >>> order.shape
+        torch.Size([8, 16])
+    """
     w, hinv = _prepared(weight, hessian, damp)
     return obc_eliminate(w, hinv, w.shape[1])[:2]
 
@@ -94,7 +112,15 @@ def obc_prune(
     block: int = 1,
     damp: float = 0.01,
 ) -> torch.Tensor:
-    """Weights [R, D] after the steps that the pattern asks for. See spade_ext.obc_prune."""
+    """Weights [R, D] after the steps that the pattern asks for. See spade_ext.obc_prune.
+
+    Example:
+        >>> import torch
+        >>> from spade_ext import reference
+        >>> weight, h = torch.randn(8, 16), reference.hessian(torch.randn(100, 16))
+        >>> int((reference.obc_prune(weight, h, 0.5) == 0).sum())
+        64
+    """
     w, hinv = _prepared(weight, hessian, damp)
     rows, cols = w.shape
     if n is not None and m is not None:

@@ -31,7 +31,15 @@ def sparsegpt_prune(
     m: int | None = None,
     damp: float = 0.01,
 ) -> torch.Tensor:
-    """Prune weight [R, D] for one hessian [D, D]. See spade_ext.sparsegpt_prune."""
+    """Prune weight [R, D] for one hessian [D, D]. See spade_ext.sparsegpt_prune.
+
+    Example:
+        >>> import torch
+        >>> from spade_ext import reference
+        >>> weight, h = torch.randn(8, 16), reference.hessian(torch.randn(100, 16))
+        >>> int((reference.sparsegpt_prune(weight, h, 0.5) == 0).sum())
+        64
+    """
     hinv, _ = damped_inverse(hessian, damp)
     upper = torch.linalg.cholesky(hinv, upper=True)
     w = weight.masked_fill(hessian.diagonal() == 0, 0)
