@@ -30,5 +30,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False
+napoleon_use_ivar = (
+    True  # attributes in the text of their class; those that are properties stand on their own too
+)
 napoleon_custom_sections = ["Source", "Reference"]
 python_use_unqualified_type_names = True
