@@ -1,0 +1,123 @@
+"""The public names, held against a list: what is taken away or renamed is seen, and what is added is added on purpose.
+
+After an intended change write the list anew: `python tests/docs/test_names.py`.
+"""
+
+import builtins
+import inspect
+import re
+import sys
+from difflib import unified_diff
+from pathlib import Path
+
+from typer.main import get_command
+
+import spade_ext
+import spade_xai
+from spade_xai.cli import app
+
+ROOT = Path(__file__).parents[2]
+LIST = Path(__file__).with_name("public_names.txt")
+MODULES = [spade_ext, spade_xai]
+HEADERS = ["spade.h", "cuda.h"]
+
+
+def parameters(thing):
+    """The names of a function's parameters, keywords after a star."""
+    try:
+        found = inspect.signature(thing).parameters.values()
+    except (ValueError, TypeError):  # errors and warnings take what their base takes
+        return ""
+    names, starred = [], False
+    for p in found:
+        if p.name.startswith("_"):
+            continue
+        if p.kind is p.KEYWORD_ONLY and not starred:
+            names.append("*")
+            starred = True
+        starred |= p.kind is p.VAR_POSITIONAL
+        names.append({p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "") + p.name)
+    return f"({', '.join(names)})"
+
+
+def python_names(module, path):
+    """Public names of a module: functions with their parameters, classes with their members, modules, constants."""
+    for name in names_of(module):
+        thing, full = getattr(module, name), f"{path}.{name}"
+        if inspect.ismodule(thing):
+            yield from python_names(thing, full)
+        elif isinstance(thing, type) and thing.__name__ != name:
+            yield f"{full} = {thing.__name__}"
+        else:
+            yield f"{full}{parameters(thing) if callable(thing) else ''}"
+            if isinstance(thing, type):
+                for member in members(thing):
+                    method = getattr(thing, member, None)
+                    yield f"{full}.{member}{parameters(method) if callable(method) else ''}"
+
+
+def names_of(module):
+    """What a module lists as public, or else the functions and classes that it defines."""
+    own = [n for n, thing in vars(module).items() if vars(thing_module(thing)) is vars(module)]
+    return sorted(getattr(module, "__all__", [n for n in own if not n.startswith("_")]))
+
+
+def thing_module(thing):
+    """The module that defines a function or class."""
+    return sys.modules.get(getattr(thing, "__module__", None) or "", builtins)
+
+
+def members(kind):
+    """Public attributes and methods that a class has from classes of these packages."""
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("spade_")]
+    names = {name for base in ours for name in [*vars(base), *inspect.get_annotations(base)]}
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def c_names(header):
+    """Functions, types and constants that a header declares."""
+    text = (ROOT / "csrc" / "include" / "spade" / header).read_text()
+    code = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    constants = re.findall(r"^\s+(SPADE_\w+) =|^#define (SPADE_VERSION\w*)", code, re.M)
+    functions = re.findall(r"\b(spade_\w+)\(", code)
+    types = re.findall(r"^} (spade_\w+);|\(\*(spade_\w+)\)\(", code, re.M)
+    names = {*functions, *("".join(c) for c in constants), *("".join(t) for t in types)}
+    return (f"{header} {name}" for name in sorted(names))
+
+
+def command_names(command, path="spade-xai"):
+    """Commands with their arguments and options."""
+    inside = getattr(command, "commands", None)
+    if inside is not None:
+        for name in sorted(inside):
+            yield from command_names(inside[name], f"{path} {name}")
+        return
+    for parameter in sorted(command.params, key=lambda p: str(p.name)):
+        options = " ".join([*parameter.opts, *parameter.secondary_opts])
+        if options != "--help":
+            is_option = options.startswith("-")
+            yield f"{path} {options if is_option else str(parameter.name).upper()}"
+
+
+def public_names():
+    """All of them, one per line."""
+    lines = [line for module in MODULES for line in python_names(module, module.__name__)]
+    lines += [line for header in HEADERS for line in c_names(header)]
+    lines += command_names(get_command(app))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def test_public_names():
+    difference = "".join(
+        unified_diff(
+            LIST.read_text().splitlines(True), public_names().splitlines(True), "list", "code", n=0
+        )
+    )
+    assert not difference, (
+        f"public names are not those of the list:\n{difference}"
+        "If this is intended: python tests/docs/test_names.py"
+    )
+
+
+if __name__ == "__main__":
+    LIST.write_text(public_names())
