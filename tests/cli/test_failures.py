@@ -26,10 +26,11 @@ def files():
         (["trace", "pictures/a.png", "-w", "text.png"], "text.png is not a torch file"),
         (
             ["trace", "pictures/a.png", "-w", "other.safetensors"],
-            "other.safetensors does not fit the model: first difference at '0.weight'",
+            "other.safetensors does not fit the model: 0 of 4 names fit, 3 missing in the file",
         ),
         (["trace", "pictures/a.png", "-m", "torchvision:resnet5000"], "no model 'resnet5000'"),
         (["trace", "pictures/a.png", "-m", "no.such:model"], "cannot import no.such:model"),
+        (["trace", "pictures/a.png", "-m", "os:system"], "called without arguments, must return"),
         (["trace", "pictures/a.png", "-m", "command_line:feature_maps"], "must return logits"),
         (
             ["trace", "pictures/a.png", "--size", "8"],

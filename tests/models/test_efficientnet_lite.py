@@ -7,8 +7,9 @@ from PIL import Image
 from spade_xai.models import efficientnet_lite
 from spade_xai.models.efficientnet_lite import VARIANTS, imagenet_classes
 from spade_xai.models.images import read_image
-from spade_xai.models.load import ModelError, load_model, normalized
+from spade_xai.models.load import load_model, normalized
 from spade_xai.models.preprocessing import preprocessing_of
+from spade_xai.models.weights import ModelError
 
 NAMES = list(VARIANTS)
 needs = pytest.importorskip

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from spade_xai.commands import options as o
 from spade_xai.models.copies import unwrap
 from spade_xai.models.images import ImageError, find_images, read_image, read_images
-from spade_xai.models.load import ModelError, load_model, normalized
+from spade_xai.models.load import load_model, normalized
 from spade_xai.models.preprocessing import Preprocessing, preprocessing_of
+from spade_xai.models.weights import ModelError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

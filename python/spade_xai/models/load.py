@@ -5,27 +5,20 @@ import math
 import pickle
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from spade_xai.models.efficientnet_lite import VARIANTS, load_efficientnet_lite
+from spade_xai.models.weights import ModelError, first_line, load_weights, read_state
 
 EXAMPLES = (
     "pretrained:efficientnet_lite0, torchvision:resnet50, timm:convnext_tiny, transformers:FOLDER, "
     "package.module:function"
 )
-# Where training scripts put the state dict inside a checkpoint.
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-
-
-class ModelError(ValueError):
-    """A model cannot be made or its weights do not fit; the message says which and why."""
 
 
 class RandomWeightsWarning(UserWarning):
@@ -43,7 +36,8 @@ def load_model(
 
     Args:
         spec: `pretrained:NAME`, an ImageNet network whose weights are an installed package (extra `imagenet`), of
-            `efficientnet_lite.VARIANTS`; `torchvision:NAME` or `timm:NAME`, a model of that library;
+            `efficientnet_lite.VARIANTS`; `torchvision:NAME` or `timm:NAME`, a model of that library (with weights,
+            GoogLeNet and Inception v3 transform their input, as torchvision sets it for its own files);
             `transformers:NAME`, a folder with a config.json, whose weights are loaded if none are given, or a model
             type such as vit or bert with its default configuration;
             `package.module:function`, a function without arguments that returns an nn.Module.
@@ -71,7 +65,9 @@ def load_model(
             importlib.import_module(kind)
         except (ImportError, RuntimeError) as error:
             raise ModelError(f"load_model: {spec!r} needs the package {kind}: {error}") from error
-        model = _LIBRARIES[kind](name, classes, weights is None, pretrained)
+        model = _LIBRARIES[kind](
+            name, classes, None if weights is None else Path(weights), pretrained
+        )
         own = pretrained or (kind == "transformers" and Path(name).is_dir())
         if weights is None and not own:
             warnings.warn(
@@ -105,7 +101,7 @@ def _packaged(name: str) -> nn.Module:
 
 
 def _torchvision(
-    name: str, classes: int | None, own_weights: bool, pretrained: bool = False
+    name: str, classes: int | None, weights: Path | None, pretrained: bool
 ) -> nn.Module:
     from torchvision import models
 
@@ -113,7 +109,7 @@ def _torchvision(
         raise ModelError(f"load_model: torchvision has no model {name!r}")
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if not pretrained:
-        return models.get_model(name, weights=None, **options)
+        return models.get_model(name, weights=None, **options, **_as_pretrained(name, weights))
     found = models.get_model_weights(name)
     if not len(found):
         raise ModelError(f"load_model: torchvision has no weights of {name!r}")
@@ -125,7 +121,18 @@ def _torchvision(
         raise _not_downloaded(f"torchvision:{name}", error) from error
 
 
-def _timm(name: str, classes: int | None, own_weights: bool, pretrained: bool = False) -> nn.Module:
+def _as_pretrained(name: str, weights: Path | None) -> dict[str, Any]:
+    """What torchvision's builders of these two models set where weights are given; see their sources."""
+    heads = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
+    if name not in heads:
+        return {}
+    if weights is None:
+        return {"init_weights": False}  # else a warning, and minutes of drawing
+    auxiliary = any(f".{heads[name]}" in f".{key}" for key in read_state(weights))
+    return {"transform_input": True, "aux_logits": auxiliary, "init_weights": False}
+
+
+def _timm(name: str, classes: int | None, weights: Path | None, pretrained: bool) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
@@ -144,17 +151,24 @@ def _not_downloaded(spec: str, error: Exception) -> ModelError:
 
 
 def _transformers(
-    name: str, classes: int | None, own_weights: bool, pretrained: bool = False
+    name: str, classes: int | None, weights: Path | None, pretrained: bool
 ) -> nn.Module:
     import transformers
 
     options: dict[str, Any] = {} if classes is None else {"num_labels": classes}
     folder = Path(name)
     if (folder / "config.json").is_file():
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **options)
+        try:
+            config = transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **options
+            )
+        except Exception as error:  # a config.json may hold anything
+            raise ModelError(
+                f"load_model: cannot read the config.json in {folder}: {first_line(error)}"
+            ) from None
     elif pretrained:
         try:
-            config = transformers.AutoConfig.from_pretrained(name)
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise _not_downloaded(f"transformers:{name}", error) from error
     elif name in transformers.CONFIG_MAPPING:
@@ -173,9 +187,9 @@ def _transformers(
         raise ModelError(
             f"load_model: transformers has no classifier of type {config.model_type!r}"
         )
-    if pretrained or (own_weights and folder.is_dir()):
+    if pretrained or (weights is None and folder.is_dir()):
         return _own_weights(factory, name, config, local=folder.is_dir())
-    return factory.from_config(config)
+    return factory.from_config(config, trust_remote_code=False)
 
 
 def _own_weights(factory: Any, name: str, config: Any, *, local: bool) -> nn.Module:
@@ -185,21 +199,30 @@ def _own_weights(factory: Any, name: str, config: Any, *, local: bool) -> nn.Mod
             name,
             config=config,
             local_files_only=local,
+            trust_remote_code=False,
+            weights_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except (OSError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ModelError(f"load_model: cannot load the weights in {name}: {error}") from error
+    except Exception as error:  # damaged files raise nearly everything
+        raise ModelError(
+            f"load_model: cannot load the weights in {name}: {first_line(error)}"
+        ) from None
     problems = {
         "missing in the file": sorted(info["missing_keys"]),
         "of another shape in the file": sorted(str(key[0]) for key in info["mismatched_keys"]),
         "not in the model": sorted(info["unexpected_keys"]),
     }
-    for problem, keys in problems.items():
-        if keys:
-            raise ModelError(
-                f"load_model: the weights in {name} do not fit the model: first difference at {keys[0]!r}: {problem}"
-            )
+    told = [
+        f"{len(keys)} {problem}, such as {keys[0]!r}" for problem, keys in problems.items() if keys
+    ]
+    if told:
+        count = len(model.state_dict())
+        fitting = count - sum(len(keys) for keys in list(problems.values())[:2])
+        raise ModelError(
+            f"load_model: the weights in {name} do not fit the model: {fitting} of {count} names fit, "
+            + "; ".join(told)
+        )
     return model
 
 
@@ -209,74 +232,22 @@ _LIBRARIES = {"torchvision": _torchvision, "timm": _timm, "transformers": _trans
 def _call(module: str, function: str) -> nn.Module:
     try:
         make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ModelError(f"load_model: cannot import {module}:{function}: {error}") from error
-    model = make() if callable(make) and not isinstance(make, nn.Module) else make
+    except (Exception, SystemExit) as error:  # the module's own code may raise anything
+        raise ModelError(
+            f"load_model: cannot import {module}:{function}: {first_line(error)}"
+        ) from error
+    try:
+        model = make() if callable(make) and not isinstance(make, nn.Module) else make
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"load_model: {module}:{function}, called without arguments, must return an nn.Module, "
+            f"got {type(error).__name__}: {first_line(error)}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"load_model: {module}:{function} must return an nn.Module, got {type(model).__name__}"
         )
     return model
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a state dict into model, which is changed only if every key and shape fits.
-
-    Raises:
-        ModelError: The file is missing or unreadable, holds something other than tensors, or the first key that
-            differs, by name.
-    """
-    state = read_state(path)
-    own = model.state_dict()
-    for key, value in own.items():
-        if key not in state:
-            raise ModelError(
-                f"load_weights: {path} does not fit the model: first difference at {key!r}: missing in the file"
-            )
-        if state[key].shape != value.shape:
-            raise ModelError(
-                f"load_weights: {path} does not fit the model: first difference at {key!r}: "
-                f"expected shape {tuple(value.shape)}, got {tuple(state[key].shape)}"
-            )
-    for key in state:
-        if key not in own:
-            raise ModelError(
-                f"load_weights: {path} does not fit the model: first difference at {key!r}: not in the model"
-            )
-    model.load_state_dict(state)
-
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors or torch file, without running code.
-
-    A state dict under the key `state_dict`, `model_state_dict` or `model` is taken out; a prefix `module.` that
-    all keys share (DataParallel) is dropped.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ModelError(f"read_state: no file {file}")
-    try:
-        if file.suffix == ".safetensors":
-            loaded: Any = load_file(file)
-        else:
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"read_state: {file} is not a torch file of tensors alone, which is all that is loaded"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"read_state: cannot read {file}: {error}") from error
-    for wrapper in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-            break
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
-    ):
-        raise ModelError(f"read_state: {file} must hold a dict of tensors by name")
-    if loaded and all(key.startswith("module.") for key in loaded):
-        return {key.removeprefix("module."): value for key, value in loaded.items()}
-    return dict(loaded)
 
 
 def normalized(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
