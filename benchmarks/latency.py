@@ -26,10 +26,10 @@ from benchmarks.networks import network
 from spade_ext import damped_inverse
 from spade_xai import Trace, schedule, trace, trace_many
 from spade_xai.models.layers import Layer
+from spade_xai.progress import Stages
 from spade_xai.tracing.builder import TraceBuilder
 from spade_xai.tracing.hessians import Hessians
 from spade_xai.tracing.options import Options
-from spade_xai.tracing.progress import Stages
 from spade_xai.tracing.pruning import Problem, prune_layers
 from spade_xai.tracing.run import Run
 

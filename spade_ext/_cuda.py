@@ -10,7 +10,7 @@ from contextvars import ContextVar
 import torch
 
 from spade_ext import _C
-from spade_ext._checks import suffix
+from spade_ext.checks import suffix
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 _PRECISIONS = {"default": 0, "fast": 1}

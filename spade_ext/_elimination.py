@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from spade_ext import _C
-from spade_ext._checks import (
+from spade_ext.checks import (
     check_device,
     check_finite,
     check_same_device,
@@ -18,8 +18,8 @@ from spade_ext._checks import (
     dense,
     suffix,
 )
-from spade_ext._progress import Callback, reporting
 from spade_ext.errors import SingularHessianError, of_group
+from spade_ext.progress import Callback, reporting
 
 # dtypes to try, and the damping each needs: less leaves rank-deficient Hessians too ill-conditioned for float32
 _ATTEMPTS = ((torch.float32, 1e-3), (torch.float64, 0.0))

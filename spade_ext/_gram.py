@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from spade_ext import _C, _cuda
-from spade_ext._checks import check_device, check_finite, check_tensor, compute_dtype, suffix
 from spade_ext._memory import empty
-from spade_ext._progress import Callback, reporting
+from spade_ext.checks import check_device, check_finite, check_tensor, compute_dtype, suffix
 from spade_ext.geometry import Conv2dGeometry
+from spade_ext.progress import Callback, reporting
 
 _FORMS = {"auto": 0, "tap_offsets": 1, "direct": 2}
 _PRECISIONS = ("default", "fast")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from spade_ext._checks import all_finite, check_finite
+from spade_ext.checks import all_finite, check_finite
 from spade_ext.errors import SingularHessianError, of_group
 
 # Scales of H (means of its diagonal) at which squares of weights over entries of its inverse are in float32's range,

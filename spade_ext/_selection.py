@@ -6,10 +6,10 @@ from operator import itemgetter
 import torch
 
 from spade_ext import _C, _cuda
-from spade_ext._checks import dense, suffix
 from spade_ext._elimination import Elimination, combined, each_group, indefinite
-from spade_ext._progress import Callback, reporting
+from spade_ext.checks import dense, suffix
 from spade_ext.errors import of_group
+from spade_ext.progress import Callback, reporting
 
 
 def count_steps(loss: torch.Tensor, sparsity: float) -> torch.Tensor:

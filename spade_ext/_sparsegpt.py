@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 
 from spade_ext import _C, _cuda
-from spade_ext._checks import (
+from spade_ext._memory import empty
+from spade_ext.checks import (
     MOST_DAMP,
     check_all_finite,
     check_device,
@@ -21,8 +22,7 @@ from spade_ext._checks import (
     resolve_threads,
     suffix,
 )
-from spade_ext._memory import empty
-from spade_ext._progress import Callback, reporting
+from spade_ext.progress import Callback, reporting
 
 
 class Pattern(NamedTuple):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from spade_ext._checks import (
+from spade_ext._elimination import Elimination
+from spade_ext._selection import count_steps, solve_weights
+from spade_ext.checks import (
     check_int,
     check_range,
     check_same_device,
@@ -15,10 +17,8 @@ from spade_ext._checks import (
     dense,
     resolve_threads,
 )
-from spade_ext._elimination import Elimination
-from spade_ext._files import read_tensors, write_tensors
-from spade_ext._progress import Callback
-from spade_ext._selection import count_steps, solve_weights
+from spade_ext.files import read_tensors, write_tensors
+from spade_ext.progress import Callback
 
 _TENSORS = ("order", "loss", "weight", "hessian", "hinv")
 

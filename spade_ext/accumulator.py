@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from spade_ext._checks import all_finite, compute_dtype, resolve_threads
 from spade_ext._gram import add_conv2d, add_linear, check_input, check_precision, new_sum
+from spade_ext.checks import all_finite, compute_dtype, resolve_threads
 from spade_ext.geometry import Conv2dGeometry
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from spade_ext._checks import check_int
+from spade_ext.checks import check_int
 
 _MODES = ("zeros", "reflect", "replicate", "circular")
 

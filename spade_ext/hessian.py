@@ -2,10 +2,10 @@
 
 import torch
 
-from spade_ext._checks import resolve_threads
 from spade_ext._gram import check_form, check_input, check_precision, of_conv2d, of_linear
-from spade_ext._progress import Callback
+from spade_ext.checks import resolve_threads
 from spade_ext.geometry import Conv2dGeometry
+from spade_ext.progress import Callback
 
 
 def hessian(

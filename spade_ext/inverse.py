@@ -5,7 +5,8 @@ import warnings
 import torch
 
 from spade_ext import _C
-from spade_ext._checks import (
+from spade_ext._inverse_cuda import invert_cuda
+from spade_ext.checks import (
     MOST_DAMP,
     check_device,
     check_finite,
@@ -17,7 +18,6 @@ from spade_ext._checks import (
     resolve_threads,
     suffix,
 )
-from spade_ext._inverse_cuda import invert_cuda
 from spade_ext.errors import DampingWarning, SingularHessianError
 
 

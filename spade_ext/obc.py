@@ -2,14 +2,6 @@
 
 import torch
 
-from spade_ext._checks import (
-    MOST_DAMP,
-    check_finite,
-    check_int,
-    check_nm,
-    check_range,
-    resolve_threads,
-)
 from spade_ext._elimination import (
     Elimination,
     Pattern,
@@ -20,10 +12,18 @@ from spade_ext._elimination import (
     run_native,
 )
 from spade_ext._elimination_cuda import eliminate_cuda
-from spade_ext._progress import Callback
 from spade_ext._selection import count_steps, solve_weights
 from spade_ext._trace import OBCTrace
+from spade_ext.checks import (
+    MOST_DAMP,
+    check_finite,
+    check_int,
+    check_nm,
+    check_range,
+    resolve_threads,
+)
 from spade_ext.inverse import warn_damping
+from spade_ext.progress import Callback
 from spade_ext.structured import prune_structured
 
 __all__ = ["OBCTrace", "obc_prune", "obc_trace"]

@@ -6,12 +6,12 @@ from typing import Literal, NamedTuple, TypeVar, overload
 
 import torch
 
-from spade_ext._checks import check_finite, check_nm, check_shape, check_tensor
 from spade_ext._preserve import prune_preserving, pruning_loss
-from spade_ext._progress import Callback
 from spade_ext._sparsegpt import Pattern, Problem, Pruned, check_problem, prune
+from spade_ext.checks import check_finite, check_nm, check_shape, check_tensor
 from spade_ext.errors import DampingWarning, SingularHessianError
 from spade_ext.inverse import warn_damping
+from spade_ext.progress import Callback
 
 T = TypeVar("T")
 

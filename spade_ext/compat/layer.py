@@ -5,8 +5,8 @@ from typing import NoReturn
 import torch
 from torch import nn
 
-from spade_ext._checks import check_tensor
 from spade_ext.accumulator import HessianAccumulator
+from spade_ext.checks import check_tensor
 
 
 class LayerHessian:

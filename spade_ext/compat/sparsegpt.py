@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from spade_ext._checks import MOST_DAMP, check_int, check_nm, check_range
+from spade_ext.checks import MOST_DAMP, check_int, check_nm, check_range
 from spade_ext.compat.layer import LayerHessian, PublishedLayer
 from spade_ext.errors import SingularHessianError
 from spade_ext.inverse import warn_damping

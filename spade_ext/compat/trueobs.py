@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spade_ext._checks import MOST_DAMP, check_int, check_nm, check_range, check_tensor
+from spade_ext.checks import MOST_DAMP, check_int, check_nm, check_range, check_tensor
 from spade_ext.compat.layer import LayerHessian, PublishedLayer
 from spade_ext.errors import DampingWarning
 from spade_ext.obc import OBCTrace, obc_prune, obc_trace

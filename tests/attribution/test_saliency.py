@@ -114,7 +114,11 @@ def test_progress(case):
     model, x, target = case
     seen = []
     attribute(
-        model, x, target, batch_size=2, progress=lambda done, total: seen.append((done, total))
+        model,
+        x,
+        target,
+        batch_size=2,
+        progress=lambda stage, done, total: seen.append((done, total)),
     )
     assert seen == [(2, 3), (3, 3)]
 

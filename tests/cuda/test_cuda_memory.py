@@ -9,7 +9,7 @@ from test_cuda_calls import memory_of_calls
 from test_cuda_traces import placed
 from torch import nn
 
-from spade_ext import _files
+from spade_ext import files as _files
 from spade_xai import trace, tune
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing.memory import cuda_pruning_bytes, hessian_bytes, plan_memory

@@ -104,7 +104,7 @@ def test_an_interrupted_write_keeps_the_old_file(obc, tmp_path, monkeypatch):
         name.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spade_ext._files.save_file", interrupted)
+    monkeypatch.setattr("spade_ext.files.save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         obc.save(path)
     assert path.read_bytes() == before

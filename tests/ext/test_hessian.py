@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import spade_ext
-import spade_ext._progress as progress_module
+import spade_ext.progress as progress_module
 from spade_ext import Conv2dGeometry, hessian, reference
 
 FORMS = ("auto", "tap_offsets", "direct")

@@ -61,7 +61,9 @@ def test_image_of_a_channel_matches_its_filter():
 def test_progress():
     seen = []
     model = Distance([0.0])
-    visualize(model, 0, (1,), steps=3, progress=lambda done, total: seen.append((done, total)))
+    visualize(
+        model, 0, (1,), steps=3, progress=lambda stage, done, total: seen.append((done, total))
+    )
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 

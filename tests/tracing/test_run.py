@@ -1,6 +1,5 @@
 """Runs of trace: sequential pruning, memory limits, progress, kinds of samples, and what a trace reports."""
 
-import logging
 import math
 from types import SimpleNamespace
 
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from spade_ext import hessian, obc_prune
+from spade_xai.exceptions import MemoryLimitWarning
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing.augment import augmented
 from spade_xai.tracing.file import load_trace
@@ -98,13 +98,12 @@ def test_agreement_is_the_overlap_of_the_masks(model, sample):
 
 
 @pytest.mark.parametrize("method", ["obc", "sparsegpt"])
-def test_a_memory_limit_splits_the_work_and_changes_nothing(model, sample, method, caplog):
+def test_a_memory_limit_splits_the_work_and_changes_nothing(model, sample, method):
     options = {**OPTIONS, "augment": noise, "method": method}
     whole = trace(model, sample, **options)
     needed = plan_memory(find_layers(model), method=method, samples=1, max_memory=None).bytes
-    with caplog.at_level(logging.WARNING):
+    with pytest.warns(MemoryLimitWarning, match="2 groups of layers"):
         parts = trace(model, sample, max_memory=needed - 1, **options)
-    assert "2 groups of layers" in caplog.text
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert torch.equal(a, b)
     with pytest.raises(ValueError, match=r"max_memory must be at least [0-9]+ bytes for layer"):
@@ -119,7 +118,8 @@ def test_a_memory_limit_splits_samples_first(model):
     assert plan.samples == 4 and len(plan.parts) == 1
     assert plan_memory(layers, samples=5, max_memory=one, **options).samples == 1
     samples = torch.randn(5, 6)
-    few = list(trace_many(model, samples, augment=noise, max_memory=one, **OPTIONS))
+    with pytest.warns(MemoryLimitWarning, match="1 of 5 samples at once"):
+        few = list(trace_many(model, samples, augment=noise, max_memory=one, **OPTIONS))
     many = list(trace_many(model, samples, augment=noise, **OPTIONS))
     for a, b in zip(few, many, strict=True):
         assert a.agreement(b) == {"0": 1.0, "2": 1.0, "4": 1.0}

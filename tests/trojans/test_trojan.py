@@ -141,7 +141,7 @@ def test_fine_tuning_plants_the_backdoor_and_keeps_the_model():
     trojan = Trojan(data, data.labels, [backdoor], count=30)
     done = []
     options = {"epochs": 10, "learning_rate": 0.05, "step": 8, "batch_size": 16}
-    tuned = fine_tune(model, trojan, progress=lambda d, t: done.append((d, t)), **options)
+    tuned = fine_tune(model, trojan, progress=lambda stage, d, t: done.append((d, t)), **options)
     assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
     assert not tuned.training and done[-1] == (80, 80)
     again = fine_tune(model, trojan, **options)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spade_ext._checks import check_finite
-from spade_ext._progress import Callback, reporting
+from spade_ext.checks import check_finite
 from spade_xai.attribution.forward import inputs_and_forward, slices, targets
 from spade_xai.attribution.methods import RUN, Job
 from spade_xai.models.inputs import check_count
+from spade_xai.progress import Progress, reporting
 
 # Options of each method with their defaults; None means a default that depends on the input.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ def attribute(
     *,
     batch_size: int = 64,
     seed: int = 0,
-    progress: bool | Callback | None = None,
+    progress: Progress = True,
     kwargs: dict[str, Any] | None = None,
     embedding: str | None = None,
     **options: Any,
@@ -65,7 +65,7 @@ def attribute(
         method: One of METHODS.
         batch_size: Inputs, perturbations or integration points in one pass of the model.
         seed: Of the draws of lime and gradient_shap.
-        progress: None, True for a bar, or callback(done, total) over the inputs.
+        progress: True for a bar over the inputs, or callback(stage, done, total).
         kwargs: Further arguments of the model's forward; tensors of first dimension B are split like x.
         embedding: For token ids: the name of the embedding layer; None asks `model.get_input_embeddings()`.
         **options: Options of the method with their defaults in OPTIONS: `baseline` (a number or a tensor that

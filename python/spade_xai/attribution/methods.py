@@ -11,7 +11,7 @@ from captum import attr as captum
 from captum._utils.models.linear_model import SkLearnRidge
 from torch import Tensor, nn
 
-from spade_ext._checks import check_finite, check_int, check_range
+from spade_ext.checks import check_finite, check_int, check_range
 from spade_xai.attribution.forward import Forward, slices
 from spade_xai.attribution.lrp.propagate import relevance
 from spade_xai.attribution.rescale import Rescaled

@@ -92,9 +92,11 @@ def map_metric(given: Inputs, methods: list[str], seed: int) -> Metric:
         x, label = given.images[part], labels[part]
         total = 0.0
         for method in methods:
-            found = pixel_map(attribute(sparse, x, label, method, seed=seed), method)
+            found = pixel_map(
+                attribute(sparse, x, label, method, seed=seed, progress=False), method
+            )
             if given.masks is None:
-                total += float(metrics.insertion(given.model, x, found, label))
+                total += float(metrics.insertion(given.model, x, found, label, progress=False))
             else:
                 total += float(metrics.auroc(found, given.masks[part]))
         return total / len(methods)

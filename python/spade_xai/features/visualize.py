@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from spade_ext._checks import check_finite, check_int, check_range, check_seed, check_tensor
-from spade_ext._progress import Callback, reporting
+from spade_ext.checks import check_finite, check_int, check_range, check_seed, check_tensor
 from spade_xai.models.copies import check_model, duplicate, unwrap
+from spade_xai.progress import Progress, reporting
 
 
 def visualize(
@@ -24,7 +24,7 @@ def visualize(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
-    progress: bool | Callback | None = None,
+    progress: Progress = True,
 ) -> Tensor:
     """Maximise a neuron's response over inputs by Adam, from a seeded start.
 
@@ -45,7 +45,7 @@ def visualize(
         mean: Of each channel in the model's preprocessing: the model is given (image - mean) / std.
         std: Of each channel in the model's preprocessing.
         seed: Of the start and the shifts.
-        progress: None, True for a bar, or callback(done, total).
+        progress: True for a bar, or callback(stage, done, total).
 
     Returns:
         float32 in the shape; images of the Fourier parametrization in (0, 1), before preprocessing.

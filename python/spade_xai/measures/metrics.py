@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spade_ext._progress import Callback, reporting
 from spade_xai.attribution.forward import slices
 from spade_xai.models.copies import duplicate, unwrap
 from spade_xai.models.inputs import check_count
+from spade_xai.progress import Progress, reporting
 
 
 def auroc(maps: Tensor, masks: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def _curve_area(
     steps: int = 50,
     blank: float | Tensor = 0.0,
     batch_size: int = 64,
-    progress: bool | Callback | None = None,
+    progress: Progress = True,
 ) -> Tensor:
     _check_tensors(function, x=x, maps=maps)
     if not isinstance(model, nn.Module):

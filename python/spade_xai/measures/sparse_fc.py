@@ -16,9 +16,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from spade_ext._checks import check_finite, check_int, check_range, check_tensor
-from spade_ext._progress import Callback, reporting
+from spade_ext.checks import check_finite, check_int, check_range, check_tensor
 from spade_xai.models.copies import check_model, duplicate
+from spade_xai.progress import Progress, reporting
 
 # From scikit-learn 1.8 on, l1_ratio alone says it.
 _VERSION = tuple(int(n) for n in sklearn.__version__.split(".")[:2])
@@ -104,7 +104,7 @@ def elastic_net_path(
     validation: float = 0.2,
     iterations: int = 200,
     seed: int = 0,
-    progress: bool | Callback | None = None,
+    progress: Progress = True,
 ) -> list[PathPoint]:
     """Fit the path of penalties, from the least one at which all weights are zero downwards.
 
@@ -119,7 +119,7 @@ def elastic_net_path(
         validation: Share of the samples held out to measure accuracy.
         iterations: Most passes of the solver (SAGA) for one penalty.
         seed: Of the split and the solver.
-        progress: None, True for a bar, or callback(done, total).
+        progress: True for a bar, or callback(stage, done, total).
 
     Returns:
         The fits in order of falling penalty.
@@ -184,7 +184,7 @@ def sparse_fc(
     *,
     tolerance: float = 0.05,
     seed: int = 0,
-    progress: bool | Callback | None = None,
+    progress: Progress = True,
 ) -> tuple[nn.Module, PathPoint]:
     """Return a copy of model with a sparse last layer, and the fit it comes from.
 
@@ -195,7 +195,7 @@ def sparse_fc(
         labels: Their classes, in the same order.
         tolerance: Most accuracy given up against the best of the path; the sparsest such fit is taken.
         seed: Of the split and the solver.
-        progress: None, True for a bar, or callback(done, total).
+        progress: True for a bar, or callback(stage, done, total).
     """
     dense = _find_linear("sparse_fc", model, layer)
     classes = _count_classes("sparse_fc", labels)

@@ -1,8 +1,8 @@
 """The layers of a model that can be pruned: found, chosen by name, read and written as matrices."""
 
 import fnmatch
-import logging
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_log = logging.getLogger(__name__)
+from spade_xai.exceptions import UnprunedLayerWarning
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def find_layers(model: nn.Module) -> list[Layer]:
 
     nn.Conv2d, nn.Linear, transformers' Conv1D, their subclasses, and the four projections of
     nn.MultiheadAttention. Modules that share a weight are one layer. Layers whose weight is computed
-    (parametrizations) cannot be written and are left out with a warning in the log.
+    (parametrizations) cannot be written and are left out with a warning.
     """
     found: dict[tuple[int, int | None], Layer] = {}
     inside_attention = {
@@ -105,8 +105,10 @@ def find_layers(model: nn.Module) -> list[Layer]:
             owner, _, leaf = attribute.rpartition(".")
             weight = module.get_submodule(owner)._parameters.get(leaf)
             if weight is None:
-                _log.warning(
-                    "layer %s is left dense: its weight is computed, not a parameter", name
+                warnings.warn(
+                    f"layer {name} is left dense: its weight is computed, not a parameter",
+                    UnprunedLayerWarning,
+                    stacklevel=3,
                 )
                 continue
             key = (id(weight), layer.offset)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import spade_ext
+from spade_xai.progress import Progress
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import evaluate
 from spade_xai.reports.explain import GRADIENT_METHODS, TRACERS, explain
@@ -37,7 +38,7 @@ def run_demo(
     layers: str | Iterable[str] | None = None,
     shown: int = 2,
     seed: int = 0,
-    progress: bool = False,
+    progress: Progress = True,
     report: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Trace shipped pictures with SPADE and FastSPADE, score and show their saliency maps.
@@ -53,7 +54,7 @@ def run_demo(
         layers: Patterns of the layers to prune, as in `trace`; None for all.
         shown: Pictures of each kind in the report, at most as many as are scored.
         seed: Of augmentations, methods that sample, and the random map.
-        progress: Whether to show bars.
+        progress: True for bars, or callback(stage, done, total).
         report: Called with each line of text as it comes.
 
     Returns:

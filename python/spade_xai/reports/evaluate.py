@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from spade_xai.attribution.attribute import attribute, pixel_map
 from spade_xai.measures import baselines, metrics
 from spade_xai.measures.metrics import Estimate
+from spade_xai.progress import Progress
 from spade_xai.reports.explain import GRADIENT_METHODS, TRACERS, check_tracers, short_fidelity
 from spade_xai.tracing.result import Fidelity, Trace
 from spade_xai.tracing.trace import trace_many
@@ -88,7 +89,7 @@ def evaluate(
     tracers: Sequence[str] = tuple(TRACERS),
     controls: Sequence[str] = ("SPADE",),
     seed: int = 0,
-    progress: bool = False,
+    progress: Progress = True,
     report: Callable[[str], object] | None = None,
     **trace_options: Any,
 ) -> Evaluation:
@@ -104,7 +105,7 @@ def evaluate(
         tracers: Names in `explain.TRACERS`.
         controls: Tracers that are also tried as pruned for the image before, for two images or more.
         seed: Of augmentations, methods that sample, and noise.
-        progress: Whether to show bars.
+        progress: True for bars, or callback(stage, done, total).
         report: Called with a line as each step begins.
         **trace_options: Further arguments of `trace_many`: sparsity, augmentations, layers, group, ...
     """
@@ -121,7 +122,9 @@ def evaluate(
     if clean is not None:
         maps = run.maps(clean, "clean images")
         labels = predictions(model, clean)
-        run.score("insertion", maps, lambda m: metrics.insertion(model, clean, m, labels))
+        run.score(
+            "insertion", maps, lambda m: metrics.insertion(model, clean, m, labels, progress=False)
+        )
     return result
 
 
@@ -135,7 +138,7 @@ class _Run:
     tracers: Sequence[str]
     controls: Sequence[str]
     seed: int
-    progress: bool
+    progress: Progress
     report: Callable[[str], object] | None
     trace_options: dict[str, Any]
     result: Evaluation
@@ -202,7 +205,7 @@ class _Run:
 
     def _attribute(self, model: nn.Module, images: Tensor, labels: Tensor, method: str) -> Tensor:
         start = time.perf_counter()
-        found = attribute(model, images, labels, method, seed=self.seed)
+        found = attribute(model, images, labels, method, seed=self.seed, progress=False)
         self._spend("maps", time.perf_counter() - start)
         return pixel_map(found, method)
 

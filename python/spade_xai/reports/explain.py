@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.attribution.attribute import attribute, pixel_map
+from spade_xai.progress import Progress
 from spade_xai.tracing.result import Fidelity, LayerReport, Trace
 from spade_xai.tracing.trace import trace
 from spade_xai.trojans.trojan import predictions
@@ -67,7 +68,7 @@ def explain(
     methods: Sequence[str] = GRADIENT_METHODS,
     tracers: Sequence[str] = ("SPADE",),
     seed: int = 0,
-    progress: bool = False,
+    progress: Progress = True,
     **trace_options: Any,
 ) -> list[Explanation]:
     """Trace each image and explain the dense and the sparse model's answer by the same methods.
@@ -80,7 +81,7 @@ def explain(
         methods: Names in `saliency.METHODS`.
         tracers: Names in TRACERS.
         seed: Of augmentations and of methods that sample.
-        progress: Whether to show bars.
+        progress: True for bars, or callback(stage, done, total).
         **trace_options: Further arguments of `trace`: sparsity, augmentations, layers, ...
     """
     check_tracers("explain", tracers)
@@ -105,7 +106,9 @@ def add_maps(result: Explanation, column: str, model: nn.Module, seed: int = 0) 
     """Compute the maps of a model by the explanation's methods."""
     start = time.perf_counter()
     for method, maps in result.maps.items():
-        found = attribute(model, result.image[None], result.target, method, seed=seed)
+        found = attribute(
+            model, result.image[None], result.target, method, seed=seed, progress=False
+        )
         maps[column] = pixel_map(found, method)[0]
     result.seconds.setdefault(column, {})["maps"] = time.perf_counter() - start
 

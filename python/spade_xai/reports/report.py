@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from spade_ext._files import written_whole
+from spade_ext.files import written_whole
 from spade_xai.reports.explain import Explanation, class_name, unit_range
 from spade_xai.tracing.result import LayerReport
 

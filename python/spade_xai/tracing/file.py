@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spade_ext._files import read_tensors, write_tensors
+from spade_ext.files import read_tensors, write_tensors
 from spade_xai.models.copies import check_model
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing.result import LayerReport, Packed, Trace

@@ -1,18 +1,18 @@
 """How much memory the Hessians and their pruning take, and how to split the work to stay within a limit."""
 
-import logging
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from spade_ext import _cuda
+from spade_ext import memory as cuda_memory
+from spade_xai.exceptions import MemoryLimitWarning
 from spade_xai.models.layers import Layer
 
-_log = logging.getLogger(__name__)
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _CPU = torch.device("cpu")
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -43,7 +43,7 @@ def parse_memory(function: str, value: int | str | None) -> int | None:
 def available_memory(device: torch.device = _CPU) -> int | None:
     """Bytes that the device can still give, or None where that is not known."""
     if device.type == "cuda":
-        return _cuda.available_memory(device)
+        return cuda_memory.available_memory(device)
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
@@ -84,9 +84,9 @@ def _least_scratch(layer: Layer, method: str, device: torch.device) -> int:
     if device.type != "cuda":
         return 0
     if method == "obc":
-        return _cuda.least_obc_scratch(layer.cols)
+        return cuda_memory.least_obc_scratch(layer.cols)
     rows = layer.rows // layer.groups
-    return _cuda.least_sparsegpt_scratch(rows, layer.cols, layer.taps, device)
+    return cuda_memory.least_sparsegpt_scratch(rows, layer.cols, layer.taps, device)
 
 
 def scratch_bytes(
@@ -147,7 +147,7 @@ def plan_memory(
         method: "obc" or "sparsegpt".
         samples: Samples that would be pruned together.
         max_memory: Bytes; None takes half of what the device has available.
-        function: Named in errors and the log.
+        function: Named in errors and warnings.
         device: Whose memory it is.
 
     Raises:
@@ -179,10 +179,12 @@ def plan_memory(
             parts.append([])
         parts[-1].append(layer)
     peak = max(need(part) for part in parts)
-    _log.log(
-        logging.WARNING if len(parts) > 1 or together < samples else logging.INFO,
-        "%s: Hessians and pruning of %d layers take %.2f GB at most (%d of %d samples at once, "
-        "%d groups of layers, as many passes over the augmentations; limit %.2f GB)",
-        function, len(layers), peak / 1e9, together, samples, len(parts), limit / 1e9,
-    )  # fmt: skip
+    if len(parts) > 1 or together < samples:
+        warnings.warn(
+            f"{function}: Hessians and pruning of {len(layers)} layers take {peak / 1e9:.2f} GB at most: "
+            f"{together} of {samples} samples at once, {len(parts)} groups of layers, as many passes over the "
+            f"augmentations; limit {limit / 1e9:.2f} GB",
+            MemoryLimitWarning,
+            stacklevel=5,
+        )
     return Plan(tuple(tuple(part) for part in parts), together, peak)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spade_ext._checks import MOST_DAMP, check_device, check_range, check_seed
+from spade_ext.checks import MOST_DAMP, check_device, check_range, check_seed
 from spade_xai.models.copies import check_model, duplicate
 from spade_xai.models.inputs import check_count, first_tensor, map_tensors
 from spade_xai.models.precision import PRECISIONS

@@ -1,6 +1,5 @@
 """One run over samples: layers in order of execution, their ratios, Hessians, and pruning within a memory limit."""
 
-import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,20 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from spade_ext import DampingWarning
-from spade_ext._cuda import scratch_within
+from spade_ext.memory import scratch_within
+from spade_xai.exceptions import UnprunedLayerWarning
 from spade_xai.models.inputs import Inputs, device_of, rebatch
 from spade_xai.models.layers import Layer, find_layers, select_layers
+from spade_xai.progress import Stages
 from spade_xai.tracing.augment import augmented
 from spade_xai.tracing.builder import TraceBuilder
 from spade_xai.tracing.hessians import Hessians, execution_order
 from spade_xai.tracing.memory import plan_memory, scratch_bytes
 from spade_xai.tracing.options import Options, read_sample, working_copy
-from spade_xai.tracing.progress import Stages
 from spade_xai.tracing.pruning import Problem, prune_layers
 from spade_xai.tracing.result import Source, Trace
 from spade_xai.tracing.schedule import resolve_sparsity
-
-_log = logging.getLogger(__name__)
 
 
 class Run:
@@ -69,8 +67,10 @@ class Run:
         self.ratios = resolve_sparsity(function, options.sparsity, self.layers, everything)
         if odd:
             text = ", ".join(odd)
-            _log.warning(
-                "%s: left dense, as their classes change the forward pass: %s", function, text
+            warnings.warn(
+                f"{function}: left dense, as their classes change the forward pass: {text}",
+                UnprunedLayerWarning,
+                stacklevel=5,
             )
 
     def batches(self, source: Source) -> Iterator[Inputs]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from spade_ext._checks import check_finite, check_int, check_range, check_tensor
+from spade_ext.checks import check_finite, check_int, check_range, check_tensor
 from spade_xai.models.inputs import Inputs
 
 Neighbours = Callable[[int], Sequence[int]]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.models.inputs import check_count
+from spade_xai.progress import StageCallback, Stages
 from spade_xai.tracing.augment import Augmentation
 from spade_xai.tracing.memory import parse_memory
 from spade_xai.tracing.options import Options
-from spade_xai.tracing.progress import StageCallback, Stages
 from spade_xai.tracing.result import Trace
 from spade_xai.tracing.run import Run
 from spade_xai.tracing.schedule import Sparsity, linear

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spade_ext._checks import check_int, check_range, check_tensor
+from spade_ext.checks import check_int, check_range, check_tensor
 from spade_xai.models.images import ImageError
 
 

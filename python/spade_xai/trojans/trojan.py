@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from spade_ext._checks import check_int, check_range, check_seed, check_shape, check_tensor
-from spade_ext._progress import Callback, reporting
+from spade_ext.checks import check_int, check_range, check_seed, check_shape, check_tensor
 from spade_xai.models.copies import check_model, duplicate, unwrap
 from spade_xai.models.inputs import device_of
+from spade_xai.progress import Progress, reporting
 from spade_xai.trojans.patch import check_picture, check_strengths, plant, read_patch
 
 __all__ = [
@@ -157,7 +157,7 @@ def fine_tune(
     step: int = 3,
     weight_decay: float = 1e-4,
     seed: int = 0,
-    progress: bool | Callback | None = None,
+    progress: Progress = True,
 ) -> nn.Module:
     """Plant the backdoors of data in a copy of model: SGD with momentum 0.9 on the cross entropy.
 
@@ -172,7 +172,7 @@ def fine_tune(
         step: Epochs after which the rate falls.
         weight_decay: Of SGD.
         seed: Of the order.
-        progress: None, True for a bar, or callback(done, total) over the batches.
+        progress: True for a bar over the batches, or callback(stage, done, total).
 
     Returns:
         The trained copy, in eval mode.

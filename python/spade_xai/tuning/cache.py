@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from spade_ext import OBCTrace, SingularHessianError
-from spade_ext._cuda import scratch_within
-from spade_ext._files import read_tensors, write_tensors
+from spade_ext.files import read_tensors, write_tensors
+from spade_ext.memory import scratch_within
 from spade_xai.models.copies import duplicate
 from spade_xai.models.layers import Layer
 from spade_xai.tracing.memory import plan_memory, scratch_bytes

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from spade_ext._files import written_whole
+from spade_ext.files import written_whole
 from spade_xai.measures.metrics import mean
 from spade_xai.models.layers import Layer, check_pattern, matches
+from spade_xai.progress import StageCallback, Stages
 from spade_xai.tracing.augment import Augmentation
 from spade_xai.tracing.memory import parse_memory
 from spade_xai.tracing.options import Options
-from spade_xai.tracing.progress import StageCallback, Stages
 from spade_xai.tracing.run import Run
 from spade_xai.tracing.schedule import GRID, check_ratio
 from spade_xai.tuning.cache import SampleCache

@@ -1,5 +1,6 @@
-"""Progress and time of the stages of a run."""
+"""Progress of everything that takes long, by bars or one kind of callback; and the time of the stages of a run."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,20 +9,26 @@ from types import TracebackType
 from tqdm.auto import tqdm
 
 StageCallback = Callable[[str, int, int], object]
-"""Called with the stage ("forward", "hessian" or "prune"), what is done of it, and its total."""
+"""Called with the stage, what is done of it, and its total: "forward", "hessian", "prune" and "fidelity" of a trace."""
+
+Progress = bool | StageCallback | None
+"""What every function of this package takes: True for bars after the first second, a callback, or None or False."""
+
+_DELAY = 1.0  # seconds before a bar is shown: what is done by then needs none
 
 _LABELS = {
     "forward": "augmentations",
     "hessian": "Hessians",
     "prune": "pruning",
     "tune": "candidates",
+    "fidelity": "budgets",
 }
 
 
 class Stages:
     """One bar a stage, or a callback; and the seconds of each stage."""
 
-    def __init__(self, progress: bool | StageCallback | None) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.seconds: dict[str, float] = {}
         self.counts: dict[str, float] = {}
@@ -48,7 +55,8 @@ class Stages:
             bar = self._bars.get(stage)
             if bar is None:
                 label = _LABELS.get(stage, stage)
-                bar = tqdm(desc=label, total=total, position=len(self._bars), leave=False)
+                place = len(self._bars)
+                bar = tqdm(desc=label, total=total, position=place, leave=False, delay=_DELAY)
                 self._bars[stage] = bar
             bar.total = total
             bar.n = round(done, 2)
@@ -66,3 +74,10 @@ class Stages:
             yield
         finally:
             self.add(stage, time.perf_counter() - start)
+
+
+@contextmanager
+def reporting(progress: Progress, stage: str) -> Iterator[Callable[[int, int], None] | None]:
+    """What a function of one stage reports (done, total) to; None if nobody looks."""
+    with Stages(progress) as stages:
+        yield functools.partial(stages.report, stage) if progress else None
