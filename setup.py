@@ -1,6 +1,7 @@
 """Build libspade and its binding with CMake and ninja, and lay them into the package."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,16 +23,30 @@ def blas_options() -> list[str]:
     return [f"-DSPADE_BLAS_DIR={Path(scipy_openblas32.__file__).parent}"]
 
 
+def lasting(build: Path) -> bool:
+    """Whether a build folder of an earlier run can be used again: its build program is still there."""
+    cache = build / "CMakeCache.txt"
+    found = cache.exists() and re.search(r"^CMAKE_MAKE_PROGRAM:\w+=(.+)$", cache.read_text(), re.M)
+    return bool(found and Path(found[1]).exists())
+
+
 class CMakeBuild(build_ext):
-    """Configure, build and install the CMake project into the package directory."""
+    """Configure, build and install the CMake project into the package directory.
+
+    An editable install builds in build/editable and installs into the source tree. It keeps that folder, so that the
+    next build compiles what has changed alone. Every other build starts anew.
+    """
 
     def build_extension(self, ext: Extension) -> None:
         """Build everything: `ext` stands for the whole CMake project."""
         package = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve()
+        if self.editable_mode:
+            package, build = ROOT / "spade_ext", ROOT / "build" / "editable"
         build.mkdir(parents=True, exist_ok=True)
         configure = [
-            "cmake", "--fresh", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            "cmake", *([] if self.editable_mode and lasting(build) else ["--fresh"]),
+            "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
             "-DSPADE_PYTHON=ON",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
@@ -45,7 +60,9 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--install", str(build)], check=True)
 
     def copy_extensions_to_source(self) -> None:
-        """In an editable install library, header and CMake package lie beside the module too."""
+        """Copy the extension, and library, header and CMake package beside it; an editable build has installed them."""
+        if self.editable_mode:
+            return
         super().copy_extensions_to_source()
         for folder in ("include", "lib"):
             built = Path(self.build_lib, "spade_ext", folder)

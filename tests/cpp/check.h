@@ -1,11 +1,14 @@
-// What the C++ tests share: CHECK, random layers, and the dense algebra they are checked against.
+// What the C++ tests share: test cases by name, CHECK, random layers, and the dense algebra they
+// are checked against. One file of tests includes it: it has main.
 #pragma once
 
 #include <spade/spade.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -24,6 +27,44 @@
 // The call fails with the status and a text that holds `part`.
 #define CHECK_FAILS(call, status, part) \
   CHECK((call) == (status) && std::string(spade_last_error()).find(part) != std::string::npos)
+
+struct TestCase {
+  const char* name;
+  void (*run)();
+};
+
+inline std::vector<TestCase>& test_cases() {
+  static std::vector<TestCase> all;
+  return all;
+}
+
+// TEST_CASE(name) { ... } is run by `test_file`, which runs all, and by `test_file name`.
+#define TEST_CASE(name)                                                            \
+  void name();                                                                     \
+  const bool name##_is_registered = (test_cases().push_back({#name, name}), true); \
+  void name()
+
+// Without arguments all cases, with --list their names, otherwise the cases that are named.
+int main(int argc, char** argv) {
+  if (argc == 2 && !std::strcmp(argv[1], "--list")) {
+    for (const TestCase& test : test_cases()) std::puts(test.name);
+    return 0;
+  }
+  int run = 0;
+  for (const TestCase& test : test_cases()) {
+    bool chosen = argc == 1;
+    for (int i = 1; i < argc; ++i) chosen = chosen || !std::strcmp(argv[i], test.name);
+    if (!chosen) continue;
+    test.run();
+    ++run;
+  }
+  if (run < std::max(1, argc - 1)) {
+    std::fprintf(stderr, "%s: no such test case; --list names them\n", argv[0]);
+    return 1;
+  }
+  std::printf("%d test cases passed\n", run);
+  return 0;
+}
 
 template <class T>
 std::vector<T> normal(int64_t count, unsigned seed) {

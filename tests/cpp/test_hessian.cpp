@@ -53,7 +53,7 @@ void convolution(spade_hessian_form_t form, int64_t groups, int64_t stride, int 
   for (size_t i = 0; i < h.size(); ++i) CHECK(close(rounded[i], h[i], 1e-5));
 }
 
-void errors() {
+TEST_CASE(errors) {
   const float x[4] = {1, 2, 3, 4};
   double h[4] = {};
   CHECK_FAILS(spade_hessian_linear_f32(x, -1, 2, 2, h, 1, nullptr), SPADE_INVALID_ARGUMENT,
@@ -96,9 +96,7 @@ void errors() {
   CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 2, h, 1, &stop), SPADE_CANCELLED, "cancelled");
 }
 
-}  // namespace
-
-int main() {
+TEST_CASE(linear_layers) {
   for (int threads : {1, 3}) {
     linear<float>(50, 33, threads);
     linear<double>(1500, 17, threads);
@@ -106,10 +104,15 @@ int main() {
     linear<float>(700, 64, threads);
     linear<float>(300, 250, threads);
     linear<double>(40, 200, threads);
+  }
+}
+
+TEST_CASE(convolutions) {
+  for (int threads : {1, 3})
     for (auto form : {SPADE_HESSIAN_TAP_OFFSETS, SPADE_HESSIAN_DIRECT, SPADE_HESSIAN_AUTO})
       for (int64_t groups : {1, 2, 6})
         for (int64_t stride : {1, 2}) convolution(form, groups, stride, threads);
-  }
   convolution(SPADE_HESSIAN_TAP_OFFSETS, 1, 2, 2, 100);  // each thread its own tiles of channels
-  errors();
 }
+
+}  // namespace

@@ -34,12 +34,16 @@ void stops_within_the_factorisation(int threads) {
   CHECK(seen == 0);
 }
 
-}  // namespace
-
-int main() {
+TEST_CASE(inverses) {
   for (int threads : {1, 3})
     for (int64_t D : {1, 2, 31, 200}) inverse(D, threads);
+}
+
+TEST_CASE(cancelled) {
   for (int threads : {1, 3}) stops_within_the_factorisation(threads);
+}
+
+TEST_CASE(errors) {
   const double negative[1] = {-1}, nan[1] = {std::nan("")};
   double out[1], damp;
   CHECK_FAILS(spade_damped_inverse_f64(negative, 1, 0.01, out, nullptr, &damp, 1, nullptr),
@@ -50,3 +54,5 @@ int main() {
               SPADE_INVALID_ARGUMENT, "damp must be");
   CHECK_OK(spade_damped_inverse_f64(nullptr, 0, 0.01, nullptr, nullptr, &damp, 1, nullptr));
 }
+
+}  // namespace

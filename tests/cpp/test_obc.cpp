@@ -58,7 +58,7 @@ void trace(int64_t R, int64_t D, int64_t n, int64_t m, int threads) {
   }
 }
 
-void blocks_and_weights(int threads) {
+void check_blocks_and_weights(int threads) {
   const int64_t R = 3, D = 24, block = 4;
   const auto h = hessian_of<float>(D, 7);
   const auto w = normal<float>(R * D, 8);
@@ -83,7 +83,7 @@ void blocks_and_weights(int threads) {
 }
 
 // The blocks of ((1, 2), (2, 1)) x I are positive definite until one of them is gone.
-void blocks_that_lose_definiteness() {
+TEST_CASE(blocks_that_lose_definiteness) {
   const double hinv[16] = {1, 0, 2, 0, 0, 1, 0, 2, 2, 0, 1, 0, 0, 2, 0, 1};
   const double w[12] = {1, 1, 2, 2, 3, 3, 1, 1, 1, 2, 3, 4};
   int32_t order[6], info[3];
@@ -98,7 +98,7 @@ void blocks_that_lose_definiteness() {
   }
 }
 
-void counts_of_a_layer() {
+TEST_CASE(counts_of_a_layer) {
   const float loss[6] = {1, 2, 2, 2, 0, 5};
   int64_t counts[2];
   const auto are = [&](double sparsity, int64_t first, int64_t second) {
@@ -114,7 +114,7 @@ void counts_of_a_layer() {
               "sparsity must be in [0, 1], got 1.5");
 }
 
-void errors() {
+TEST_CASE(errors) {
   const float one[1] = {1}, zero[1] = {0};
   int32_t order[1], info[1];
   float loss[1];
@@ -131,16 +131,16 @@ void errors() {
               SPADE_INVALID_ARGUMENT, "counts must");
 }
 
-}  // namespace
-
-int main() {
+TEST_CASE(orders) {
   for (int threads : {1, 3}) {
     for (int64_t D : {1, 2, 15, 17, 33, 100}) trace(4, D, 0, 0, threads);
     trace(4, 96, 2, 4, threads);
     trace(2, 99, 1, 3, threads);
-    blocks_and_weights(threads);
   }
-  blocks_that_lose_definiteness();
-  counts_of_a_layer();
-  errors();
 }
+
+TEST_CASE(blocks_and_weights) {
+  for (int threads : {1, 3}) check_blocks_and_weights(threads);
+}
+
+}  // namespace

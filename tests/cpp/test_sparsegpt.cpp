@@ -42,7 +42,7 @@ void prune(int64_t S, int64_t R, int64_t D, int64_t block, double sparsity, int 
   }
 }
 
-void errors() {
+TEST_CASE(errors) {
   const double one[1] = {1};
   double out[1], damp[1];
   int32_t info[1];
@@ -74,9 +74,7 @@ void errors() {
   }
 }
 
-}  // namespace
-
-int main() {
+TEST_CASE(layers) {
   for (int threads : {1, 2, 3}) {
     prune(1, 1, 1, 1, 0.5, threads);
     prune(1, 70, 33, 9, 0.9, threads);
@@ -84,5 +82,6 @@ int main() {
     prune(2, 5, 300, 200, 0.3, threads);
     prune(2, 150, 40, 1, 0.7, threads);
   }
-  errors();
 }
+
+}  // namespace
