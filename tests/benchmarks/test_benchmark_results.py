@@ -12,6 +12,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 import benchmarks.__main__ as main
 from benchmarks import figures, report, result_file, shown
 from benchmarks.compare import comparison
+from benchmarks.configurations import configurations
 
 
 def benchmark(name, seconds, sgemm=100.0, **more):
@@ -154,3 +155,9 @@ def test_commands_of_what_is_shown():
         words = shown.command_of(name).split()
         assert words[:3] == ["python", "-m", "benchmarks"]
         assert main.parser().parse_args(words[3:]).command in ("latency", "quick")
+
+
+def test_published_times_of_exact_obc_stand_beside_the_papers_number_of_augmentations():
+    for configuration in configurations().values():
+        if configuration.method == "obc" and configuration.augmentations != 10240:
+            assert not configuration.targets, configuration.name

@@ -167,7 +167,7 @@ def test_mean_and_paired_by_hand():
     difference = metrics.paired(torch.tensor([1.0, 2.0, 6.0]), [0.5, 1.5, 5.5])
     assert difference.mean == pytest.approx(0.5) and difference.standard_error == pytest.approx(0)
     assert math.isnan(metrics.mean([3.0]).standard_error)
-    assert str(difference) == "0.5 +- 0 (n = 3)"
+    assert str(difference) == "0.5 ± 0 (n = 3)"
     with pytest.raises(ValueError, match="mean: values must hold at least one sample"):
         metrics.mean([])
     with pytest.raises(ValueError, match="mean: values must be finite"):

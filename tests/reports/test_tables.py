@@ -56,14 +56,14 @@ def test_text_and_markdown(record):
     assert [row[0] for row in means["rows"]] == ["average", "saliency", "lrp"]
     assert differences["head"] == ["method", "SPADE", "SPADE, other image", "SPADE - other image"]
     assert "to dense" in differences["title"]
-    assert differences["rows"][1][1] == "+0.100 +- 0.000"
-    assert fidelity["rows"][0][:2] == ["SPADE", "0.500 +- 0.500"]
+    assert differences["rows"][1][1] == "+0.100 ± 0.000"
+    assert fidelity["rows"][0][:2] == ["SPADE", "0.500 ± 0.500"]
     assert times["rows"] == [["maps", "6.0", "2.00"]]
     lines = tables.text(means).splitlines()
     assert lines[0] == means["title"] and "n = 3" in lines[0]
     assert len({len(line) for line in lines[1:]}) == 1
     assert tables.markdown(times).splitlines()[2:] == [
-        "| stage | seconds | seconds an image |",
+        "| stage | seconds | seconds per image |",
         "| --- | ---: | ---: |",
         "| maps | 6.0 | 2.00 |",
     ]
@@ -74,8 +74,8 @@ def test_text_and_markdown(record):
     [
         (0.05, 0.01, "above 0 by more than two standard errors"),
         (-0.05, 0.01, "below 0 by more than two standard errors"),
-        (0.05, 0.04, "not told from 0"),
-        (0.0, 0.0, "not told from 0"),
+        (0.05, 0.04, "not different from 0"),
+        (0.0, 0.0, "not different from 0"),
     ],
 )
 def test_verdicts_say_what_the_standard_errors_allow(record, gain, error, words):
@@ -83,9 +83,9 @@ def test_verdicts_say_what_the_standard_errors_allow(record, gain, error, words)
         if (row["method"], row["map"]) == ("average", "SPADE"):
             row.update(difference_to_dense=gain, difference_standard_error=error)
     dense, control = tables.verdicts(record, "auroc")
-    assert f"SPADE - dense = {gain:+.3f} +- {error:.3f} (n = 3), " in dense and words in dense
+    assert f"SPADE - dense = {gain:+.3f} ± {error:.3f} (n = 3), " in dense and words in dense
     # .6, .85, .95 and, after pruning for another image, .55, .85, .85
-    assert "SPADE - SPADE, other image = +0.050 +- 0.029 (n = 3), not told from 0" in control
+    assert "SPADE - SPADE, other image = +0.050 ± 0.029 (n = 3), not different from 0" in control
 
 
 def test_page_shows_the_committed_figures():

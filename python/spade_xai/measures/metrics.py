@@ -194,7 +194,7 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} +- {self.standard_error:.2g} (n = {self.n})"
+        return f"{self.mean:.4g} ± {self.standard_error:.2g} (n = {self.n})"
 
 
 def mean(values: Tensor | Sequence[float]) -> Estimate:

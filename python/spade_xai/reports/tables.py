@@ -126,13 +126,13 @@ def _times(found: Mapping[str, Any]) -> Table:
     ]
     return {
         "title": f"Time over {found['traces']} images",
-        "head": ["stage", "seconds", "seconds an image"],
+        "head": ["stage", "seconds", "seconds per image"],
         "rows": rows,
     }
 
 
 def verdicts(found: Mapping[str, Any], metric: str) -> list[str]:
-    """One sentence a trace on its average difference to the dense model, and to another image's trace."""
+    """One sentence per trace on its average difference to the dense model, and to another image's trace."""
     rows, maps, _ = _select(found, metric)
     gains = {
         f"{column} - dense": (row["difference_to_dense"], row["difference_standard_error"])
@@ -152,7 +152,7 @@ def verdicts(found: Mapping[str, Any], metric: str) -> list[str]:
 
 def _told(mean: float, error: float) -> str:
     if not abs(mean) > 2 * error:
-        return "not told from 0 by two standard errors"
+        return "not different from 0 by more than two standard errors"
     return f"{'above' if mean > 0 else 'below'} 0 by more than two standard errors"
 
 
@@ -193,4 +193,4 @@ def _n(rows: Mapping[Any, Mapping[str, Any]]) -> int:
 
 
 def _cell(mean: float, error: float, sign: str = "") -> str:
-    return f"{mean:{sign}.3f} +- {error:.3f}"
+    return f"{mean:{sign}.3f} ± {error:.3f}"
