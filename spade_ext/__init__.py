@@ -23,6 +23,7 @@ from spade_ext.geometry import Conv2dGeometry
 from spade_ext.hessian import hessian
 from spade_ext.inverse import damped_inverse
 from spade_ext.obc import OBCTrace, obc_prune, obc_trace
+from spade_ext.prune_model import PrunedLayer, prune_model
 from spade_ext.sparsegpt import (
     SparseGPTBatch,
     sparsegpt_prune,
@@ -37,6 +38,7 @@ __all__ = [
     "DampingWarning",
     "HessianAccumulator",
     "OBCTrace",
+    "PrunedLayer",
     "SingularHessianError",
     "SparseGPTBatch",
     "build_info",
@@ -49,6 +51,7 @@ __all__ = [
     "library_path",
     "obc_prune",
     "obc_trace",
+    "prune_model",
     "reference",
     "sparsegpt_prune",
     "sparsegpt_prune_batch",

@@ -15,10 +15,11 @@ def prune_preserving(
     damp: float,
     extra: int,
 ) -> tuple[torch.Tensor, float]:
-    """Prune a layer so that the weights in `zeros` are 0 and no compensation changes that.
+    """Prune a layer so that the weights in `zeros` are 0 in the result.
 
-    As sparsegpt_prune, but the weights of `zeros` have score 0, so that they go first and count for the sparsity of
-    their block, and an error is never passed on to them.
+    As sparsegpt_prune, but the weights of `zeros` are in the mask from the start, and count for the sparsity of their
+    block. They take compensation like every weight whose turn has not come, and pass it on when it comes: only so is
+    each step exact. (llm-compressor drops what would reach them from earlier blocks.)
 
     Args:
         weight: [R, D] float32 or float64.
@@ -37,7 +38,6 @@ def prune_preserving(
     """
     hinv, used = damped_inverse(hessian.to(weight.dtype), damp)
     u = torch.linalg.cholesky(hinv, upper=True)
-    open_ = ~zeros
     w = weight.masked_fill(zeros | (hessian.diagonal() == 0), 0)
     cols = w.shape[1]
     if n_of_m is not None:
@@ -60,9 +60,9 @@ def prune_preserving(
                 gone[:, j - begin : j - begin + m].scatter_(1, least, True)
             error = w[:, j] / u[j, j] * gone[:, j - begin]
             errors[:, j - begin] = error
-            w[:, j:end] -= open_[:, j:end] * torch.outer(error, u[j, j:end])
+            w[:, j:end] -= torch.outer(error, u[j, j:end])
             w[gone[:, j - begin], j] = 0
-        w[:, end:] -= open_[:, end:] * (errors @ u[begin:end, end:])
+        w[:, end:] -= errors @ u[begin:end, end:]
     return w, used
 
 

@@ -243,8 +243,8 @@ def sparsegpt_prune(
         m: Divides D.
         damp: Damping relative to the mean of the diagonal, in [0, 1e6].
         extra: Weights of each block that go beyond floor(sparsity * R * width), at most all; published: 1.
-        preserve: [R, D] (or [S, R, D]) bool, weights that are to be 0 in the result: they go first, count for the
-            sparsity, and take no compensation. Such a call is computed by torch, about as fast as the published code.
+        preserve: [R, D] (or [S, R, D]) bool, weights that are to be 0 in the result: they go first and count for
+            the sparsity. Such a call is computed by torch, about as fast as the published code.
         return_loss: Whether to return the loss too.
         threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
         progress: None, True for a bar, or callback(done, total).

@@ -1,0 +1,81 @@
+"""The weight of a layer as the matrix that the ops prune, and back; a layer pruned by either method."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from spade_ext.errors import SingularHessianError
+from spade_ext.obc import obc_prune
+from spade_ext.sparsegpt import sparsegpt_prune, sparsegpt_prune_batch
+
+Method = Literal["obc", "sparsegpt"]
+METHODS: tuple[Method, ...] = ("obc", "sparsegpt")
+
+
+def weight_matrix(layer: nn.Module, name: str = "weight") -> torch.Tensor:
+    """The weight of an nn.Linear, nn.Conv2d or transformers Conv1D as [R, D], or [G, R, D] of a layer of groups.
+
+    Columns are in the order of spade_ext.hessian. The result may share the layer's memory.
+    """
+    weight: torch.Tensor = getattr(layer, name).detach()
+    if type(layer).__name__ == "Conv1D":  # transformers stores [inputs, outputs]
+        return weight.t()
+    groups = int(getattr(layer, "groups", 1))
+    matrix = weight.flatten(1)
+    return matrix if groups == 1 else matrix.reshape(groups, -1, matrix.shape[1])
+
+
+def as_weight(layer: nn.Module, matrix: torch.Tensor, name: str = "weight") -> torch.Tensor:
+    """A matrix of weight_matrix's shape in the shape and dtype of the layer's weight."""
+    weight: torch.Tensor = getattr(layer, name)
+    flat = matrix.t() if type(layer).__name__ == "Conv1D" else matrix
+    return flat.reshape(weight.shape).to(weight.dtype)
+
+
+def prune_matrix(
+    function: str,
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    sparsity: float,
+    method: Method,
+    n_of_m: tuple[int, int] | None = None,
+    block_size: int = 128,
+    damp: float = 0.01,
+    zeros: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Prune [R, D], or [G, R, D] with a Hessian per group, by one of METHODS.
+
+    Args:
+        function: The caller, for errors.
+        weight: As weight_matrix gives it.
+        hessian: [D, D] or [G, D, D].
+        sparsity: In [0, 1]; ignored for n:m.
+        method: "obc" or "sparsegpt".
+        n_of_m: n of each m consecutive weights go.
+        block_size: Columns of a mask block; SparseGPT only.
+        damp: Damping relative to the mean of the diagonal.
+        zeros: Weights that are 0 and stay so, or None. With "obc" they must be no more than sparsity asks for: they
+            go first, at no loss.
+
+    Raises:
+        ValueError: Another method, or what the ops raise.
+        SingularHessianError: As the ops.
+    """
+    if method not in METHODS:
+        raise ValueError(f"{function}: method must be one of {', '.join(METHODS)}, got {method!r}")
+    n, m = n_of_m or (None, None)
+    if method == "obc":
+        return obc_prune(weight, hessian, sparsity, n=n, m=m, damp=damp)
+    if weight.ndim == 2:
+        return sparsegpt_prune(
+            weight, hessian, sparsity, block_size=block_size, n=n, m=m, damp=damp
+        )
+    batch = sparsegpt_prune_batch(
+        weight, hessian, sparsity, block_size=block_size, n=n, m=m, damp=damp, preserve=zeros
+    )
+    for group in batch.failed.nonzero().flatten().tolist():
+        raise SingularHessianError(
+            f"{function}: the Hessian of group {group} is not positive definite", group
+        )
+    return batch.weights
