@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from spade_ext._checks import MOST_DAMP, check_int, check_range
-from spade_ext._progress import Callback, reporting
 from spade_ext.accumulator import HessianAccumulator
+from spade_ext.checks import MOST_DAMP, check_int, check_range
 from spade_ext.errors import SingularHessianError
 from spade_ext.layer_matrix import METHODS, Method, as_weight, prune_matrix, weight_matrix
+from spade_ext.progress import Callback, reporting
 
 DEFAULT_MEMORY = 4 * 2**30
 """Bytes of Hessians that are summed at once, unless the caller gives another limit."""
@@ -32,6 +32,12 @@ class PrunedLayer:
         seconds: Time to prune it.
         status: "pruned"; "unused": the model does not call it; "failed": left dense, as its Hessian is not positive
             definite at any damping; "unfit": left dense, as m does not divide its columns.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> (layer,) = spade_ext.prune_model(torch.nn.Linear(16, 8), [torch.randn(64, 16)], 0.75)
+        >>> layer.rows, layer.columns, layer.sparsity, layer.status
+        (8, 16, 0.75, 'pruned')
     """
 
     name: str

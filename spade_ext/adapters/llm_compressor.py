@@ -14,6 +14,8 @@ from torch import nn
 from spade_ext.layer_matrix import as_weight, weight_matrix
 from spade_ext.sparsegpt import sparsegpt_prune
 
+__all__ = ["sparsify_weight"]
+
 
 def sparsify_weight(
     module: nn.Module,
@@ -44,6 +46,15 @@ def sparsify_weight(
     Raises:
         ValueError: With preserve_sparsity_mask, more zeros than sparsity asks for.
         SingularHessianError: H is not positive definite even at damp = 1.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> from spade_ext.adapters.llm_compressor import sparsify_weight
+        >>> layer, x = torch.nn.Linear(16, 8), torch.randn(64, 16)
+        >>> hessians = {layer: 2 / len(x) * spade_ext.hessian(x)}
+        >>> loss, weight = sparsify_weight(layer, hessians, 0.0, 2, 4, 128, 0.01, False)
+        >>> int((weight == 0).sum())
+        64
     """
     hessian = hessians_dict.pop(module)
     weight = weight_matrix(module).float()

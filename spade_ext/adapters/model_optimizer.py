@@ -14,6 +14,8 @@ import torch
 
 from spade_ext.sparsegpt import sparsegpt_prune
 
+__all__ = ["create_sgpt_mask"]
+
 
 def create_sgpt_mask(
     tensor: torch.Tensor, hessian: torch.Tensor, config: Mapping[str, Any]
@@ -32,6 +34,14 @@ def create_sgpt_mask(
     Raises:
         ValueError: A pattern that is not n:m.
         SingularHessianError: H is not positive definite even at damp = 1.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> from spade_ext.adapters.model_optimizer import create_sgpt_mask
+        >>> layer, hessian = torch.nn.Linear(16, 8), spade_ext.hessian(torch.randn(64, 16))
+        >>> mask = create_sgpt_mask(layer.weight, hessian, {"pattern": "2:4 sparsity", "hessian_damp": 0.1})
+        >>> int(mask.sum())
+        64
     """
     match = re.match(r"(\d+):(\d+)", str(config["pattern"]))
     if match is None:

@@ -9,6 +9,8 @@ from torch.ao.pruning.sparsifier.base_sparsifier import BaseSparsifier
 from spade_ext.accumulator import HessianAccumulator
 from spade_ext.layer_matrix import Method, as_weight, prune_matrix
 
+__all__ = ["HessianSparsifier"]
+
 
 class HessianSparsifier(BaseSparsifier):
     """Prune the layers of a prepared model by the Hessians of the inputs that they have seen.

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from spade_ext._checks import check_shape, check_tensor
+from spade_ext.checks import check_shape, check_tensor
 from spade_ext.layer_matrix import Method, as_weight, prune_matrix, weight_matrix
+
+__all__ = ["ObcPruning", "SparseGPTPruning", "freeze_masks"]
 
 
 class _Compensated(prune.BasePruningMethod):
@@ -46,14 +48,6 @@ class _Compensated(prune.BasePruningMethod):
         Raises:
             ValueError: As the op, or amount below the share that is pruned already.
             SingularHessianError: As the op. The layer is as before.
-
-        Example:
-            >>> import torch, spade_ext
-            >>> from spade_ext.adapters.torch_prune import SparseGPTPruning
-            >>> layer, x = torch.nn.Linear(8, 4), torch.randn(100, 8)
-            >>> _ = SparseGPTPruning.apply(layer, "weight", spade_ext.hessian(x), 0.5)
-            >>> int((layer.weight == 0).sum())
-            16
         """
         pruned = _pruned(cls, module, name, *args, **kwargs)
         applied: prune.BasePruningMethod = super().apply(module, name, mask=pruned != 0)  # type: ignore[no-untyped-call]
@@ -94,13 +88,31 @@ def _pruned(
 
 
 class ObcPruning(_Compensated):
-    """Exact OBC as a method of torch.nn.utils.prune; see `apply`."""
+    """Exact OBC as a method of torch.nn.utils.prune; see `apply`.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> from spade_ext.adapters.torch_prune import ObcPruning
+        >>> layer, x = torch.nn.Linear(8, 4), torch.randn(100, 8)
+        >>> _ = ObcPruning.apply(layer, "weight", spade_ext.hessian(x), 0.5)
+        >>> int((layer.weight == 0).sum())
+        16
+    """
 
     method: Method = "obc"
 
 
 class SparseGPTPruning(_Compensated):
-    """SparseGPT as a method of torch.nn.utils.prune; see `apply`."""
+    """SparseGPT as a method of torch.nn.utils.prune; see `apply`.
+
+    Example:
+        >>> import torch, spade_ext
+        >>> from spade_ext.adapters.torch_prune import SparseGPTPruning
+        >>> layer, x = torch.nn.Linear(8, 4), torch.randn(100, 8)
+        >>> _ = SparseGPTPruning.apply(layer, "weight", spade_ext.hessian(x), 0.5)
+        >>> int((layer.weight == 0).sum())
+        16
+    """
 
     method: Method = "sparsegpt"
 

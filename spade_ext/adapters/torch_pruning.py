@@ -15,6 +15,8 @@ from spade_ext.accumulator import HessianAccumulator
 from spade_ext.inverse import damped_inverse
 from spade_ext.layer_matrix import weight_matrix
 
+__all__ = ["HessianImportance"]
+
 
 class HessianImportance:
     """Importance of a channel: the loss 1/2 ||(W - W') X||^2 of the layers that read it, if it goes.

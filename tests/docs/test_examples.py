@@ -1,15 +1,22 @@
 """Every public function and class has an example in its docstring, which runs as it stands, pasted alone."""
 
 import doctest
+import importlib
 import inspect
+import pkgutil
 
 import pytest
 
 import spade_ext
+import spade_ext.adapters
 import spade_ext.compat
 import spade_ext.reference
 
-MODULES = [spade_ext, spade_ext.compat, spade_ext.reference]
+ADAPTERS = [
+    importlib.import_module(f"spade_ext.adapters.{found.name}")
+    for found in pkgutil.iter_modules(spade_ext.adapters.__path__)
+]
+MODULES = [spade_ext, spade_ext.compat, spade_ext.reference, *ADAPTERS]
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
     for module in MODULES
