@@ -36,7 +36,7 @@ def test_it_knows_a_palace(name, tmp_path):
 
     known = preprocessing_of(f"pretrained:{name}", None)
     Image.fromarray(load_sample_image("china.jpg")).save(tmp_path / "china.png")
-    image = read_image(tmp_path / "china.png", known.size, known.resize)
+    image = read_image(tmp_path / "china.png", known.fit)
     model = normalized(load_model(f"pretrained:{name}"), known.mean, known.std)
     with torch.no_grad():
         p = model(image[None]).softmax(1)[0]

@@ -1,20 +1,49 @@
 """The model and the images that a command line names, checked against each other."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from spade_xai.commands import options as o
 from spade_xai.models.copies import unwrap
-from spade_xai.models.images import ImageError, find_images, read_image, read_images
-from spade_xai.models.load import load_model, normalized
-from spade_xai.models.preprocessing import Preprocessing, preprocessing_of
+from spade_xai.models.fit import Fit
+from spade_xai.models.images import ImageError, find_images, read_image
+from spade_xai.models.load import load_model
+from spade_xai.models.preprocessing import (
+    Preprocessing,
+    checked_normalization,
+    preprocessing_of,
+)
 from spade_xai.models.weights import ModelError
+from spade_xai.tracing import schedule
+from spade_xai.tracing.augment import ImageAugment
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image.
+
+    Attributes:
+        name: Of the image, unlike all others.
+        stem: Of the files that are written for it, unlike all others.
+        image: [3, H, W] in [0, 1].
+        x: [1, 3, H, W], as the model takes it: scaled, cut and normalised.
+        mask: bool [H, W]; None where none were asked for.
+    """
+
+    name: str
+    stem: str
+    image: Tensor
+    x: Tensor
+    mask: Tensor | None
 
 
 @dataclass
@@ -22,20 +51,75 @@ class Inputs:
     """What a command works on.
 
     Attributes:
-        model: Classifier of images in [0, 1], in eval mode.
-        images: [B, 3, H, W] in [0, 1].
-        names: Of each image, all different.
-        stems: Of the files that are written for each image, all different.
-        masks: bool [B, H, W]; None where none were asked for.
+        model: Classifier of normalised images, in eval mode.
+        preprocessing: What makes its inputs of pictures.
+        paths: Of the images.
+        masks: Of each image's mask; empty where none were asked for.
         classes: Names of the model's classes, if known.
+        strict: Whether an image that cannot be read ends the command.
+        broken: What is wrong with each image that was skipped.
     """
 
     model: nn.Module
-    images: Tensor
-    names: list[str]
-    stems: list[str]
-    masks: Tensor | None
+    preprocessing: Preprocessing
+    paths: list[Path]
+    masks: list[Path]
     classes: list[str] | None
+    strict: bool = False
+    broken: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.names, self.stems = names_of(self.paths), stems_of(self.paths)
+
+    def read(self, index: int) -> Picture:
+        """Read one image.
+
+        Raises:
+            ImageError: It or its mask cannot be used.
+        """
+        image = read_image(self.paths[index], self.preprocessing.fit)
+        mask = None
+        if self.masks:
+            mask = read_mask(self.masks[index], self.preprocessing, image)
+        x = self.preprocessing.normalize(image[None])
+        return Picture(self.names[index], self.stems[index], image, x, mask)
+
+    def pictures(self) -> Iterator[Picture]:
+        """Read images one by one as they are needed; those that cannot be read are noted and skipped.
+
+        Raises:
+            ImageError: None can be read; or one cannot, of a strict command.
+        """
+        found = False
+        for index in range(len(self.paths)):
+            try:
+                picture = self.read(index)
+            except ImageError as error:
+                if self.strict or (not found and index + 1 == len(self.paths)):
+                    raise
+                if str(error) not in self.broken:
+                    self.broken.append(str(error))
+                continue
+            found = True
+            yield picture
+
+    def trace_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of `trace` for this model: augmentations of normalised images, layers by the model's names."""
+        result = dict(arguments)
+        augment, known = result.get("augment"), self.preprocessing
+        if known.mean is not None and isinstance(augment, str | ImageAugment):
+            steps = augment if isinstance(augment, str) else augment.steps
+            result["augment"] = ImageAugment(steps, mean=known.mean, std=known.std)
+        if result.get("layers") is not None:
+            result["layers"] = [own_pattern(p, self.model) for p in result["layers"]]
+        if isinstance(result.get("sparsity"), Path):
+            ratios = schedule.load(result["sparsity"])
+            result["sparsity"] = {own_pattern(p, self.model): r for p, r in ratios.items()}
+        return result
+
+    def told(self) -> str:
+        """What was done to the images."""
+        return f"{self.preprocessing} ({self.preprocessing.source})"
 
 
 @dataclass(frozen=True)
@@ -49,6 +133,7 @@ class InputOptions:
     classes: o.Classes = None
     size: o.Size = None
     normalize: o.Normalize = "auto"
+    strict: o.Strict = False
 
 
 def load_inputs(
@@ -57,7 +142,7 @@ def load_inputs(
     masks: Path | None = None,
     target: int | None = None,
 ) -> Inputs:
-    """Load model and images, and run the model on the first image, which must give a class `target` too.
+    """Load the model, find the images, and run the model on the first that can be read, which must give a class `target`.
 
     Raises:
         ImageError, ModelError, ValueError: A file is missing or cannot be read; model, weights and images do not fit.
@@ -70,40 +155,78 @@ def load_inputs(
     model = load_model(
         given.model, given.weights, classes=given.classes, pretrained=given.pretrained
     )
-    known = preprocessing_of(given.model, model)
-    size, resize = (known.size, known.resize) if given.size is None else (given.size, None)
-    images = read_images(paths, size, resize)
-    mean_std = _normalization(given.normalize, known)
-    if mean_std is not None:
-        model = normalized(model, *mean_std)
-    count = _count_classes(model, images[:1], given.model)
+    preprocessing = _preprocessing(given, model)
+    if preprocessing.fit is None:
+        _check_sizes(paths)
+    inputs = Inputs(
+        model,
+        preprocessing,
+        paths,
+        [] if masks is None else [_mask_of(path, masks) for path in paths],
+        None,
+        given.strict,
+    )
+    count = _count_classes(model, next(inputs.pictures()).x, given.model)
     if target is not None and target >= count:
         raise ValueError(f"--target must be in [0, {count - 1}], got {target}")
-    return Inputs(
-        model,
-        images,
-        _names(paths),
-        _stems(paths),
-        None if masks is None else _read_masks(paths, masks, (size, resize), images),
-        _class_names(class_names, known.classes, count),
-    )
+    inputs.classes = _class_names(class_names, preprocessing.classes, count)
+    return inputs
 
 
-def _normalization(
-    text: str, known: Preprocessing
-) -> tuple[Sequence[float], Sequence[float]] | None:
-    if text == "none":
-        return None
+def own_pattern(pattern: str, model: nn.Module) -> str:
+    """A pattern of layers by the model's own names: with or without the `network.` of `load.normalized`."""
+    start = "re:" if pattern.startswith("re:") else ""
+    rest = pattern.removeprefix(start)
+    children = dict(model.named_children())
+    wrapped = re.match(r"network(\\?\.|$)", rest)
+    if "network" not in children:
+        return start + rest[wrapped.end() :] if wrapped and wrapped.end() < len(rest) else pattern
+    first = re.split(r"\\?\.", rest)[0]
+    if set(children) != {"normalize", "network"} or wrapped or not re.fullmatch(r"\w+", first):
+        return pattern
+    return pattern if first in children else f"{start}network.{rest}"
+
+
+def _preprocessing(given: InputOptions, model: nn.Module) -> Preprocessing:
+    known = preprocessing_of(given.model, model, given.weights)
+    told = [known.source] if known.fit is not None or known.mean is not None else []
+    if given.size is not None:
+        fit = Fit.square(given.size) if known.fit is None else known.fit.at(given.size)
+        known, told = replace(known, fit=fit), [*told, f"--size {given.size}"]
+    text = given.normalize
+    if text != "auto":
+        mean_std = None if text == "none" else _mean_std(text)
+        mean, std = (None, None) if mean_std is None else checked_normalization(*mean_std)
+        known, told = replace(known, mean=mean, std=std), [*told, f"--normalize {text}"]
+    return replace(known, source=", ".join(told) or "nothing is known of the model")
+
+
+def _mean_std(text: str) -> tuple[Sequence[float], Sequence[float]]:
     if text == "imagenet":
         return IMAGENET
-    if text == "auto":
-        return None if known.mean is None or known.std is None else (known.mean, known.std)
     mean, separator, std = text.partition("/")
     if not separator:
         raise ValueError(
             f"--normalize must be auto, none, imagenet or MEAN,MEAN,MEAN/STD,STD,STD, got {text!r}"
         )
     return o.parse_numbers("--normalize", mean), o.parse_numbers("--normalize", std)
+
+
+def _check_sizes(paths: Sequence[Path]) -> None:
+    """Refuse images of several sizes by their headers; those that cannot be read are met later."""
+    sizes: dict[tuple[int, ...], Path] = {}
+    for path in paths:
+        try:
+            with Image.open(path) as opened:
+                turned = opened.getexif().get(0x0112, 1) >= 5  # EXIF: on its side
+                sizes.setdefault(opened.size[::1 if turned else -1], path)
+        except Exception:  # noqa: BLE001, S112: damaged files raise nearly everything
+            continue
+    if len(sizes) > 1:
+        (first, a), (other, b) = list(sizes.items())[:2]
+        raise ImageError(
+            f"read_images: images must have one size, got {first} of {a} and {other} of {b}: give a --size"
+        )
 
 
 def _count_classes(model: nn.Module, image: Tensor, spec: str) -> int:
@@ -122,40 +245,64 @@ def _count_classes(model: nn.Module, image: Tensor, spec: str) -> int:
     return logits.shape[1]
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def names_of(paths: Sequence[Path]) -> list[str]:
     """File names, or whole paths where a file name repeats."""
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
 
 
-def _stems(paths: Sequence[Path]) -> list[str]:
-    """File names without their ending, or whole paths in one word where that repeats."""
-    stems = [path.stem for path in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    return ["_".join(part for part in path.parts if part != path.anchor) for path in paths]
+def stems_of(paths: Sequence[Path]) -> list[str]:
+    """Names for each image's files, all different, also where upper and lower case are the same.
+
+    File names without their ending; where that repeats, whole paths in one word; where that repeats too, numbered.
+    """
+    short = [path.stem for path in paths]
+    long = ["_".join(p for p in path.with_suffix("").parts if p != path.anchor) for path in paths]
+    once = _counts(short)
+    result: list[str] = []
+    taken = {s.casefold() for s in short if once[s.casefold()] == 1}
+    for a, b in zip(short, long, strict=True):
+        if once[a.casefold()] == 1:
+            result.append(a)
+            continue
+        name, number = b, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{b}-{number}"
+        taken.add(name.casefold())
+        result.append(name)
+    return result
 
 
-def _read_masks(
-    paths: Sequence[Path], folder: Path, sizes: tuple[int | None, int | None], images: Tensor
-) -> Tensor:
-    masks = []
-    for path, image in zip(paths, images, strict=True):
-        candidates = [folder / f"{path.stem}_mask.png", folder / f"{path.stem}.png"]
-        found = [c for c in candidates if c.is_file() and not c.samefile(path)]
-        if not found:
-            raise ImageError(
-                f"no mask of {path}: neither {candidates[0]} nor another {candidates[1]}"
-            )
-        mask = read_image(found[0], *sizes).mean(0) > 0.5
-        if mask.shape != image.shape[1:]:
-            raise ImageError(
-                f"mask {found[0]} must have the size of its image {tuple(image.shape[1:])}, got {tuple(mask.shape)}"
-            )
-        if not 0 < int(mask.sum()) < mask.numel():
-            raise ImageError(f"mask {found[0]} must be neither all black nor all white")
-        masks.append(mask)
-    return torch.stack(masks)
+def _counts(names: Sequence[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name.casefold()] = counts.get(name.casefold(), 0) + 1
+    return counts
+
+
+def _mask_of(path: Path, folder: Path) -> Path:
+    candidates = [folder / f"{path.stem}_mask.png", folder / f"{path.stem}.png"]
+    for candidate in candidates:
+        if candidate.is_file() and not (path.exists() and candidate.samefile(path)):
+            return candidate
+    raise ImageError(f"no mask of {path}: neither {candidates[0]} nor another {candidates[1]}")
+
+
+def read_mask(path: Path, preprocessing: Preprocessing, image: Tensor) -> Tensor:
+    """The mask of an image [3, H, W], bool [H, W]: scaled and cut as the image was.
+
+    Raises:
+        ImageError: It cannot be read, is of another size, all black or all white.
+    """
+    mask = read_image(path, preprocessing.fit).mean(0) > 0.5
+    if mask.shape != image.shape[1:]:
+        raise ImageError(
+            f"mask {path} must have the size of its image {tuple(image.shape[1:])}, got {tuple(mask.shape)}"
+        )
+    if not 0 < int(mask.sum()) < mask.numel():
+        raise ImageError(f"mask {path} must be neither all black nor all white")
+    return mask
 
 
 def _class_names(file: Path | None, known: Sequence[str] | None, count: int) -> list[str] | None:

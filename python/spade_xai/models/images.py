@@ -3,13 +3,19 @@
 import glob
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from spade_xai.models.fit import Fit
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+
+# Formats whose whole numbers beyond 8 bits Pillow scales to 16.
+_SIXTEEN_BITS = ("PNG", "PPM")
 
 
 class ImageError(ValueError):
@@ -46,42 +52,67 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
-def read_image(path: str | Path, size: int | None = None, resize: int | None = None) -> Tensor:
+def read_image(path: str | Path, fit: Fit | int | None = None) -> Tensor:
     """Read one image as [3, H, W] in [0, 1]; transparency is dropped, gray is repeated.
 
     Args:
-        path: Of a file that Pillow reads.
-        size: Scale the short side to it and cut the middle square; None: as it is.
-        resize: Scale the short side to this instead, at least size; an image that is size x size stays as it is.
+        path: Of a file that `open_picture` reads.
+        fit: How to scale and cut it; a number of pixels: the short side is scaled to it and the middle square cut;
+            None: as it is.
 
     Raises:
         ImageError: The file is missing or is not an image that can be read.
     """
-    try:
-        with Image.open(path) as picture:
-            image = picture.convert("RGB")
-    except FileNotFoundError as error:
-        raise ImageError(f"read_image: no file {path}") from error
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"read_image: cannot read {path} as an image: {error}") from error
-    if size is not None and image.size != (size, size):
-        scale = max(size, resize or size) / min(image.size)
-        wide = max(size, round(image.width * scale)), max(size, round(image.height * scale))
-        image = image.resize(wide, Image.Resampling.BICUBIC)
-        left, top = (image.width - size) // 2, (image.height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    picture = open_picture(path)
+    picture = picture if picture.mode == "F" else picture.convert("RGB")
+    if fit is not None:
+        picture = (Fit.square(fit) if isinstance(fit, int) else fit)(picture)
+    if picture.mode == "F":  # interpolation may overshoot
+        gray = torch.from_numpy(np.array(picture, dtype=np.float32)).clamp(0, 1)
+        return gray[None].repeat(3, 1, 1)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
-def read_images(
-    paths: Sequence[str | Path], size: int | None = None, resize: int | None = None
-) -> Tensor:
-    """Read images as one batch [B, 3, H, W] in [0, 1]; size and resize as in `read_image`.
+def open_picture(source: str | Path | BinaryIO, function: str = "read_image") -> Image.Image:
+    """Open a picture as it is to be seen: turned as its EXIF data says, the first frame of several.
+
+    Pictures of 16 bits and of floating point numbers come as one channel in [0, 1] (mode F), others as 8 bits.
 
     Raises:
-        ImageError: As `read_image`, or images differ in size where none is given.
+        ImageError: The file is missing, is not an image that can be read, or its numbers have no known range.
     """
-    images = [read_image(path, size, resize) for path in paths]
+    name = getattr(source, "name", source)
+    try:
+        with Image.open(source) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            picture.load()
+            kind = opened.format
+    except FileNotFoundError as error:
+        raise ImageError(f"{function}: no file {name}") from error
+    except Exception as error:  # damaged files raise nearly everything
+        raise ImageError(f"{function}: cannot read {name} as an image: {error}") from error
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and kind in _SIXTEEN_BITS):
+        return Image.fromarray((np.asarray(picture).astype(np.float64) / 65535).astype(np.float32))
+    if picture.mode == "I":
+        raise ImageError(
+            f"{function}: cannot read {name}: whole numbers of 32 bits have no known range: save it with 16 bits"
+        )
+    if picture.mode == "F":
+        low, high = (float(v) for v in (np.min(picture), np.max(picture)))
+        if not 0 <= low <= high <= 1:
+            raise ImageError(
+                f"{function}: cannot read {name}: floating point images must lie in [0, 1], got [{low:g}, {high:g}]"
+            )
+    return picture
+
+
+def read_images(paths: Sequence[str | Path], fit: Fit | int | None = None) -> Tensor:
+    """Read images as one batch [B, 3, H, W] in [0, 1].
+
+    Raises:
+        ImageError: As `read_image`, or images differ in size where no fit is given.
+    """
+    images = [read_image(path, fit) for path in paths]
     for path, image in zip(paths, images, strict=True):
         if image.shape != images[0].shape:
             first, other = tuple(images[0].shape[1:]), tuple(image.shape[1:])

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from spade_ext.checks import check_int, check_range, check_tensor
-from spade_xai.models.images import ImageError
+from spade_xai.models.images import open_picture
 
 
 def read_patch(path: str | Path | BinaryIO, size: int) -> Tensor:
@@ -19,11 +19,13 @@ def read_patch(path: str | Path | BinaryIO, size: int) -> Tensor:
         ImageError: The file is missing or is not an image that can be read.
     """
     check_int("read_patch", "size", size, 1)
-    try:
-        with Image.open(path) as picture:
-            scaled = picture.convert("RGBA").resize((size, size), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"read_patch: cannot read {path} as an image: {error}") from error
+    picture = open_picture(path, "read_patch")
+    if picture.mode == "F":  # gray of 16 bits
+        gray = np.array(picture.resize((size, size), Image.Resampling.LANCZOS), dtype=np.float32)
+        opaque = torch.from_numpy(gray).clamp(0, 1).repeat(4, 1, 1)
+        opaque[3] = 1
+        return opaque
+    scaled = picture.convert("RGBA").resize((size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(scaled)).permute(2, 0, 1).float() / 255
 
 
