@@ -13,7 +13,7 @@ from spade_xai.commands.tune import tune
 
 app = typer.Typer(
     help="Prune a network for one image, and explain what is left (SPADE, ICML 2024).",
-    epilog="Exit codes: 0 done, 1 an input cannot be used, 2 wrong usage, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 an input cannot be used, 2 wrong usage, 3 an image was skipped, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Without the program's name; None: those of the process.
 
     Raises:
-        SystemExit: Always, with 0, 1 (an input cannot be used; a line on stderr says why), 2 (wrong usage) or 130
-            (interrupted).
+        SystemExit: Always, with 0, 1 (an input cannot be used; a line on stderr says why), 2 (wrong usage), 3
+            (an image could not be read and was skipped) or 130 (interrupted).
     """
     try:
         app(arguments)

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 import spade_xai.reports.demo
 import spade_xai.tuning.cache
 from spade_xai import load_trace
-from spade_xai.models.load import normalized
 
 COMMANDS = ["trace", "explain", "evaluate", "tune", "demo"]
 
@@ -31,10 +30,11 @@ def test_trace(run, pictures):
     code, out, err = run("trace", pictures / "a.png", *FAST, "-s", "0.5", "-o", "out")
     assert code == 0 and err == ""
     lines = [line.split() for line in out.splitlines()]
-    assert lines[0] == ["a.png:", "out/a.safetensors"]
-    assert lines[1][0] == "layer"
-    assert [line[0] for line in lines[2:4]] == ["0", "3"]
-    assert lines[2][3] == "0.50" and lines[2][-1] == "pruned"
+    assert out.startswith("images: as they are; values in [0, 1] (nothing is known of the model)")
+    assert lines[1] == ["a.png:", "out/a.safetensors"]
+    assert lines[2][0] == "layer"
+    assert [line[0] for line in lines[3:5]] == ["0", "3"]
+    assert lines[3][3] == "0.50" and lines[3][-1] == "pruned"
     found = load_trace("out/a.safetensors", make().eval())
     assert [layer.sparsity_asked for layer in found.layers] == [0.5, 0.5]
 
@@ -60,8 +60,8 @@ def test_images_of_one_name_in_two_folders(run, pictures):
     assert code == 0
     names = [(entry["image"], entry["file"]) for entry in json.loads(out)]
     assert names == [
-        ("pictures/a.png", "traces/pictures_a.png.safetensors"),
-        ("more/a.png", "traces/more_a.png.safetensors"),
+        ("pictures/a.png", "traces/pictures_a.safetensors"),
+        ("more/a.png", "traces/more_a.safetensors"),
     ]
 
 
@@ -143,16 +143,17 @@ def test_normalisation_and_weights(run, pictures):
     torch.save(make().state_dict(), "w.pt")
     for weights in ("w.safetensors", "w.pt"):
         arguments = ["trace", "pictures/a.png", *FAST, "-w", weights, "-s", "0.5"]
-        code, out, _ = run(*arguments, "--normalize", "0.5,0.4,0.3/0.2,0.2,0.1")
-        assert code == 0
-        assert "network.3" in out
-        model = normalized(make(), (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
-        assert set(load_trace("traces/a.safetensors", model).masks()) == {"network.0", "network.3"}
+        for layers in ("3", "network.3", "re:network\\.3"):
+            options = ["--normalize", "0.5,0.4,0.3/0.2,0.2,0.1", "-l", layers]
+            code, out, _ = run(*arguments, *options)
+            assert code == 0
+            assert "less 0.5, 0.4, 0.3, divided by 0.2, 0.2, 0.1 (--normalize 0.5,0.4,0.3/0." in out
+            assert set(load_trace("traces/a.safetensors", make()).masks()) == {"3"}
 
 
 def test_library_model_brings_its_normalisation_and_names_of_classes(run, pictures):
     arguments = ["pictures/a.png", "-m", "torchvision:mobilenet_v3_small", "-n", "2"]
-    arguments += ["-t", "FastSPADE", "-l", "network.classifier.*"]  # network: of normalized()
+    arguments += ["-t", "FastSPADE", "-l", "classifier.*"]
     code, out, _ = run("trace", *arguments, "--json")
     assert code == 0
     assert [x["cols"] for x in json.loads(out)[0]["layers"]] == [576, 1024]

@@ -1,5 +1,6 @@
 """The command line: what goes wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def files():
         (["trace", "pictures/a.png", "-s", "null.json"], "'0' must be a number, got NoneType"),
         (["trace", "pictures/a.png", "-s", "bytes.json"], "bytes.json must be JSON, or TOML if"),
         (["explain", "pictures/a.png", "--class-names", "bytes.json"], "must be text in UTF-8"),
-        (["trace", "pictures/a.png", "--normalize", "nan,0,0/1,1,1"], "one finite entry a channel"),
+        (["trace", "pictures/a.png", "--normalize", "nan,0,0/1,1,1"], "three finite numbers each"),
         (["trace", "pictures/a.png", "--seed", str(2**70)], "seed must be at most"),
         (["trace", "pictures/a.png", "-o", "text.png"], "--out must be in a folder that can be ma"),
         (["explain", "pictures/a.png", "-o", "text.png/x"], "--out must be in a folder that can b"),
@@ -124,3 +125,34 @@ def test_ctrl_c_ends_with_130_and_loses_nothing(run, pictures, monkeypatch):
     assert run(*arguments)[0] == 0
     lines = len(Path("run.jsonl").read_text().splitlines())
     assert len(calls) == 1 + lines - 1  # the interrupted one is the only one tried twice
+
+
+@pytest.mark.parametrize("command", ["trace", "explain", "evaluate", "tune"])
+def test_an_image_that_cannot_be_read_is_skipped_unless_strict(run, pictures, command):
+    (pictures / "0.png").write_bytes(b"no picture")
+    Path("out").mkdir()
+    arguments = [command, "pictures/0.png", "pictures/a.png", "pictures/b.png", *FAST]
+    arguments += ["-o", "out/file" if command in ("evaluate", "tune") else "out"]
+    arguments += [] if command == "trace" else ["-a", "saliency"]
+    arguments += ["--grid", "0.5"] if command == "tune" else ["-t", "FastSPADE", "-s", "0.5"]
+    code, out, err = run(*arguments, "--json")
+    assert code == 3
+    json.loads(out)
+    assert "skipped" in err and "cannot read pictures/0.png as an image" in err
+    assert "a.png" in out or command in ("evaluate", "tune")
+    code, out, err = run(*arguments, "--strict")
+    assert code == 1 and err.startswith("spade-xai: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "names", [("a/b", "a_b", "c/b"), ("a-2/b", "a/b", "c/b"), ("x", "X", "a/x")]
+)
+def test_no_two_images_write_to_one_file(run, pictures, names):
+    for name in names:
+        Path(f"{name}.png").parent.mkdir(exist_ok=True)
+        Path(f"{name}.png").write_bytes((pictures / "a.png").read_bytes())
+    arguments = ["-t", "FastSPADE", "-s", "0.5", "-o", "out"]
+    assert run("trace", *(f"{name}.png" for name in names), *FAST, *arguments)[0] == 0
+    written = [path.name for path in Path("out").iterdir()]
+    assert len({name.lower() for name in written}) == 3
+    assert not [name for name in written if ".png" in name]

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
-from spade_xai.commands.output import print_json, ready_file, show_progress
+from spade_xai.commands.output import end, print_inputs, print_json, ready_file, show_progress
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
 from spade_xai.reports import tables
@@ -22,6 +23,7 @@ def evaluate(
     *,
     masks: o.Masks = None,
     methods: o.Maps = list(GRADIENT_METHODS),  # noqa: B006
+    z_box: o.ZBox = False,
     tracers: o.Tracers = [o.Tracer.SPADE, o.Tracer.FAST],  # noqa: B006
     sparsity: o.Sparsity = "linear:0.99",
     pruning: PruningOptions,
@@ -44,14 +46,18 @@ def evaluate(
     given = load_inputs(inputs, masks=masks)
     if out is not None:
         ready_file(out)
-    planted = None if given.masks is None else (given.images, given.masks)
+    pictures = list(given.pictures())
+    images = torch.cat([picture.x for picture in pictures])
+    found_masks = [picture.mask for picture in pictures if picture.mask is not None]
+    planted = (images, torch.stack(found_masks)) if found_masks else None
     names = [tracer.value for tracer in tracers]
     bars = show_progress(progress)
     found = evaluate_maps(
-        given.model, planted, given.images if planted is None else None, methods=methods,
+        given.model, planted, images if planted is None else None, methods=methods,
         tracers=names, controls=names[:1], progress=bars,
         report=(lambda line: typer.echo(line, err=True)) if bars else None,
-        sparsity=o.parse_sparsity(sparsity), **pruning.arguments(),
+        z_box=z_box,
+        **given.trace_arguments({"sparsity": o.parse_sparsity(sparsity), **pruning.arguments()}),
     )  # fmt: skip
     record = tables.record(found)
     shown = tables.tables(record)
@@ -59,7 +65,9 @@ def evaluate(
         page = html([], title=f"SPADE: {inputs.model}", tables=shown)
         write_atomically(out, page.encode())
     if as_json:
-        print_json(record)
-        return
-    for table in shown:
-        typer.echo(tables.text(table) + "\n")
+        print_json({"preprocessing": given.told(), **record})
+    else:
+        print_inputs(given)
+        for table in shown:
+            typer.echo(tables.text(table) + "\n")
+    end(given)

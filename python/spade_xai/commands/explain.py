@@ -6,10 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import Tensor
 
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
-from spade_xai.commands.output import print_fidelity, print_json, ready_folder, show_progress
+from spade_xai.commands.output import (
+    end,
+    print_fidelity,
+    print_inputs,
+    print_json,
+    ready_folder,
+    show_progress,
+)
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
 from spade_xai.reports.explain import GRADIENT_METHODS, Explanation, class_name
@@ -28,6 +36,7 @@ def explain(
         int | None,
         typer.Option(min=0, help="Class to explain; default: what the model answers."),
     ] = None,
+    z_box: o.ZBox = False,
     tracers: o.Tracers = [o.Tracer.SPADE],  # noqa: B006
     sparsity: o.Sparsity = "linear:0.99",
     pruning: PruningOptions,
@@ -51,18 +60,25 @@ def explain(
     """
     given = load_inputs(inputs, class_names, masks, target)
     ready_folder(out)
-    of_name = {} if given.masks is None else dict(zip(given.names, given.masks, strict=True))
+    arguments = given.trace_arguments(
+        {"sparsity": o.parse_sparsity(sparsity), **pruning.arguments()}
+    )
+    of_name: dict[str, Tensor] = {}
     found: list[Explanation] = []
     files: list[Path] = []
-    for name, stem, image in zip(given.names, given.stems, given.images.split(1), strict=True):
+    for picture in given.pictures():
         found += explain_images(
-            given.model, image, [name], target=target, methods=methods,
-            tracers=[tracer.value for tracer in tracers], progress=show_progress(progress),
-            sparsity=o.parse_sparsity(sparsity), **pruning.arguments(),
+            given.model, picture.x, [picture.name], pictures=picture.image[None], target=target,
+            methods=methods, tracers=[tracer.value for tracer in tracers], z_box=z_box,
+            progress=show_progress(progress), **arguments,
         )  # fmt: skip
-        files.append(out / f"{stem}.png")
-        write_atomically(files[-1], png(grid(found[-1], of_name.get(name))))
+        files.append(out / f"{picture.stem}.png")
+        if picture.mask is not None:
+            of_name[picture.name] = picture.mask
+        write_atomically(files[-1], png(grid(found[-1], picture.mask)))
         if not as_json:
+            if len(found) == 1:
+                print_inputs(given)
             _print(found[-1], files[-1], given.classes)
     report = out / "report.html"
     page = html(found, title=f"SPADE: {inputs.model}", classes=given.classes, masks=of_name)
@@ -70,9 +86,10 @@ def explain(
     if as_json:
         pairs = zip(found, files, strict=True)
         entries = [{**result.summary(), "grid": str(file)} for result, file in pairs]
-        print_json({"report": str(report), "images": entries})
+        print_json({"preprocessing": given.told(), "report": str(report), "images": entries})
     else:
         typer.echo(f"report: {report}")
+    end(given)
 
 
 def _print(result: Explanation, file: Path, classes: Sequence[str] | None) -> None:

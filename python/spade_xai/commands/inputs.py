@@ -142,7 +142,7 @@ def load_inputs(
     masks: Path | None = None,
     target: int | None = None,
 ) -> Inputs:
-    """Load the model, find the images, and run the model on the first that can be read, which must give a class `target`.
+    """Load the model, find the images, and run the model on the first of them, which must give a class `target` too.
 
     Raises:
         ImageError, ModelError, ValueError: A file is missing or cannot be read; model, weights and images do not fit.
@@ -219,8 +219,8 @@ def _check_sizes(paths: Sequence[Path]) -> None:
         try:
             with Image.open(path) as opened:
                 turned = opened.getexif().get(0x0112, 1) >= 5  # EXIF: on its side
-                sizes.setdefault(opened.size[::1 if turned else -1], path)
-        except Exception:  # noqa: BLE001, S112: damaged files raise nearly everything
+                sizes.setdefault(opened.size[:: 1 if turned else -1], path)
+        except Exception:  # damaged files raise nearly everything; they are met later
             continue
     if len(sizes) > 1:
         (first, a), (other, b) = list(sizes.items())[:2]

@@ -82,7 +82,8 @@ Size = Annotated[
     int | None,
     typer.Option(
         min=1, max=8192, rich_help_panel=MODEL,
-        help="Scale images and cut this square; default: what the model's library says, else as they are.",
+        help="Scale images and cut this square, of the share that the model's library says; default: its size, or as "
+        "they are.",
     ),
 ]  # fmt: skip
 Normalize = Annotated[
@@ -93,6 +94,13 @@ Normalize = Annotated[
         "MEAN,MEAN,MEAN/STD,STD,STD.",
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", rich_help_panel=MODEL,
+        help="End at the first image that cannot be read; else it is reported and skipped, and the exit code is 3.",
+    ),
+]  # fmt: skip
 ClassNames = Annotated[
     Path | None,
     typer.Option(rich_help_panel=MODEL, help="Text file with the name of one class a line."),
@@ -130,8 +138,7 @@ Layers = Annotated[
     list[str] | None,
     typer.Option(
         "--layers", "-l", rich_help_panel=PRUNING, show_default="all",
-        help="Dotted glob or re:PATTERN of layers to prune, such as layer4 (network.layer4 of a model with "
-        "normalisation); may be repeated.",
+        help="Dotted glob or re:PATTERN of layers to prune, such as layer4; may be repeated.",
     ),
 ]  # fmt: skip
 Depthwise = Annotated[
@@ -169,6 +176,13 @@ Maps = Annotated[
         help=f"Saliency method, may be repeated: {', '.join(METHODS)}.",
     ),
 ]  # fmt: skip
+ZBox = Annotated[
+    bool,
+    typer.Option(
+        "--z-box",
+        help="LRP's z-box rule, for values from an image's least to its greatest, in the layers that read the image.",
+    ),
+]
 AsJson = Annotated[
     bool,
     typer.Option("--json", rich_help_panel=OUTPUT, help="Print JSON and nothing else to stdout."),

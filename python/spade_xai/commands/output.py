@@ -10,6 +10,8 @@ from typing import Any
 
 import typer
 
+from spade_xai.commands.inputs import Inputs
+
 
 def ready_folder(path: Path) -> None:
     """Make the folder that --out names, before the work whose results go there.
@@ -39,6 +41,19 @@ def ready_file(path: Path) -> None:
 def show_progress(asked: bool | None) -> bool:
     """Whether to draw bars: as asked, else on a terminal."""
     return sys.stderr.isatty() if asked is None else asked
+
+
+def print_inputs(given: Inputs) -> None:
+    """Print what is done to the images."""
+    typer.echo(f"images: {given.told()}")
+
+
+def end(given: Inputs) -> None:
+    """Say which images were skipped, if any, and exit with 3 then."""
+    for line in given.broken:
+        typer.echo(f"spade-xai: skipped: {line}", err=True)
+    if given.broken:
+        raise typer.Exit(3)
 
 
 def print_json(value: Any) -> None:

@@ -1,16 +1,20 @@
 """spade-xai trace: prune a model for each image and write the traces."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from torch import Tensor
 
 from spade_xai.commands import options as o
-from spade_xai.commands.inputs import InputOptions, load_inputs
+from spade_xai.commands.inputs import InputOptions, Picture, load_inputs
 from spade_xai.commands.output import (
+    end,
     print_fidelity,
+    print_inputs,
     print_json,
     print_table,
     ready_folder,
@@ -56,26 +60,38 @@ def trace(
       spade-xai trace 'photos/*.png' -m mypackage.nets:make -s 0.9 --json
     """
     given = load_inputs(inputs)
-    arguments = {
-        "method": TRACERS[tracer.value],
-        "sparsity": o.parse_sparsity(sparsity),
-        "progress": show_progress(progress),
-        **pruning.arguments(),
-    }
+    arguments = given.trace_arguments(
+        {
+            "method": TRACERS[tracer.value],
+            "sparsity": o.parse_sparsity(sparsity),
+            "progress": show_progress(progress),
+            **pruning.arguments(),
+        }
+    )
     ready_folder(out)
-    traces: Iterator[Trace] = trace_many(given.model, given.images, **arguments)
+    read: deque[Picture] = deque()  # but not yet traced: at most a group
+
+    def samples() -> Iterator[Tensor]:
+        for picture in given.pictures():
+            read.append(picture)
+            yield picture.x
+
+    traces: Iterator[Trace] = trace_many(given.model, samples(), **arguments)
     if sequential:
-        samples = given.images.split(1)
-        traces = (trace_one(given.model, x, sequential=True, **arguments) for x in samples)
+        traces = (trace_one(given.model, x, sequential=True, **arguments) for x in samples())
     results = []
-    for name, stem, found in zip(given.names, given.stems, traces, strict=True):
-        path = out / f"{stem}.safetensors"
+    for found in traces:
+        picture = read.popleft()
+        path = out / f"{picture.stem}.safetensors"
         found.save(path)
-        results.append(_summary(name, path, found))
+        results.append(_summary(picture.name, path, found))
         if not as_json:
+            if len(results) == 1:
+                print_inputs(given)
             _print(results[-1])
     if as_json:
         print_json(results)
+    end(given)
 
 
 def _summary(name: str, path: Path, found: Trace) -> dict[str, Any]:

@@ -1,22 +1,28 @@
 """spade-xai tune: choose each layer's sparsity on a calibration set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from torch import nn
 
-from spade_xai.attribution.attribute import attribute, pixel_map
 from spade_xai.commands import options as o
-from spade_xai.commands.inputs import InputOptions, Inputs, load_inputs
-from spade_xai.commands.output import print_json, print_table, ready_file, show_progress
+from spade_xai.commands.inputs import InputOptions, Picture, load_inputs
+from spade_xai.commands.output import (
+    end,
+    print_inputs,
+    print_json,
+    print_table,
+    ready_file,
+    show_progress,
+)
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
 from spade_xai.measures import metrics
-from spade_xai.reports.explain import TRACERS
+from spade_xai.reports.explain import TRACERS, image_map
 from spade_xai.tracing.schedule import GRID
 from spade_xai.trojans.trojan import predictions
-from spade_xai.tuning.tune import Metric
 from spade_xai.tuning.tune import tune as tune_model
 
 
@@ -39,6 +45,7 @@ def tune(
             "repeated. Layers of no group stay dense.",
         ),
     ] = None,
+    z_box: o.ZBox = False,
     tracer: o.OneTracer = o.Tracer.SPADE,
     pruning: PruningOptions,
     checkpoint: Annotated[
@@ -67,38 +74,58 @@ def tune(
     """
     given = load_inputs(inputs, masks=masks)
     ready_file(out)
+    pictures = list(given.pictures())
     tuned = tune_model(
-        given.model, given.images.split(1), map_metric(given, methods, pruning.seed),
+        given.model, [picture.x for picture in pictures],
+        MapMetric(given.model, pictures, methods, pruning.seed, z_box),
         grid=o.parse_numbers("--grid", grid),
         groups=[group.split(",") for group in groups] if groups else None,
         method=TRACERS[tracer.value], checkpoint=checkpoint, progress=show_progress(progress),
-        **pruning.arguments(),
+        **given.trace_arguments(pruning.arguments()),
     )  # fmt: skip
     tuned.save(out)
     if as_json:
-        print_json({"file": str(out), "score": tuned.score, "sparsity": tuned.sparsity})
-        return
-    print_table(["layer", "sparsity"], [[n, f"{r:g}"] for n, r in tuned.sparsity.items()])
-    what = "insertion" if given.masks is None else "AUROC"
-    typer.echo(f"mean {what} {tuned.score:.4f}; {out}")
+        print_json(
+            {
+                "preprocessing": given.told(),
+                "file": str(out),
+                "score": tuned.score,
+                "sparsity": tuned.sparsity,
+            }
+        )
+    else:
+        print_inputs(given)
+        print_table(["layer", "sparsity"], [[n, f"{r:g}"] for n, r in tuned.sparsity.items()])
+        what = "AUROC" if given.masks else "insertion"
+        typer.echo(f"mean {what} {tuned.score:.4f}; {out}")
+    end(given)
 
 
-def map_metric(given: Inputs, methods: list[str], seed: int) -> Metric:
-    """How good the maps of a sparse model are for the image it was pruned for."""
-    labels = predictions(given.model, given.images)
+class MapMetric:
+    """How good the maps of a sparse model are for the image it was pruned for: AUROC, or insertion without masks."""
 
-    def score(sparse: nn.Module, index: int) -> float:
-        part = slice(index, index + 1)
-        x, label = given.images[part], labels[part]
+    def __init__(
+        self,
+        model: nn.Module,
+        pictures: Sequence[Picture],
+        methods: Sequence[str],
+        seed: int,
+        z_box: bool,
+    ) -> None:
+        self.model, self.pictures, self.methods = model, pictures, list(methods)
+        self.seed, self.z_box = seed, z_box
+        self.labels = [predictions(model, picture.x) for picture in pictures]
+
+    def __call__(self, sparse: nn.Module, index: int) -> float:
+        """Mean over the methods."""
+        picture, label = self.pictures[index], self.labels[index]
         total = 0.0
-        for method in methods:
-            found = pixel_map(
-                attribute(sparse, x, label, method, seed=seed, progress=False), method
-            )
-            if given.masks is None:
-                total += float(metrics.insertion(given.model, x, found, label, progress=False))
+        for method in self.methods:
+            found = image_map(sparse, picture.x, label, method, self.seed, self.z_box)
+            if picture.mask is None:
+                total += float(
+                    metrics.insertion(self.model, picture.x, found, label, progress=False)
+                )
             else:
-                total += float(metrics.auroc(found, given.masks[part]))
-        return total / len(methods)
-
-    return score
+                total += float(metrics.auroc(found, picture.mask[None]))
+        return total / len(self.methods)

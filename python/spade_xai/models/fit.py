@@ -1,6 +1,6 @@
 """How pictures are scaled and cut for a network, as torchvision's and timm's transforms do it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -22,10 +22,11 @@ class Fit:
     Attributes:
         crop: Height and width of what is cut; pixels beyond the picture are `fill`.
         resize: Height and width that the picture is scaled to before.
-        scaling: "cover": the sides keep their ratio and are at least as long as `resize`, one of them as long; "squash":
-            they are as long; "contain": they keep their ratio and are at most as long.
+        scaling: "squash": to these sides; "cover": the sides keep their ratio and are at least as long as these, one of
+            them as long; "contain": they keep their ratio and are at most as long.
         interpolation: A name in INTERPOLATIONS; all but nearest average over the pixels that they merge.
         fill: Of each channel, in [0, 1].
+        rounded: Whether half a pixel of margin is rounded, as in torchvision and timm, or cut off, as in transformers.
     """
 
     crop: tuple[int, int]
@@ -33,18 +34,25 @@ class Fit:
     scaling: str = "cover"
     interpolation: str = "bicubic"
     fill: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    rounded: bool = True
 
     @classmethod
-    def square(cls, size: int, resize: int | None = None, interpolation: str = "bicubic") -> "Fit":
+    def square(
+        cls,
+        size: int,
+        resize: int | None = None,
+        interpolation: str = "bicubic",
+        rounded: bool = True,
+    ) -> "Fit":
         """The middle square of `size` pixels per side, the picture's short side scaled to `resize`; None: to `size`."""
         short = resize or size
-        return cls((size, size), (short, short), "cover", interpolation)
+        return cls((size, size), (short, short), "cover", interpolation, rounded=rounded)
 
     def at(self, size: int) -> "Fit":
         """The same for a square of another size: the same share of the picture is cut."""
         scale = size / self.crop[0], size / self.crop[1]
         resize = int(self.resize[0] * scale[0]), int(self.resize[1] * scale[1])
-        return Fit((size, size), resize, self.scaling, self.interpolation, self.fill)
+        return replace(self, crop=(size, size), resize=resize)
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         """Scale and cut a picture of mode RGB, or F (one channel)."""
@@ -52,14 +60,19 @@ class Fit:
         scaled = picture.resize((width, height), INTERPOLATIONS[self.interpolation])
         tall, wide = self.crop
         # As torchvision's center_crop: a picture that is too small is centred, then the middle is taken.
-        left = round((width - wide) / 2) if width >= wide else -((wide - width) // 2)
-        top = round((height - tall) / 2) if height >= tall else -((tall - height) // 2)
+        left, top = self._margin(width - wide), self._margin(height - tall)
         if width >= wide and height >= tall:
             return scaled.crop((left, top, left + wide, top + tall))
         color = tuple(round(255 * v) for v in self.fill) if picture.mode == "RGB" else self.fill[0]
-        out = Image.new(picture.mode, (wide, tall), color)  # type: ignore[arg-type]
+        out = Image.new(picture.mode, (wide, tall), color)
         out.paste(scaled, (-left, -top))
         return out
+
+    def _margin(self, spare: int) -> int:
+        """Pixels before the middle; negative where it is larger than the picture."""
+        if spare < 0:
+            return -(-spare // 2)
+        return round(spare / 2) if self.rounded else spare // 2
 
     def _size(self, picture: Image.Image) -> tuple[int, int]:
         """Width and height that the picture is scaled to."""

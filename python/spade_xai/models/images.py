@@ -98,7 +98,8 @@ def open_picture(source: str | Path | BinaryIO, function: str = "read_image") ->
             f"{function}: cannot read {name}: whole numbers of 32 bits have no known range: save it with 16 bits"
         )
     if picture.mode == "F":
-        low, high = (float(v) for v in (np.min(picture), np.max(picture)))
+        values = np.asarray(picture)
+        low, high = float(values.min()), float(values.max())
         if not 0 <= low <= high <= 1:
             raise ImageError(
                 f"{function}: cannot read {name}: floating point images must lie in [0, 1], got [{low:g}, {high:g}]"

@@ -1,7 +1,7 @@
 """What a model expects of its images, as its library states it: size, normalisation, names of classes.
 
-A model's input is (image - mean) / std of each channel, of the image in [0, 1]. Attributions, baselines and blanks act in that
-space: a baseline of 0 is the mean colour.
+A model's input is (image - mean) / std of each channel, of the image in [0, 1]. Attributions, baselines and blanks act
+in that space: a baseline of 0 is the mean colour.
 """
 
 import json
@@ -172,15 +172,16 @@ def _transformers_fit(saved: dict[str, Any], image_size: Any) -> Fit | None:
         return None
     cut = saved.get("do_center_crop", False)
     names = {v.value: k for k, v in INTERPOLATIONS.items()}
-    interpolation = names.get(saved.get("resample"), "bilinear")
+    interpolation = names.get(saved.get("resample", 2), "bilinear")
     keeps_ratio = "shortest_edge" in size if isinstance(size, dict) else cut or not saved
     tall, wide = _height_width(size)
     if share:  # ConvNeXt: small sizes are cut, from 384 on pictures are squashed
         if tall < 384:
-            return Fit.square(tall, int(tall / share), interpolation)
+            return Fit.square(tall, int(tall / share), interpolation, rounded=False)
         keeps_ratio = False
     crop = _height_width(saved.get("crop_size", size)) if cut else (tall, wide)
-    return Fit(crop, (tall, wide), "cover" if keeps_ratio else "squash", interpolation)
+    scaling = "cover" if keeps_ratio else "squash"
+    return Fit(crop, (tall, wide), scaling, interpolation, rounded=False)
 
 
 def _height_width(size: Any) -> tuple[int, int]:

@@ -12,11 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spade_xai.attribution.attribute import attribute, pixel_map
 from spade_xai.measures import baselines, metrics
 from spade_xai.measures.metrics import Estimate
 from spade_xai.progress import Progress
-from spade_xai.reports.explain import GRADIENT_METHODS, TRACERS, check_tracers, short_fidelity
+from spade_xai.reports.explain import (
+    GRADIENT_METHODS,
+    TRACERS,
+    check_tracers,
+    image_map,
+    short_fidelity,
+)
 from spade_xai.tracing.result import Fidelity, Trace
 from spade_xai.tracing.trace import trace_many
 from spade_xai.trojans.trojan import predictions
@@ -89,22 +94,25 @@ def evaluate(
     tracers: Sequence[str] = tuple(TRACERS),
     controls: Sequence[str] = ("SPADE",),
     seed: int = 0,
+    z_box: bool = False,
     progress: Progress = True,
     report: Callable[[str], object] | None = None,
     **trace_options: Any,
 ) -> Evaluation:
     """Score maps of the dense model, of traces, of another image's traces, of edges and of noise.
 
-    The class explained is the one the dense model predicts. Blank pixels of insertion are black.
+    The class explained is the one the dense model predicts. Blank pixels of insertion are 0 in the space of the model's
+    inputs: the mean colour, if these are normalised.
 
     Args:
-        model: Classifier of images in [0, 1]. Not modified.
-        planted: Images [n, 3, H, W] and masks bool [n, H, W] of their patches; None: none.
+        model: Classifier. Not modified.
+        planted: Images [n, 3, H, W], as the model takes them, and masks bool [n, H, W] of their patches; None: none.
         clean: Images [m, 3, H, W]; None: none.
         methods: Names in `saliency.METHODS`.
         tracers: Names in `explain.TRACERS`.
         controls: Tracers that are also tried as pruned for the image before, for two images or more.
         seed: Of augmentations, methods that sample, and noise.
+        z_box: As in `explain.image_map`.
         progress: True for bars, or callback(stage, done, total).
         report: Called with a line as each step begins.
         **trace_options: Further arguments of `trace_many`: sparsity, augmentations, layers, group, ...
@@ -113,7 +121,9 @@ def evaluate(
     if planted is None and clean is None:
         raise ValueError("evaluate: planted or clean must be given, got neither")
     result = Evaluation({}, {tracer: [] for tracer in tracers})
-    run = _Run(model, methods, tracers, controls, seed, progress, report, trace_options, result)
+    run = _Run(
+        model, methods, tracers, controls, seed, z_box, progress, report, trace_options, result
+    )
     if planted is not None:
         images, masks = planted
         maps = run.maps(images, "planted images")
@@ -138,6 +148,7 @@ class _Run:
     tracers: Sequence[str]
     controls: Sequence[str]
     seed: int
+    z_box: bool
     progress: Progress
     report: Callable[[str], object] | None
     trace_options: dict[str, Any]
@@ -205,9 +216,12 @@ class _Run:
 
     def _attribute(self, model: nn.Module, images: Tensor, labels: Tensor, method: str) -> Tensor:
         start = time.perf_counter()
-        found = attribute(model, images, labels, method, seed=self.seed, progress=False)
+        parts = [
+            image_map(model, images[k : k + 1], labels[k : k + 1], method, self.seed, self.z_box)
+            for k in range(len(images))
+        ]
         self._spend("maps", time.perf_counter() - start)
-        return pixel_map(found, method)
+        return torch.cat(parts)
 
     def _spend(self, stage: str, seconds: float) -> None:
         self.result.seconds[stage] = self.result.seconds.get(stage, 0.0) + seconds

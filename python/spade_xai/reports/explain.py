@@ -33,7 +33,7 @@ class Explanation:
     """What one image's saliency maps are before and after pruning for it."""
 
     name: str
-    image: Tensor  # [3, H, W] in [0, 1]
+    image: Tensor  # [3, H, W] in [0, 1], to be shown
     target: int  # the class explained
     prediction: int  # of the dense model
     maps: dict[str, dict[str, Tensor]]  # method -> "dense" or tracer -> [H, W]
@@ -64,53 +64,88 @@ def explain(
     images: Tensor,
     names: Sequence[str],
     *,
+    pictures: Tensor | None = None,
     target: int | None = None,
     methods: Sequence[str] = GRADIENT_METHODS,
     tracers: Sequence[str] = ("SPADE",),
     seed: int = 0,
+    z_box: bool = False,
     progress: Progress = True,
     **trace_options: Any,
 ) -> list[Explanation]:
     """Trace each image and explain the dense and the sparse model's answer by the same methods.
 
+    Attributions, and what they take for no input, act in the space of the model's inputs: of normalised images, a
+    baseline of 0 is the mean colour.
+
     Args:
-        model: Classifier of images in [0, 1]. Not modified.
-        images: [B, 3, H, W].
+        model: Classifier. Not modified.
+        images: [B, 3, H, W], as the model takes them.
         names: Of each image.
+        pictures: The same images in [0, 1], to be shown; None: images are in [0, 1].
         target: The class to explain; None: what the dense model predicts for each image.
         methods: Names in `saliency.METHODS`.
         tracers: Names in TRACERS.
         seed: Of augmentations and of methods that sample.
+        z_box: As in `image_map`.
         progress: True for bars, or callback(stage, done, total).
         **trace_options: Further arguments of `trace`: sparsity, augmentations, layers, ...
     """
     check_tracers("explain", tracers)
     predicted = predictions(model, images)
+    shown = images if pictures is None else pictures
     results = []
     for k, name in enumerate(names):
-        image, answer = images[k : k + 1], int(predicted[k])
+        x, answer = images[k : k + 1], int(predicted[k])
         label = answer if target is None else target
-        result = Explanation(name, image[0], label, answer, {method: {} for method in methods})
-        add_maps(result, "dense", model, seed)
+        result = Explanation(name, shown[k], label, answer, {method: {} for method in methods})
+        add_maps(result, "dense", model, x, seed, z_box)
         for tracer in tracers:
             found = trace(
-                model, image, method=TRACERS[tracer], seed=seed, progress=progress, **trace_options
+                model, x, method=TRACERS[tracer], seed=seed, progress=progress, **trace_options
             )
             add_trace(result, tracer, found)
-            add_maps(result, tracer, found.model, seed)
+            add_maps(result, tracer, found.model, x, seed, z_box)
         results.append(result)
     return results
 
 
-def add_maps(result: Explanation, column: str, model: nn.Module, seed: int = 0) -> None:
-    """Compute the maps of a model by the explanation's methods."""
+def add_maps(
+    result: Explanation,
+    column: str,
+    model: nn.Module,
+    x: Tensor,
+    seed: int = 0,
+    z_box: bool = False,
+) -> None:
+    """Compute the maps of a model for x [1, 3, H, W] by the explanation's methods."""
     start = time.perf_counter()
     for method, maps in result.maps.items():
-        found = attribute(
-            model, result.image[None], result.target, method, seed=seed, progress=False
-        )
-        maps[column] = pixel_map(found, method)[0]
+        maps[column] = image_map(model, x, result.target, method, seed, z_box)[0]
     result.seconds.setdefault(column, {})["maps"] = time.perf_counter() - start
+
+
+def image_map(
+    model: nn.Module, x: Tensor, target: int | Tensor, method: str, seed: int, z_box: bool = False
+) -> Tensor:
+    """The map [1, H, W] of one image x [1, 3, H, W].
+
+    Args:
+        model: Classifier. Not modified.
+        x: As the model takes it.
+        target: Class to explain.
+        method: A name in METHODS.
+        seed: Of methods that sample.
+        z_box: LRP's z-box rule in the layers that read x, with x's least and greatest value as bounds (or 0 where it
+            lies outside), as the released code of the paper has it.
+    """
+    options: dict[str, Any] = {}
+    if z_box and method == "lrp":
+        low, high = (float(v) for v in x.aminmax())
+        options["bounds"] = (min(low, 0.0), max(high, 0.0))
+    return pixel_map(
+        attribute(model, x, target, method, seed=seed, progress=False, **options), method
+    )
 
 
 def add_trace(result: Explanation, tracer: str, found: Trace) -> None:
