@@ -81,7 +81,7 @@ def open_picture(source: str | Path | BinaryIO, function: str = "read_image") ->
     Raises:
         ImageError: The file is missing, is not an image that can be read, or its numbers have no known range.
     """
-    name = getattr(source, "name", source)
+    name = source if isinstance(source, str | Path) else getattr(source, "name", "the data")
     try:
         with Image.open(source) as opened:
             picture = ImageOps.exif_transpose(opened)
