@@ -12,6 +12,7 @@ from benchmarks.problems import pruning_problem
 from spade_ext import damped_inverse, reference
 from spade_xai.models.layers import Layer
 from spade_xai.models.precision import forward_precision
+from spade_xai.models.unfold import Reading
 from spade_xai.tracing.hessians import layer_inputs
 
 
@@ -31,10 +32,10 @@ def hessians(
     """H of ungrouped layers over forward passes of the batches."""
     sums: dict[str, Tensor] = {}
 
-    def add(names: tuple[str, ...], x: Tensor) -> None:
-        with torch.autocast(x.device.type, enabled=False):
+    def add(names: tuple[str, ...], reading: Reading) -> None:
+        with torch.autocast(reading.x.device.type, enabled=False):
             for name in names:
-                h = unfolded_hessian(model.get_submodule(name), x)
+                h = unfolded_hessian(model.get_submodule(name), reading.x)
                 sums[name] = sums[name] + h if name in sums else h
 
     with layer_inputs(model, layers, add):

@@ -100,13 +100,20 @@ def test_trace(network, dtype):
 
     sparsity = dict.fromkeys(patterns, 0.5)
     pruned = trace(model, sample, sparsity=sparsity, method="sparsegpt", **options)
-    assert len(pruned.layers) == count - depthwise
-    assert (pruned.layers[0].name, pruned.layers[-1].name) == (first, last)
+    rows = [layer for layer in pruned.layers if not layer.reason]
+    assert len(rows) == count - depthwise
+    assert (rows[0].name, rows[-1].name) == (first, last)
+    spared = [layer for layer in pruned.layers if "depthwise=True" in layer.reason]
+    assert len(spared) == depthwise
+    matrices = [p for p in model.parameters() if sum(size > 1 for size in p.shape) > 1]
+    assert sum(x.rows * x.cols for x in pruned.layers) == sum(p.numel() for p in matrices)
     masks = pruned.masks()
     assert len(masks) >= 2
     for layer in pruned.layers:
         if layer.sparsity_asked == 0:
-            assert layer.status == "dense"
+            assert layer.status == (
+                "unsupported" if layer.reason and layer not in spared else "dense"
+            )
             continue
         assert layer.status in ("pruned", "damped")
         assert 0.45 < layer.sparsity_got <= 1

@@ -7,9 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spade_xai.exceptions import UnprunedLayerWarning
+from spade_xai import trace
 from spade_xai.models.copies import duplicate
-from spade_xai.models.layers import find_layers, matches, select_layers
+from spade_xai.models.layers import (
+    find_layers,
+    find_unsupported,
+    fitting,
+    matches,
+    select_layers,
+)
 from spade_xai.tracing.hessians import Hessians, execution_order, plain_attention
 
 
@@ -81,6 +87,20 @@ def test_read_and_write_leave_the_first_parameter_alone():
 )
 def test_patterns(pattern, taken):
     assert matches("layer4.0.conv1", pattern) is taken
+
+
+def test_patterns_fit_with_and_without_the_prefix_of_a_wrapper():
+    wrapped = ["network.layer4.conv", "network.fc"]
+    plain = ["layer4.conv", "fc"]
+    for pattern in ("layer4", "network.layer4.*", "module.layer4", "_orig_mod.module.layer4.conv"):
+        assert fitting(wrapped, pattern) == wrapped[:1]
+        assert fitting(plain, pattern) == plain[:1]
+    for pattern in ("re:layer4.*", "re:network.layer4.*", r"re:module\.layer4\.conv"):
+        assert fitting(wrapped, pattern) == wrapped[:1]
+        assert fitting(plain, pattern) == plain[:1]
+    both = ["module.fc", "fc"]  # a child of that name is no wrapper
+    assert fitting(both, "module.fc") == ["module.fc"]
+    assert fitting(plain, "module*") == []
 
 
 def test_selection():
@@ -196,39 +216,137 @@ def test_shared_modules_and_tied_weights_are_one_layer_with_all_inputs():
     assert other.embed.weight is model.embed.weight
 
 
-def test_subclasses():
+def test_subclasses_are_read_where_their_weight_is_used():
     class Scaled(nn.Linear):
         def forward(self, x):
-            return super().forward(x) * 3
+            return super().forward(x + 1) * 3
 
-    class Named(nn.Linear):
+    model, x = nn.Sequential(Scaled(4, 4), nn.Linear(4, 2)), torch.randn(5, 4)
+    torch.testing.assert_close(hessians(model, x)["0"], gram(x + 1), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_used_outside_their_module():
+    """As in timm's BEiT: the attention calls F.linear with the weight of a module that is never called."""
+
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out = nn.Linear(4, 12, bias=False), nn.Linear(12, 2)
+            self.bias = nn.Parameter(torch.randn(12))
+
         def forward(self, x):
-            return super().forward(x)
+            return self.out(F.linear(input=x, weight=self.qkv.weight, bias=self.bias))
 
-    model = nn.Sequential(Scaled(4, 4), Named(4, 4), nn.Linear(4, 2))
+    model, x = Joined(), torch.randn(5, 4)
+    torch.testing.assert_close(hessians(model, x)["qkv"], gram(x), rtol=1e-5, atol=1e-5)
+
+
+def test_tied_convolutions_of_other_strides_are_read_as_they_are_called():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, stride=2))
+    model[1].weight = model[0].weight
+    x = torch.randn(2, 3, 8, 8)
+    y = model[0](x).detach()
+    expected = gram(F.unfold(x, 3, padding=1).mT) + gram(F.unfold(y, 3, stride=2).mT)
+    torch.testing.assert_close(hessians(model, x)["0"], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_weights_that_the_forward_pass_computes_with_are_told():
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            return F.conv2d(x, weight, self.bias)
+
+    model = nn.Sequential(Standardised(3, 4, 3), nn.Flatten(), nn.Linear(36, 2), nn.Linear(2, 2))
     with torch.no_grad():
-        calls, odd = execution_order(duplicate(model), find_layers(model), torch.randn(2, 4))
-    assert list(calls) == ["0", "1", "2"]
-    assert odd == ["0"]
+        calls, odd = execution_order(
+            duplicate(model[:3]), find_layers(model[:3]), torch.randn(2, 3, 5, 5)
+        )
+    assert list(calls) == ["2"]
+    assert list(odd) == ["0"]
+    assert "gives its weight to torch.Tensor.mean and not to a conv2d layer" in odd["0"]
 
 
-def test_computed_weights_are_left_out():
-    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 2))
-    with pytest.warns(UnprunedLayerWarning, match="layer 0 is left dense: its weight is computed"):
-        assert [layer.name for layer in find_layers(model)] == ["1"]
-
-
-def test_transformers_conv1d():
+def test_transformers_conv1d_is_a_transposed_linear_layer():
     conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
     torch.manual_seed(0)
     model, x = nn.Sequential(conv1d(6, 4)), torch.randn(3, 5, 4)
     (layer,) = find_layers(model)
-    assert (layer.rows, layer.cols) == (6, 4)
+    assert (layer.kind, layer.rows, layer.cols) == ("transposed_linear", 6, 4)
     assert torch.equal(layer.read(model)[0], model[0].weight.T)
     torch.testing.assert_close(hessians(model, x)["0"], gram(x), rtol=1e-5, atol=1e-5)
     other = duplicate(model)
     layer.write(other, layer.read(model) * 2)
     assert torch.equal(other[0].weight, model[0].weight * 2)
+
+
+def test_linear_layers_that_an_attention_takes_as_its_projections():
+    """As in CLIP's attention pooling, which calls the function with the weights of four linear layers."""
+
+    class Pool(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+            self.c = nn.Linear(8, 4)
+
+        def forward(self, x):
+            bias = torch.cat([self.q.bias, self.k.bias, self.v.bias])
+            return F.multi_head_attention_forward(
+                x[:1], x, x, 8, 2, None, bias, None, None, False, 0.0, self.c.weight, self.c.bias,
+                use_separate_proj_weight=True, q_proj_weight=self.q.weight,
+                k_proj_weight=self.k.weight, v_proj_weight=self.v.weight, need_weights=False,
+            )[0].squeeze(0)  # fmt: skip
+
+    model, x = Pool().eval(), torch.randn(5, 16, 8)
+    found = hessians(model, x)
+    torch.testing.assert_close(found["q"], gram(x[:1]), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found["v"], gram(x), rtol=1e-5, atol=1e-4)
+    with torch.no_grad():
+        y = (model(x) - model.c.bias).double()
+    loss = model.c.weight.double() @ found["c"][0].double() @ model.c.weight.double().T
+    torch.testing.assert_close(loss, y.T @ y, rtol=1e-4, atol=1e-4)
+
+
+HOLDERS = {  # modules that hold weights but are no layers, and what their reason says
+    "lstm": (nn.LSTM(3, 4), "nn.Linear", 2),
+    "gru": (nn.GRU(3, 4, bidirectional=True), "nn.Linear", 4),
+    "cell": (nn.RNNCell(3, 4), "nn.Linear", 2),
+    "bilinear": (nn.Bilinear(2, 3, 4), "outer product", 1),
+    "embedding": (nn.Embedding(5, 3), "prune the layers after it", 1),
+    "bag": (nn.EmbeddingBag(5, 1), "prune the layers after it", 1),
+    "table": (nn.ParameterList([nn.Parameter(torch.zeros(3, 4))]), "ParameterList", 1),
+    "integers": (nn.Linear(3, 4), "torch.int8", 1),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_what_holds_weights_and_is_no_layer_is_told(name):
+    module, reason, count = HOLDERS[name]
+    if name == "integers":
+        module.weight = nn.Parameter(module.weight.to(torch.int8), requires_grad=False)
+    model = nn.ModuleDict({name: module, "norm": nn.LayerNorm((3, 4)), "head": nn.Linear(2, 2)})
+    found = find_unsupported(model)
+    assert len(found) == count
+    assert all(x.name.startswith(name) and reason in x.reason for x in found)
+    assert [x.name for x in find_layers(model)] == ["head"]
+    only = nn.ModuleDict({name: module})
+    with pytest.raises(ValueError, match="must have a layer that can be pruned, got none; "):
+        select_layers(find_layers(only), None, unsupported=find_unsupported(only))
+    with pytest.raises(ValueError, match=f"{name}.* is left dense: "):
+        select_layers(find_layers(model), name, unsupported=find_unsupported(model))
+
+
+def test_modules_in_plain_lists_are_told():
+    class Lists(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks, self.h = [nn.Sequential(nn.Linear(6, 6))], nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.h(self.blocks[0](x).relu())
+
+    rows = trace(Lists(), torch.randn(9, 6), augment=None, sparsity=0.5, progress=False).layers
+    assert [(x.name, x.status) for x in rows] == [("h", "pruned"), ("blocks.0.0", "unsupported")]
+    assert "nn.ModuleList" in rows[1].reason
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -1,21 +1,171 @@
-"""A model as its user gives it: checked, copied without its tensors, and the logits of what it answers."""
+"""A model as its user gives it: checked, copied so that nothing of it changes, and the logits of what it answers."""
 
 import copy
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
+
+from spade_xai.models.computed import computes_weight, settle_weights
+
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+)  # fmt: skip
+_SHARDED = ("FullyShardedDataParallel", "FSDPModule")
 
 
 def check_model(function: str, model: object) -> None:
-    """Raise TypeError if model is no nn.Module."""
+    """Raise TypeError if model is no nn.Module whose weights can be read, with what to do instead."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"{function}: model must be an nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        problem = _problem(module)
+        if problem is not None:
+            where = f" at {name}" if name else ""
+            raise TypeError(f"{function}: model must {problem[0]}, got {problem[1]}{where}")
 
 
-def duplicate(model: nn.Module) -> nn.Module:
-    """Return a copy of the modules, in eval mode, that shares their tensors."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(t): t for t in tensors}).eval()
+def _problem(module: nn.Module) -> tuple[str, str] | None:
+    """What a module must be or have, and what it is."""
+    kind = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        return "be the eager module that was scripted or traced", f"TorchScript ({kind})"
+    if any(base.__name__ in _SHARDED for base in type(module).__mro__):
+        return "hold its whole weights (gather the shards first)", f"FSDP ({kind})"
+    source = type(module).__module__
+    if source.startswith("torch.ao.nn") and ".quantized" in source:
+        return "have weights in floating point (take it before quantisation)", kind
+    for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+        if tensor is None:
+            continue
+        if is_lazy(tensor):
+            return "know its sizes (run it once first)", f"{kind}.{name} without a shape"
+        if tensor.is_meta:
+            return "hold values (load its weights first)", f"{kind}.{name} on the meta device"
+        if tensor.is_quantized:
+            return "have weights in floating point", f"a quantised {kind}.{name}"
+        if tensor.layout is not torch.strided:
+            return "have dense tensors (.to_dense())", f"{kind}.{name} of layout {tensor.layout}"
+        if type(tensor).__name__ == "DTensor" or type(tensor.data).__name__ == "DTensor":
+            return "hold its whole weights (gather the shards first)", f"{kind}.{name}, a DTensor"
+    return None
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The module inside the wrappers of torch.compile, DataParallel and DistributedDataParallel."""
+    while True:
+        if isinstance(model, (DataParallel, DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := model.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def duplicate(model: nn.Module, *, share: bool = True) -> nn.Module:
+    """Return a copy of the modules, in eval mode, whose runs change nothing of the model.
+
+    The copy shares the parameters; its buffers are its own. It carries none of the hooks that the model's user
+    registered on modules, so that they do not run. torch.compile and data-parallel wrappers are left off. Weights
+    that the model computes (weight_norm, spectral_norm, parametrizations, torch.nn.utils.prune) are plain
+    parameters with the values that they have in eval mode. Attributes that cannot be copied, such as locks, are shared.
+
+    Args:
+        model: Not modified.
+        share: Whether parameters are shared; otherwise the copy has its own.
+    """
+    model = plain(model)
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            copied = copy.deepcopy(model, _memo(model, share, careful=False))
+        except Exception:  # an attribute may raise anything when it is copied
+            copied = copy.deepcopy(model, _memo(model, share, careful=True))
+        copied.eval()
+        for module in _modules(copied):
+            settle_weights(module)
+            for name in _HOOKS:
+                hooks = module.__dict__[name]
+                for key in [k for k, hook in hooks.items() if not _is_part(hook)]:
+                    del hooks[key]
+    return copied
+
+
+def _is_part(hook: Any) -> bool:
+    """Whether a hook belongs to the model as this package made it, and so stays in copies."""
+    return bool(getattr(hook, "part_of_model", False))
+
+
+def _modules(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules of a model, those in its plain lists and dicts among them, parents first."""
+    seen: set[int] = set()
+    waiting: list[Any] = [model]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            yield value
+            waiting.extend(value.__dict__.values())
+        elif isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, (list, tuple, set)):
+            waiting.extend(value)
+
+
+def _memo(model: nn.Module, share: bool, careful: bool) -> dict[int, Any]:
+    """What copy.deepcopy takes as copied already.
+
+    Args:
+        model: That will be copied.
+        share: Whether its parameters are kept.
+        careful: Look for attributes that cannot be copied, and share them.
+    """
+    memo: dict[int, Any] = {}
+    modules = list(_modules(model))
+    parameters = {id(p) for m in modules for p in m._parameters.values()}
+    seen: set[int] = set()
+    for module in modules:
+        for name in _HOOKS:
+            hooks = module.__dict__[name]
+            if not any(_is_part(hook) or computes_weight(hook) for hook in hooks.values()):
+                memo[id(hooks)] = OrderedDict()
+    for module in modules:
+        waiting: list[Any] = list(module.__dict__.values())
+        while waiting:
+            value = waiting.pop()
+            if id(value) in seen or id(value) in memo or isinstance(value, nn.Module):
+                continue
+            seen.add(id(value))
+            if isinstance(value, Mapping):
+                waiting.extend(value.values())
+            elif isinstance(value, (list, tuple, set)):
+                waiting.extend(value)
+            elif isinstance(value, Tensor):
+                if id(value) in parameters and share and not value.is_inference():
+                    memo[id(value)] = value
+                elif value.is_inference() or not value.is_leaf:
+                    memo[id(value)] = _clone(value)
+            elif careful:
+                try:
+                    copy.deepcopy(value, dict(memo))
+                except Exception:  # an attribute may raise anything when it is copied
+                    memo[id(value)] = value
+    for module in reversed(modules):  # the inner wrappers first
+        inner = plain(module)
+        if inner is not module:
+            memo[id(module)] = copy.deepcopy(inner, memo)
+    return memo
+
+
+def _clone(tensor: Tensor) -> Tensor:
+    """The tensor's values as a tensor of its own, a parameter if it is one."""
+    own = tensor.detach().clone()
+    return nn.Parameter(own, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else own
 
 
 def unwrap(output: Any) -> Tensor:

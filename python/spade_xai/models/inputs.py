@@ -129,7 +129,8 @@ def channels_last(inputs: Inputs) -> Inputs:
 
 
 def call(model: nn.Module, inputs: Inputs) -> Tensor:
-    """The model's logits for the inputs."""
-    if isinstance(inputs, dict):
-        return unwrap(model(**inputs))
-    return unwrap(model(*inputs) if isinstance(inputs, tuple) else model(inputs))
+    """The model's logits for copies of the inputs, which it may overwrite."""
+    own = map_tensors(inputs, Tensor.clone)
+    if isinstance(own, dict):
+        return unwrap(model(**own))
+    return unwrap(model(*own) if isinstance(own, tuple) else model(own))

@@ -1,164 +1,186 @@
-"""The layers of a model that can be pruned: found, chosen by name, read and written as matrices."""
+"""The layers of a model that can be pruned, what else holds weights, and the choice of layers by name."""
 
 import fnmatch
+import math
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from spade_xai.exceptions import UnprunedLayerWarning
+from spade_xai.models.kinds import KINDS, Layer
+
+__all__ = [
+    "Layer",
+    "Unsupported",
+    "check_pattern",
+    "find_layers",
+    "find_unsupported",
+    "fitting",
+    "matches",
+    "select_layers",
+]
+
+WRAPPERS = ("network.", "module.", "_orig_mod.")
+"""Prefixes that wrappers put before a model's names; patterns fit with and without them."""
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One weight matrix (or one a group) and the modules that multiply their inputs with it.
+class Unsupported:
+    """Weights that stay dense, as they belong to no layer that can be pruned.
 
     Attributes:
-        name: Dotted name of the module; of an attention's projections, the module's name and q_proj, k_proj,
-            v_proj or out_proj.
-        kind: "conv2d", "linear", "conv1d" (transformers), or of nn.MultiheadAttention "query", "key", "value", "out".
-        groups: Matrices; more than one for grouped convolutions only.
-        rows: Outputs over all groups.
-        cols: Inputs of one output: channels of a group times kernel taps.
-        taps: Kernel taps; 1 for all but convolutions.
-        modules: Names of the modules that use the weight.
-        parameters: Names of the parameters that hold it, one a module.
-        offset: First row in the parameter, for the packed projections of an attention; otherwise None.
+        name: Of the module, or of the parameter where it is not called weight.
+        rows: Size of the first dimension.
+        cols: Weights of each.
+        zeros: Weights that are 0.
+        reason: Why, and what can be done.
     """
 
     name: str
-    kind: str
-    groups: int
     rows: int
     cols: int
-    taps: int
-    modules: tuple[str, ...]
-    parameters: tuple[str, ...]
-    offset: int | None = None
-
-    @property
-    def depthwise(self) -> bool:
-        """Whether each group has a single input channel."""
-        return self.groups > 1 and self.cols == self.taps
-
-    @property
-    def numel(self) -> int:
-        """Weights."""
-        return self.rows * self.cols
-
-    def read(self, model: nn.Module) -> Tensor:
-        """The weights as [groups, rows / groups, cols], detached; a view where that is possible."""
-        weight = model.get_parameter(self.parameters[0]).detach()
-        if self.offset is not None:
-            weight = weight[self.offset : self.offset + self.rows]
-        if self.kind == "conv1d":
-            weight = weight.t()
-        return weight.reshape(self.groups, self.rows // self.groups, self.cols)
-
-    def shaped(self, weights: Tensor) -> Tensor:
-        """[groups, rows / groups, cols] (or a mask of it) in the shape of the layer's parameter or its part."""
-        flat = weights.reshape(self.rows, self.cols)
-        if self.kind == "conv1d":
-            return flat.t().contiguous()
-        if self.kind == "conv2d":
-            return flat.reshape(self.rows, self.cols // self.taps, -1)
-        return flat
-
-    def write(self, model: nn.Module, weights: Tensor) -> None:
-        """Give the model's modules a new parameter with these weights; the old one is left as it is."""
-        old = model.get_parameter(self.parameters[0])
-        if self.offset is None:
-            value = self.shaped(weights).reshape(old.shape).to(old, copy=True)
-        else:
-            value = old.detach().clone()
-            value[self.offset : self.offset + self.rows] = self.shaped(weights).to(old)
-        if old.is_contiguous(memory_format=torch.channels_last) and old.ndim == 4:
-            value = value.contiguous(memory_format=torch.channels_last)
-        new = nn.Parameter(value, requires_grad=old.requires_grad)
-        for path in self.parameters:
-            module, _, attribute = path.rpartition(".")
-            setattr(model.get_submodule(module), attribute, new)
+    zeros: int
+    reason: str
 
 
 def find_layers(model: nn.Module) -> list[Layer]:
     """Every layer of the model that can be pruned, depthwise convolutions among them, in order of definition.
 
-    nn.Conv2d, nn.Linear, transformers' Conv1D, their subclasses, and the four projections of
-    nn.MultiheadAttention. Modules that share a weight are one layer. Layers whose weight is computed
-    (parametrizations) cannot be written and are left out with a warning.
+    The kinds are those of `spade_xai.models.kinds`, with their subclasses. Modules that share a weight are one layer.
+    Of a model with computed weights (weight_norm, parametrizations, prune) give a copy from `duplicate`,
+    in which they are parameters. `find_unsupported` tells what is left out.
     """
     found: dict[tuple[int, int | None], Layer] = {}
-    inside_attention = {
-        id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)
-    }
-    for name, module in model.named_modules():
-        if id(module) in inside_attention:
+    for layer in _candidates(model):
+        weights = [_parameter(model, path) for path in layer.parameters]
+        if _unfit(weights[0]) is not None:
             continue
-        for layer in _layers_of(name, module):
-            attribute = (
-                layer.parameters[0].removeprefix(f"{name}.") if name else layer.parameters[0]
+        key = (id(weights[0]), layer.offset)
+        first = found.get(key)
+        if first is not None:
+            layer = replace(
+                first,
+                modules=first.modules + layer.modules,
+                parameters=first.parameters + layer.parameters,
             )
-            owner, _, leaf = attribute.rpartition(".")
-            weight = module.get_submodule(owner)._parameters.get(leaf)
-            if weight is None:
-                warnings.warn(
-                    f"layer {name} is left dense: its weight is computed, not a parameter",
-                    UnprunedLayerWarning,
-                    stacklevel=3,
-                )
-                continue
-            key = (id(weight), layer.offset)
-            first = found.get(key)
-            if first is not None:
-                layer = replace(
-                    first,
-                    modules=first.modules + layer.modules,
-                    parameters=first.parameters + layer.parameters,
-                )
-            found[key] = layer
+        found[key] = layer
     return list(found.values())
 
 
-def _layers_of(name: str, module: nn.Module) -> list[Layer]:
-    prefix = f"{name}." if name else ""
-    if isinstance(module, nn.Conv2d):
-        taps = module.kernel_size[0] * module.kernel_size[1]
-        cols = module.in_channels // module.groups * taps
-        rows, groups = module.out_channels, module.groups
-        return [Layer(name, "conv2d", groups, rows, cols, taps, (name,), (f"{prefix}weight",))]
-    if isinstance(module, nn.Linear):
-        rows, cols = module.out_features, module.in_features
-        return [Layer(name, "linear", 1, rows, cols, 1, (name,), (f"{prefix}weight",))]
-    if isinstance(module, nn.MultiheadAttention):
-        return _attention_layers(name, prefix, module)
-    weight = module._parameters.get("weight")
-    if type(module).__name__ == "Conv1D" and weight is not None and weight.ndim == 2:
-        cols, rows = weight.shape  # transformers stores [inputs, outputs]
-        return [Layer(name, "conv1d", 1, rows, cols, 1, (name,), (f"{prefix}weight",))]
-    return []
+def find_unsupported(model: nn.Module) -> list[Unsupported]:
+    """Every weight that no layer of find_layers holds, with the reason.
+
+    Weights are the parameters with at least two dimensions of more than one entry: biases, the scales of norms and
+    single vectors are none. Modules in plain lists and dicts, which torch does not register, are among them.
+    """
+    candidates = _candidates(model)
+    held = {path for layer in find_layers(model) for path in layer.parameters}
+    unfit = {}
+    for layer in candidates:
+        path = layer.parameters[0]
+        reason = None if path in held else _unfit(_parameter(model, path))
+        if reason is not None:
+            unfit[path] = Unsupported(layer.name, layer.rows, layer.cols, 0, reason)
+    found = dict(unfit)
+    for name, module in model.named_modules():
+        for attribute, weight in module._parameters.items():
+            path = f"{name}.{attribute}" if name else attribute
+            if weight is None or path in held or path in unfit:
+                continue
+            vector = sum(size > 1 for size in weight.shape) < 2
+            if (vector and not isinstance(module, _LOOKUPS)) or isinstance(module, _SCALES):
+                continue
+            label = name if attribute == "weight" and name else path
+            zeros = weight.numel() - int(weight.detach().count_nonzero())
+            cols = math.prod(weight.shape[1:])
+            found[path] = Unsupported(label, len(weight), cols, zeros, _reason(module, attribute))
+    return [*found.values(), *_unregistered(model)]
 
 
-def _attention_layers(name: str, prefix: str, module: nn.MultiheadAttention) -> list[Layer]:
-    size = module.embed_dim
-    layers = []
-    inputs = {"query": size, "key": module.kdim, "value": module.vdim}
-    for i, (kind, cols) in enumerate(inputs.items()):
-        projection = f"{prefix}{kind[0]}_proj"
-        if module.in_proj_weight is not None:
-            packed = f"{prefix}in_proj_weight"
-            layers.append(
-                Layer(projection, kind, 1, size, cols, 1, (name,), (packed,), offset=i * size)
-            )
-        else:
-            own = (f"{projection}_weight",)
-            layers.append(Layer(projection, kind, 1, size, cols, 1, (name,), own))
-    out = f"{prefix}out_proj"
-    layers.append(Layer(out, "out", 1, size, size, 1, (name,), (f"{out}.weight",)))
-    return layers
+def _unregistered(model: nn.Module) -> list[Unsupported]:
+    """Modules with parameters in plain lists and dicts, which torch does not know of."""
+    found = {}
+    registered = set(model.modules())
+    for name, module in model.named_modules():
+        for attribute, value in module.__dict__.items():
+            if isinstance(value, (list, tuple)):
+                entries = list(enumerate(value))
+            elif isinstance(value, dict) and not attribute.startswith("_"):
+                entries = list(value.items())
+            else:
+                continue
+            for key, entry in entries:
+                if not isinstance(entry, nn.Module) or entry in registered:
+                    continue
+                for path, weight in entry.named_parameters():
+                    if weight.ndim > 1:
+                        whole = ".".join(filter(None, (name, attribute, str(key), path)))
+                        zeros = weight.numel() - int(weight.detach().count_nonzero())
+                        reason = (
+                            f"{attribute} is a plain {type(value).__name__}, whose modules are not "
+                            "registered; use nn.ModuleList or nn.ModuleDict to have them pruned"
+                        )
+                        size = (len(weight), math.prod(weight.shape[1:]))
+                        found[id(weight)] = Unsupported(
+                            whole.removesuffix(".weight"), *size, zeros, reason
+                        )
+    return list(found.values())
+
+
+def _candidates(model: nn.Module) -> list[Layer]:
+    """The layers of every module, whatever their weights are."""
+    inside_attention = {
+        id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)
+    }
+    return [
+        layer
+        for name, module in model.named_modules()
+        if id(module) not in inside_attention
+        for kind in KINDS
+        for layer in kind.find(name, module)
+    ]
+
+
+def _parameter(model: nn.Module, path: str) -> Tensor | None:
+    owner, _, leaf = path.rpartition(".")
+    return model.get_submodule(owner)._parameters.get(leaf)
+
+
+def _unfit(weight: Tensor | None) -> str | None:
+    """Why a layer's weight cannot be pruned."""
+    if weight is None:
+        return "its weight is computed by its own code, and not a parameter that could be written"
+    if not weight.is_floating_point():
+        return f"its weight is {weight.dtype}, not real floating point; trace the model before that step"
+    if weight.numel() == 0:
+        return "its weight is empty"
+    return None
+
+
+_LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
+_SCALES = (nn.LayerNorm, nn.RMSNorm, nn.PReLU)  # multiply entry by entry
+
+
+def _reason(module: nn.Module, attribute: str) -> str:
+    kind = type(module).__name__
+    if isinstance(module, _LOOKUPS):
+        return "an embedding looks its rows up and multiplies nothing; prune the layers after it"
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return (
+            f"{kind} does not show what each of its steps multiplies; "
+            "write the recurrence with nn.Linear to have it pruned"
+        )
+    if isinstance(module, nn.Bilinear):
+        return (
+            "a bilinear layer multiplies pairs of inputs; "
+            "write it as an nn.Linear of their outer product to have it pruned"
+        )
+    return (
+        f"{attribute} of {kind} is the weight of no linear layer or convolution; "
+        "move it into an nn.Linear if the model multiplies with it"
+    )
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -172,14 +194,42 @@ def matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
 
 
+def fitting(names: Iterable[str], pattern: str) -> list[str]:
+    """The names that a pattern takes; if none, those it takes where wrappers' prefixes are left off both."""
+    names = list(names)
+    direct = [name for name in names if matches(name, pattern)]
+    if direct:
+        return direct
+    plain = _unwrapped(pattern)
+    return [name for name in names if matches(_unwrapped(name), plain)]
+
+
+def _unwrapped(name: str) -> str:
+    """A name or pattern without the prefixes of wrappers."""
+    start = "re:" if name.startswith("re:") else ""
+    rest = name[len(start) :]
+    prefixes = [*WRAPPERS, *(re.escape(prefix) for prefix in WRAPPERS if start)]
+    while prefix := next((p for p in prefixes if rest.startswith(p)), ""):
+        rest = rest[len(prefix) :]
+    return start + rest
+
+
 def select_layers(
     layers: Sequence[Layer],
     patterns: str | Iterable[str] | None,
     *,
     depthwise: bool = False,
     function: str = "trace",
+    unsupported: Sequence[Unsupported] = (),
 ) -> list[Layer]:
     """The layers that any pattern takes, in their order; all for None. Depthwise convolutions only if asked for.
+
+    Args:
+        layers: Of the model.
+        patterns: Dotted globs or `re:` patterns.
+        depthwise: Whether depthwise convolutions are among them.
+        function: Named in errors.
+        unsupported: What else holds weights, for better errors.
 
     Raises:
         TypeError: patterns are not text.
@@ -187,32 +237,58 @@ def select_layers(
     """
     usable = [layer for layer in layers if depthwise or not layer.depthwise]
     if patterns is not None:
-        several = isinstance(patterns, Iterable) and not isinstance(patterns, str)
-        wanted: list[Any] = list(patterns) if several else [patterns]
-        if not all(isinstance(pattern, str) for pattern in wanted):
-            raise TypeError(f"{function}: layers must be a pattern or several, got {patterns!r}")
-        if not wanted:
-            raise ValueError(f"{function}: layers must hold at least one pattern, got {patterns!r}")
+        wanted = as_patterns(patterns, function)
         for pattern in wanted:
-            check_pattern(pattern, usable, layers, function, "layers")
-        usable = [x for x in usable if any(matches(x.name, pattern) for pattern in wanted)]
+            check_pattern(pattern, usable, layers, function, "layers", unsupported)
+        names = {name for p in wanted for name in fitting([x.name for x in usable], p)}
+        usable = [x for x in usable if x.name in names]
     if not usable:
-        raise ValueError(f"{function}: model must have a layer that can be pruned, got none")
+        got = "none"
+        if any(layer.depthwise for layer in layers):
+            got = "depthwise convolutions only (depthwise=True prunes them)"
+        elif unsupported:
+            got = f"none; {unsupported[0].name}: {unsupported[0].reason}"
+        raise ValueError(f"{function}: model must have a layer that can be pruned, got {got}")
     return usable
 
 
+def as_patterns(patterns: str | Iterable[str], function: str) -> list[str]:
+    """One pattern or several as a list.
+
+    Raises:
+        TypeError: They are not text.
+        ValueError: There is none.
+    """
+    several = isinstance(patterns, Iterable) and not isinstance(patterns, str)
+    wanted: list[Any] = list(patterns) if several else [patterns]
+    if not all(isinstance(pattern, str) for pattern in wanted):
+        raise TypeError(f"{function}: layers must be a pattern or several, got {patterns!r}")
+    if not wanted:
+        raise ValueError(f"{function}: layers must hold at least one pattern, got {patterns!r}")
+    return wanted
+
+
 def check_pattern(
-    pattern: str, usable: Sequence[Layer], layers: Sequence[Layer], function: str, argument: str
+    pattern: str,
+    usable: Sequence[Layer],
+    layers: Sequence[Layer],
+    function: str,
+    argument: str,
+    unsupported: Sequence[Unsupported] = (),
 ) -> None:
     """Raise ValueError if the pattern is no regular expression or takes none of the usable layers."""
     try:
-        if any(matches(layer.name, pattern) for layer in usable):
+        if fitting([layer.name for layer in usable], pattern):
             return
     except re.error as error:
         raise ValueError(
             f"{function}: {argument} must hold valid patterns, got {pattern!r}: {error}"
         ) from None
     hint = ", ".join(layer.name for layer in usable[:3])
-    if any(matches(layer.name, pattern) for layer in layers):
+    left = fitting([x.name for x in unsupported], pattern)
+    if fitting([layer.name for layer in layers], pattern):
         hint = "it takes only layers that are not pruned here (depthwise=True adds depthwise ones)"
+    elif left:
+        reason = next(x.reason for x in unsupported if x.name == left[0])
+        hint = f"{left[0]} is left dense: {reason}"
     raise ValueError(f"{function}: {argument} must take a layer, {pattern!r} takes none ({hint})")

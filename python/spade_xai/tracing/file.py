@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spade_ext.files import read_tensors, write_tensors
-from spade_xai.models.copies import check_model
+from spade_xai.models.copies import check_model, duplicate
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing.result import LayerReport, Packed, Trace
 
@@ -74,12 +74,13 @@ def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{function}: {path} is damaged: {error!r}") from None
     _check_same(function, str(path), made_from, fingerprint(model))
-    found = {layer.name: layer for layer in find_layers(model)}
+    plain = duplicate(model)
+    found = {layer.name: layer for layer in find_layers(plain)}
     packed = {}
     for name, shape in shapes.items():
         entry = _packed(tensors, name, tuple(shape))
         layer = found.get(name)
-        if entry is None or layer is None or entry.shape != tuple(layer.read(model).shape):
+        if entry is None or layer is None or entry.shape != tuple(layer.read(plain).shape):
             raise ValueError(f"{function}: {path} is damaged: layer {name} does not fit its shape")
         packed[name] = entry
     return Trace(model, layers, settings, timings, found, packed)

@@ -1,6 +1,5 @@
-"""What each layer reads in a forward pass, by hooks on a copy of the model, and the Hessians of it."""
+"""What each layer reads in a forward pass, by watching the functions that take its weight, and the Hessians of it."""
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,20 +7,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from spade_ext import HessianAccumulator
+from spade_ext.geometry import Conv2dGeometry
 from spade_xai.models.inputs import Inputs, call, channels_last, device_of, move
+from spade_xai.models.kinds import SIGNATURES, Call
 from spade_xai.models.layers import Layer
 from spade_xai.models.precision import forward_precision
+from spade_xai.models.unfold import Reading
 
-Sink = Callable[[tuple[str, ...], Tensor], None]
-"""Takes the names of the layers that read a tensor, and the tensor."""
+Sink = Callable[[tuple[str, ...], Reading], None]
+"""Takes the names of the layers that read a tensor, and what they read."""
 
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Have transformer layers run module by module: their fused path calls no hooks."""
+    """Have transformer layers run function by function: their fused path shows no inputs of layers."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -31,78 +33,90 @@ def plain_attention() -> Iterator[None]:
 
 
 @contextmanager
-def layer_inputs(model: nn.Module, layers: Iterable[Layer], sink: Sink) -> Iterator[None]:
-    """Give sink the inputs of the layers in every forward pass of model, a copy that may carry hooks."""
-    by_module: dict[str, dict[str, str]] = {}  # module -> kind of layer -> name of layer
-    for layer in layers:
-        for user in layer.modules:
-            by_module.setdefault(user, {})[layer.kind] = layer.name
-    handles = []
-    try:
-        for name, kinds in by_module.items():
-            module = model.get_submodule(name)
-            handles.append(
-                module.register_forward_pre_hook(
-                    _hook(kinds, sink), with_kwargs=True, prepend=False
-                )
-            )
-        with plain_attention():
+def layer_inputs(
+    model: nn.Module, layers: Iterable[Layer], sink: Sink, others: dict[str, str] | None = None
+) -> Iterator[None]:
+    """Give sink the inputs of the layers in every forward pass of model.
+
+    A layer is read where a function of `spade_xai.models.kinds` takes its weight, in whatever module that happens.
+
+    Args:
+        model: A copy, in eval mode.
+        layers: Of the model.
+        sink: Called before the function runs.
+        others: Takes, for each layer, the name of another function that was given its weight.
+    """
+    # Functions that were compiled run as they are written: compiled code hides the functions it calls.
+    with plain_attention(), torch.compiler.set_stance("force_eager"):
+        with _Watch(model, layers, sink, others):
             yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _hook(kinds: dict[str, str], sink: Sink) -> Callable[..., None]:
-    def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if isinstance(module, nn.MultiheadAttention):
-            _attention(module, args, kwargs, kinds, sink)
-        else:
-            (name,) = kinds.values()
-            sink((name,), args[0] if args else next(iter(kwargs.values())))
+class _Watch(TorchFunctionMode):
+    """See layer_inputs."""
 
-    return read
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Iterable[Layer],
+        sink: Sink,
+        others: dict[str, str] | None,
+    ) -> None:
+        super().__init__()
+        self.sink, self.others = sink, others
+        self.readers: dict[int, list[Layer]] = {}
+        self.weights: list[Tensor] = []  # ids are of living objects only
+        for layer in layers:
+            weight = model.get_parameter(layer.parameters[0])
+            self.readers.setdefault(id(weight), []).append(layer)
+            self.weights.append(weight)
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        names = SIGNATURES.get(func)
+        if names is not None:
+            self._read(Call(func, {**dict(zip(names, args, strict=False)), **kwargs}))
+        result = func(*args, **kwargs)
+        if names is None and self.others is not None and _computes(result):
+            for value in (*args, *kwargs.values()):
+                for entry in value if isinstance(value, (list, tuple)) else (value,):
+                    for layer in self.readers.get(id(entry), ()):
+                        self.others.setdefault(layer.name, _name_of(func))
+        return result
+
+    def _read(self, call: Call) -> None:
+        """Give the sink what the layers in a call read; what several read alike, once."""
+        found: dict[tuple[int, Conv2dGeometry | None], tuple[list[str], Reading]] = {}
+        for argument, value in call.arguments.items():
+            for layer in self.readers.get(id(value), ()):
+                reading = layer.reading(call, argument)
+                if reading is None:
+                    if self.others is not None:
+                        self.others.setdefault(layer.name, _name_of(call.function))
+                    continue
+                key = (id(reading.x), reading.geometry)
+                found.setdefault(key, ([], reading))[0].append(layer.name)
+        for names, reading in found.values():
+            self.sink(tuple(names), reading)
 
 
-def _attention(
-    module: nn.MultiheadAttention,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    kinds: dict[str, str],
-    sink: Sink,
-) -> None:
-    roles = ("query", "key", "value")
-    inputs = {**dict(zip(roles, args, strict=False)), **kwargs}
-    # In self-attention one tensor is read three times: its Hessian is computed once.
-    readers: dict[int, tuple[str, ...]] = {}
-    for role in roles:
-        if role in kinds:
-            readers[id(inputs[role])] = (*readers.get(id(inputs[role]), ()), kinds[role])
-    for role in roles:
-        names = readers.pop(id(inputs[role]), None)
-        if names:
-            sink(names, inputs[role])
-    if "out" in kinds:
-        sink((kinds["out"],), _before_output_projection(module, args, kwargs))
+def _computes(result: Any) -> bool:
+    """Whether a function gives tensors, and not a size or dtype."""
+    several = isinstance(result, (list, tuple))
+    return any(isinstance(value, Tensor) for value in (result if several else (result,)))
 
 
-def _before_output_projection(
-    module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor:
-    """The concatenated heads: what the module gives with the identity as its output projection."""
-    twin = copy.copy(module)
-    twin._parameters, twin._modules = module._parameters.copy(), module._modules.copy()
-    projection = copy.copy(module.out_proj)
-    weight = module.out_proj.weight
-    projection._parameters = {
-        "weight": nn.Parameter(
-            torch.eye(len(weight), dtype=weight.dtype, device=weight.device), requires_grad=False
-        ),
-        "bias": None,
-    }
-    twin._modules["out_proj"] = projection
-    heads: Tensor = twin.forward(*args, **kwargs)[0]
-    return heads
+def _name_of(function: Any) -> str:
+    return str(torch.overrides.resolve_name(function) or getattr(function, "__name__", function))
+
+
+_Key = tuple[tuple[str, ...], Conv2dGeometry | None]
 
 
 class Hessians:
@@ -122,17 +136,16 @@ class Hessians:
         self.model, self.layers, self.function = model, layers, function
         self.precision = precision
         self.seconds = {"forward": 0.0, "hessian": 0.0}
-        self._sums: dict[tuple[str, ...], HessianAccumulator] = {}
-        self._geometry = {
-            x.name: model.get_submodule(x.modules[0]) for x in layers if x.kind == "conv2d"
-        }
+        self._sums: dict[_Key, HessianAccumulator] = {}
 
-    def _update(self, names: tuple[str, ...], x: Tensor) -> None:
+    def _update(self, names: tuple[str, ...], reading: Reading) -> None:
         start = time.perf_counter()
+        key = (names, reading.geometry)
         try:
-            if names not in self._sums:
-                self._sums[names] = HessianAccumulator(self._geometry.get(names[0]))
-            self._sums[names].update(x)
+            if key not in self._sums:
+                self._sums[key] = HessianAccumulator(reading.geometry)
+            for part in reading.parts():
+                self._sums[key].update(part)
         except ValueError as error:
             raise ValueError(
                 f"{self.function}: inputs of layer {', '.join(names)}: {error}"
@@ -155,9 +168,9 @@ class Hessians:
         left: dict[str, int] = {}
         count = 0
 
-        def sink(names: tuple[str, ...], x: Tensor) -> None:
+        def sink(names: tuple[str, ...], reading: Reading) -> None:
             nonlocal count
-            self._update(names, x)
+            self._update(names, reading)
             count += len(names)
             if report is not None:
                 report(done, count)
@@ -187,19 +200,22 @@ class Hessians:
 
     def take(self, layer: Layer) -> Tensor | None:
         """H of a layer [groups, cols, cols], or None if no pass used it; its sum is freed."""
-        total: HessianAccumulator | None = None
-        for names in [n for n in self._sums if layer.name in n]:
-            shared = self._sums.pop(names)
+        totals: dict[Conv2dGeometry | None, HessianAccumulator] = {}
+        for key in [key for key in self._sums if layer.name in key[0]]:
+            names, geometry = key
+            shared = self._sums.pop(key)
             rest = tuple(n for n in names if n != layer.name)
             if rest:
-                self._sums[rest] = _merged(self._sums.get(rest), shared)
-            total = shared if total is None else _merged(total, shared)
-        if total is None:
-            return None
+                self._sums[rest, geometry] = _merged(self._sums.get((rest, geometry)), shared)
+            totals[geometry] = _merged(totals.get(geometry), shared)
         try:
-            return total.hessian.reshape(layer.groups, layer.cols, layer.cols)
+            found = [total.hessian for total in totals.values()]
         except ValueError as error:  # inputs on CUDA are judged when the sum is read
             raise ValueError(f"{self.function}: inputs of layer {layer.name}: {error}") from None
+        if not found:
+            return None
+        whole = found[0] if len(found) == 1 else torch.stack(found).sum(0)
+        return whole.reshape(layer.groups, layer.cols, layer.cols)
 
 
 def _merged(first: HessianAccumulator | None, second: HessianAccumulator) -> HessianAccumulator:
@@ -218,58 +234,27 @@ class _Reached(BaseException):
 
 def execution_order(
     model: nn.Module, layers: Sequence[Layer], inputs: Inputs
-) -> tuple[dict[str, int], list[str]]:
+) -> tuple[dict[str, int], dict[str, str]]:
     """Run the model once.
 
     Returns:
-        How often each layer is read, in order of first reading; and the names of layers whose module does
-        something else with its input than its kind says.
+        How often each layer is read, in order of first reading; and, of layers whose weight is used but never read as
+        their kind is, the reason.
     """
     calls: dict[str, int] = {}
 
-    def sink(names: tuple[str, ...], x: Tensor) -> None:
+    def sink(names: tuple[str, ...], reading: Reading) -> None:
         for name in names:
             calls[name] = calls.get(name, 0) + 1
 
-    odd: list[str] = []
-    handles = []
-    for layer in layers:
-        module = model.get_submodule(layer.modules[0])
-        if layer.kind in ("conv2d", "linear") and _overridden(module):
-            handles.append(
-                module.register_forward_hook(_compare(layer.name, odd), with_kwargs=True)
-            )
-    try:
-        with layer_inputs(model, layers, sink):
-            call(model, move(inputs, model))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls, odd
-
-
-def _overridden(module: nn.Module) -> bool:
-    if isinstance(module, nn.Conv2d):
-        own = (type(module).forward, type(module)._conv_forward)
-        return own != (nn.Conv2d.forward, nn.Conv2d._conv_forward)
-    return type(module).forward is not nn.Linear.forward
-
-
-def _compare(name: str, odd: list[str]) -> Callable[..., None]:
-    """Hook that notes a subclass whose forward is not the plain product with its weight."""
-
-    def check(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        x = args[0] if args else next(iter(kwargs.values()))
-        if isinstance(module, nn.Conv2d):
-            expected = nn.Conv2d._conv_forward(module, x, module.weight, module.bias)
-        else:
-            expected = F.linear(x, module.weight, module.bias)
-        same = (
-            isinstance(output, Tensor)
-            and output.shape == expected.shape
-            and torch.allclose(output, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
-        )
-        if not same and name not in odd:
-            odd.append(name)
-
-    return check
+    others: dict[str, str] = {}
+    inputs = move(inputs, model)
+    with layer_inputs(model, layers, sink, others):
+        call(model, inputs)
+    kinds = {layer.name: layer.kind for layer in layers}
+    return calls, {
+        name: f"the forward pass gives its weight to {function} and not to a {kinds[name]} layer; "
+        "put a plain layer with the weights it computes in its place to have it pruned"
+        for name, function in others.items()
+        if name not in calls
+    }

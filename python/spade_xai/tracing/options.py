@@ -1,6 +1,5 @@
 """Arguments of a run: checked options, a working copy of the model and samples on its device."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +59,7 @@ def working_copy(
     if device is None:
         copied = duplicate(model)
     else:
-        copied = copy.deepcopy(model).to(check_place(function, device)).eval()
+        copied = duplicate(model, share=False).to(check_place(function, device))
     first = next(copied.parameters(), None)
     if first is not None:
         check_device(function, "model", first)

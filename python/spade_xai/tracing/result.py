@@ -1,6 +1,5 @@
 """A trace: the sparse model of one sample, what was pruned, and how close it is to the dense model."""
 
-import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.models.copies import duplicate
-from spade_xai.models.inputs import Inputs, call, check_count, move, rebatch
+from spade_xai.models.inputs import Inputs, call, check_count, first_tensor, move, rebatch
 from spade_xai.models.layers import Layer
 from spade_xai.tracing.augment import Augmentation, augmented, vary
 
@@ -31,7 +30,8 @@ class LayerReport:
         seconds: Pruning time; of a batch of samples, an equal share.
         status: "pruned"; "damped": pruned with more damping than asked for; "dense": sparsity 0 asked for;
             "failed": left dense, as no damping made its Hessian positive definite; "unused": left dense, as the
-            forward pass does not use it; "unsupported": left dense, as its class changes what the forward pass does.
+            forward pass does not use it; "unsupported": left dense, as it is no layer that can be pruned.
+        reason: Why a layer is left dense that no sparsity of 0 was asked for, and what can be done; otherwise empty.
     """
 
     name: str
@@ -44,6 +44,7 @@ class LayerReport:
     damp: float
     seconds: float
     status: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -235,17 +236,7 @@ class Trace:
 
 def sparse_copy(dense: nn.Module, weights: list[tuple[Layer, Tensor]]) -> nn.Module:
     """A copy of the model in eval mode with other weights in some layers; it shares no tensor with the model."""
-    written = {path for layer, _ in weights for path in layer.parameters}
-    uses: dict[int, list[str]] = {}
-    for name, parameter in dense.named_parameters(remove_duplicate=False):
-        uses.setdefault(id(parameter), []).append(name)
-    # Parameters that are replaced everywhere need not be copied first.
-    memo = {
-        id(parameter): parameter
-        for parameter in dense.parameters()
-        if written.issuperset(uses[id(parameter)])
-    }
-    sparse = copy.deepcopy(dense, memo).eval()
+    sparse = duplicate(dense, share=False)
     for layer, weight in weights:
         layer.write(sparse, weight)
     return sparse
@@ -255,7 +246,7 @@ def _agreement(dense: nn.Module, sparse: nn.Module, batches: Any) -> Agreement:
     same = cosine = difference = norm = 0.0
     count = 0
     for batch in batches:
-        a, b = (call(m, move(batch, m)).double().flatten(0, -2) for m in (dense, sparse))
+        a, b = (_logits(m, batch) for m in (dense, sparse))
         if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
             raise ValueError("Trace.fidelity: outputs must be finite, got NaN or Inf logits")
         same += float((a.argmax(-1) == b.argmax(-1)).sum())
@@ -265,3 +256,15 @@ def _agreement(dense: nn.Module, sparse: nn.Module, batches: Any) -> Agreement:
         cosine += float(torch.cosine_similarity(x, y, dim=-1).sum())
         count += len(a)
     return Agreement(same / count, cosine / count, (difference / max(norm, 1e-300)) ** 0.5, count)
+
+
+def _logits(model: nn.Module, batch: Inputs) -> Tensor:
+    """The model's outputs, classes last, as float64 [N, classes]."""
+    logits = call(model, move(batch, model))
+    count = len(first_tensor(batch))
+    if logits.ndim < 2 or len(logits) != count:
+        raise ValueError(
+            f"Trace.fidelity: model must give logits [B, classes], got shape {tuple(logits.shape)} "
+            f"for a batch of {count}"
+        )
+    return logits.double().flatten(0, -2)

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,17 @@ from torch import Tensor, nn
 from spade_ext import DampingWarning
 from spade_ext.memory import scratch_within
 from spade_xai.exceptions import UnprunedLayerWarning
+from spade_xai.models.copies import duplicate
 from spade_xai.models.inputs import Inputs, device_of, rebatch
-from spade_xai.models.layers import Layer, find_layers, select_layers
+from spade_xai.models.layers import (
+    Layer,
+    Unsupported,
+    as_patterns,
+    find_layers,
+    find_unsupported,
+    fitting,
+    select_layers,
+)
 from spade_xai.progress import Stages
 from spade_xai.tracing.augment import augmented
 from spade_xai.tracing.builder import TraceBuilder
@@ -23,20 +32,24 @@ from spade_xai.tracing.pruning import Problem, prune_layers
 from spade_xai.tracing.result import Source, Trace
 from spade_xai.tracing.schedule import resolve_sparsity
 
+Item = TypeVar("Item", Layer, Unsupported)
+
 
 class Run:
     """A model and the samples to prune it for.
 
     Attributes:
-        dense: The caller's model, only read.
+        given: The caller's model, only read.
+        dense: A copy of it that shares its parameters, in which computed weights are parameters; only read.
         model: The working copy.
         device: Of the working copy; samples, Hessians and pruning are there.
         sources: One a sample.
         layers: Layers that can be pruned, in order of execution.
         calls: How often a pass of the model reads each.
         ratios: Sparsity of each.
-        left_out: Status of the layers that were chosen but cannot be pruned.
+        left_out: Status of the layers that were chosen but cannot be pruned, and the reason.
         found: Every chosen layer by name: those of layers, then those left out.
+        unsupported: The chosen weights that belong to no layer that can be pruned.
     """
 
     def __init__(
@@ -48,27 +61,45 @@ class Run:
         stages: Stages,
     ) -> None:
         function = options.function
-        self.dense, self.options, self.stages = dense, options, stages
+        self.given, self.options, self.stages = dense, options, stages
         self.model = working_copy(function, dense, device)
+        self.dense = duplicate(dense)
         self.device = device_of(self.model)
         self.sources = [read_sample(options, sample, self.device) for sample in samples]
-        everything = find_layers(dense)
+        everything, others = find_layers(self.dense), find_unsupported(self.dense)
+        patterns = None if options.layers is None else as_patterns(options.layers, function)
         chosen = select_layers(
-            everything, options.layers, depthwise=options.depthwise, function=function
+            everything,
+            patterns,
+            depthwise=options.depthwise,
+            function=function,
+            unsupported=others,
         )
         by_name = {layer.name: layer for layer in chosen}
         with stages.timed("forward"):
             self.calls, odd = execution_order(self.model, chosen, self.sources[0].inputs)
-        self.layers = [by_name[name] for name in self.calls if name not in odd]
-        self.left_out = {x.name: "unused" for x in chosen if x.name not in self.calls}
-        self.left_out.update(dict.fromkeys(odd, "unsupported"))
+        self.layers = [by_name[name] for name in self.calls]
+        self.left_out = {
+            name: ("unsupported", odd[name])
+            if name in odd
+            else ("unused", "the forward pass does not use its weight")
+            for name in by_name
+            if name not in self.calls
+        }
+        self.unsupported = _chosen(others, patterns)
+        if not options.depthwise:
+            for layer in _chosen([x for x in everything if x.depthwise], patterns):
+                by_name[layer.name] = layer
+                self.left_out[layer.name] = (
+                    "dense",
+                    "depthwise=True prunes depthwise convolutions",
+                )
         order = [*(layer.name for layer in self.layers), *self.left_out]
         self.found = {name: by_name[name] for name in order}
         self.ratios = resolve_sparsity(function, options.sparsity, self.layers, everything)
-        if odd:
-            text = ", ".join(odd)
+        for name, reason in odd.items():
             warnings.warn(
-                f"{function}: left dense, as their classes change the forward pass: {text}",
+                f"{function}: layer {name} is left dense: {reason}",
                 UnprunedLayerWarning,
                 stacklevel=5,
             )
@@ -123,8 +154,9 @@ class Run:
     def builder(self, source: Source) -> TraceBuilder:
         """An empty trace of a sample."""
         return TraceBuilder(
-            self.dense, self.found, self.ratios, self.left_out, self.options, source
-        )
+            self.given, self.dense, self.found, self.ratios, self.left_out, self.unsupported,
+            self.options, source,
+        )  # fmt: skip
 
     def prune(self, sequential: bool) -> list[Trace]:
         """Prune every layer with a ratio above 0, for each sample."""
@@ -215,6 +247,15 @@ class Run:
         self.stages.add("prune", time.perf_counter() - start)
         self.stages.report("prune", done + len(layers) * len(builders), total)
         return first
+
+
+def _chosen(items: Sequence[Item], patterns: list[str] | None) -> list[Item]:
+    """Those whose names a pattern takes; all without patterns."""
+    if patterns is None:
+        return list(items)
+    names = [x.name for x in items]
+    chosen = {name for pattern in patterns for name in fitting(names, pattern)}
+    return [x for x in items if x.name in chosen]
 
 
 def _stack(hessians: list[Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spade_xai.models.layers import Layer, check_pattern, matches
+from spade_xai.models.layers import Layer, check_pattern, fitting
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -69,7 +69,7 @@ def last_block(ratio: float = 0.99, *, pattern: str | None = None) -> Schedule:
         if not names:
             raise ValueError("schedule.last_block: names must hold a layer, got none")
         block = pattern or find_last_block(names)
-        chosen = [name for name in names if matches(name, block)]
+        chosen = fitting(names, block)
         if not chosen:
             raise ValueError(f"schedule.last_block: pattern must take a layer, got {block!r}")
         return dict.fromkeys(chosen, ratio)
@@ -104,7 +104,7 @@ def patterns(ratios: Mapping[str, float]) -> Schedule:
     def assign(names: Sequence[str]) -> dict[str, float]:
         found = {}
         for pattern, ratio in ratios.items():
-            found.update({name: ratio for name in names if matches(name, pattern)})
+            found.update(dict.fromkeys(fitting(names, pattern), ratio))
         return found
 
     return assign

@@ -13,7 +13,7 @@ from torch import nn
 
 from spade_ext.files import written_whole
 from spade_xai.measures.metrics import mean
-from spade_xai.models.layers import Layer, check_pattern, matches
+from spade_xai.models.layers import Layer, check_pattern, fitting
 from spade_xai.progress import StageCallback, Stages
 from spade_xai.tracing.augment import Augmentation
 from spade_xai.tracing.memory import parse_memory
@@ -167,7 +167,8 @@ def _groups(
         patterns = [group] if isinstance(group, str) else list(group)
         for pattern in patterns:
             check_pattern(pattern, layers, (), "tune", "groups")
-        members = [x for x in layers if any(matches(x.name, p) for p in patterns)]
+        names = {name for p in patterns for name in fitting([x.name for x in layers], p)}
+        members = [x for x in layers if x.name in names]
         for layer in members:
             if layer.name in taken:
                 raise ValueError(f"tune: groups must not overlap, {layer.name} is in two")
