@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.reports import tables
 from spade_xai.reports.demo import LAST
 from spade_xai.reports.evaluate import Evaluation, evaluate
-from spade_xai.reports.explain import GRADIENT_METHODS, TRACERS
+from spade_xai.reports.explain import TRACERS
 from spade_xai.reports.report import write_atomically
 from spade_xai.tracing.schedule import linear
 from spade_xai.trojans.backdoored import load_network, load_pictures, metadata, network

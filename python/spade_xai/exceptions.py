@@ -23,3 +23,15 @@ class AugmentationWarning(SpadeWarning):
 
 class MemoryLimitWarning(SpadeWarning):
     """The memory limit makes the work take more passes over the augmentations."""
+
+
+class CompletenessWarning(SpadeWarning):
+    """Attributions do not sum to the difference of outputs that they should explain."""
+
+
+class PlainGradientWarning(SpadeWarning):
+    """Guided backpropagation met no ReLU, so that its result is the plain gradient."""
+
+
+class DegenerateMapWarning(SpadeWarning):
+    """A map is zero everywhere, or has entries that are not finite."""

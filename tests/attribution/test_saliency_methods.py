@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from spade_xai.attribution.attribute import attribute
+from spade_xai.exceptions import CompletenessWarning
 from spade_xai.models.prepare import prepare
 
 
@@ -36,7 +37,7 @@ CAPTUM = {
 def test_is_captum_where_captum_is_right(case, method):
     torch.manual_seed(2)
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(),
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(),
         nn.Linear(6 * 25, 4),
     ).double()  # fmt: skip
     _, x, target = case
@@ -101,12 +102,19 @@ def test_deep_lift_is_complete_with_gelu_layer_norm_and_gates(case):
 
 
 def test_deep_lift_warns_where_it_is_incomplete(case):
-    class Sine(nn.Module):
+    class Detached(nn.Module):
         def forward(self, x):
-            return torch.sin(x * 3).flatten(1)[:, :4]
+            return (x * x.detach()).flatten(1)[:, :4]
 
-    with pytest.warns(UserWarning, match="deep_lift attributions miss the difference of outputs"):
-        attribute(Sine(), case[1], 0, "deep_lift")
+    with pytest.warns(CompletenessWarning, match="miss the difference .* the model detaches data"):
+        attribute(Detached(), case[1], 0, "deep_lift", baseline=0.5)
+
+    class Jump(nn.Module):
+        def forward(self, x):
+            return torch.fmod(x * 30, 1.0).flatten(1)[:, :4]
+
+    with pytest.warns(CompletenessWarning, match="averaged gradients of torch.fmod are not exact"):
+        attribute(Jump(), case[1], 0, "deep_lift")
 
 
 def test_guided_backprop_by_hand():
@@ -135,7 +143,7 @@ def test_guided_grad_cam_finds_or_takes_the_layer(case):
 
 def test_grad_cam_needs_feature_maps():
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(ValueError, match="guided_grad_cam needs a layer with outputs"):
+    with pytest.raises(ValueError, match="guided_grad_cam needs a layer with a feature map"):
         attribute(model, torch.ones(1, 1, 2, 2), 0, "guided_grad_cam")
     with pytest.raises(ValueError, match="guided_grad_cam needs x"):
         attribute(model, torch.ones(1, 4), 0, "guided_grad_cam")

@@ -26,7 +26,9 @@ class Text(nn.Module):
         return SimpleNamespace(logits=self.head(x.sum(1)))
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("guided_grad_cam", "lrp")])
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if m != "lrp" and not m.endswith("grad_cam")]
+)
 def test_token_ids(method):
     torch.manual_seed(0)
     model = Text().double()

@@ -9,6 +9,7 @@ FEW = {
     "lime": {"samples": 24},
     "gradient_shap": {"samples": 6},
     "integrated_gradients": {"steps": 9},
+    "smooth_grad": {"samples": 6},
 }
 
 

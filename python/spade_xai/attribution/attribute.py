@@ -1,4 +1,4 @@
-"""The ten attribution methods of the SPADE paper (appendix A, Table 1) behind one call."""
+"""The saliency methods behind one call: those of the SPADE paper (appendix A, Table 1) and their kin."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,107 +9,108 @@ import torch
 from torch import Tensor, nn
 
 from spade_ext.checks import check_finite
-from spade_xai.attribution.forward import inputs_and_forward, slices, targets
-from spade_xai.attribution.methods import RUN, Job
+from spade_xai.attribution.forward import Forward, Score, chosen_position, slices, targets
+from spade_xai.attribution.layer import AtLayer, embedding_name
+from spade_xai.attribution.method import Job
+from spade_xai.attribution.methods import METHODS, OPTIONS, RECORDS, MethodName
+from spade_xai.exceptions import DegenerateMapWarning
+from spade_xai.models.copies import check_model, duplicate
 from spade_xai.models.inputs import check_count
 from spade_xai.progress import Progress, reporting
 
-# Options of each method with their defaults; None means a default that depends on the input.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "saliency": {},
-    "input_x_gradient": {},
-    "deep_lift": {"baseline": 0.0},
-    "lrp": {"rule": "alpha_beta", "alpha": 1.0, "epsilon": 1e-6, "bias": False, "bounds": None},
-    "guided_backprop": {},
-    "guided_grad_cam": {"layer": None, "interpolation": "bilinear"},
-    "lime": {"baseline": 0.0, "samples": 256, "features": None, "alpha": 1.0},
-    "occlusion": {"baseline": 0.0, "window": None, "stride": None},
-    "integrated_gradients": {"baseline": 0.0, "steps": 50},
-    "gradient_shap": {"baseline": 0.0, "samples": 32, "noise": 0.09},
-}
-METHODS = tuple(OPTIONS)
-# Methods that hook modules need the rewritten copy, LRP also one with batch norms folded.
-_PREPARATION = {
-    "deep_lift": "plain",
-    "guided_backprop": "plain",
-    "guided_grad_cam": "plain",
-    "lrp": "fused",
-}
-# Methods whose sign says for or against the target; the others are summed by magnitude.
-_SIGNED = {"lrp", "lime", "occlusion"}
+__all__ = ["METHODS", "OPTIONS", "attribute", "pixel_map"]
 
 
 def attribute(
     model: nn.Module,
     x: Tensor,
-    target: int | Sequence[int] | Tensor | None = None,
-    method: str = "saliency",
+    target: int | Sequence[int] | Tensor | Score | None = None,
+    method: MethodName = "saliency",
     *,
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress = True,
     kwargs: dict[str, Any] | None = None,
     embedding: str | None = None,
+    layer: str | None = None,
+    position: int | Sequence[int] | Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    """Attribute the target logit of each input to the input's entries.
+    """Attribute the target's score of each input to the input's entries.
 
     Nothing depends on batch_size beyond rounding: random draws come from seed and are the same for every input.
-    Neither the model nor the global random state is changed.
+    Neither the model nor the global random state is changed. Inputs and weights may come from inference mode.
 
     Args:
-        model: Any classifier with outputs [B, classes] or an object that carries them as `.logits`. A model that
-            comes from `prepare` is used as it is, which saves its preparation in repeated calls.
+        model: Any classifier with outputs [B, classes] or an object that carries them as `.logits`; of one logit
+            also [B]. Not modified.
         x: Inputs [B, ...], floating point, or token ids [B, T]. Not modified.
-        target: Class of each input, one for all, or None for the class the model predicts.
+        target: Class of each input, one for all, or None for the class the model predicts. Class 0 of a model with one
+            logit is that logit. A function gets the model's outputs, whatever they are, and returns one number per
+            input, [B], to be explained.
         method: One of METHODS.
         batch_size: Inputs, perturbations or integration points in one pass of the model.
-        seed: Of the draws of lime and gradient_shap.
+        seed: Of the draws of lime, gradient_shap and smooth_grad.
         progress: True for a bar over the inputs, or callback(stage, done, total).
         kwargs: Further arguments of the model's forward; tensors of first dimension B are split like x.
         embedding: For token ids: the name of the embedding layer; None asks `model.get_input_embeddings()`.
+        layer: Name of a layer. grad_cam and guided_grad_cam weigh its feature map (default: the last one found). Other
+            methods explain the layer's outputs in place of x, as captum's LayerGradientXActivation,
+            LayerIntegratedGradients and the like; a baseline is then one of the layer's outputs.
+        position: Of outputs [B, T, classes], as language models give them: which of the T positions; one for all
+            inputs or one per input, negative from the end.
         **options: Options of the method with their defaults in OPTIONS: `baseline` (a number or a tensor that
-            broadcasts to x: what counts as no input), `steps`, `samples`, `noise` (standard deviation), `layer`
-            (name; default: the last one with a feature map of more than one position), `window` and
-            `stride` (pixels; default an eighth of the image and half a window), `features` (an integer map that
-            broadcasts to x, of the segments lime switches; default an 8 x 8 grid), `alpha` (of lime's ridge
+            broadcasts to x: what counts as no input), `steps`, `samples`, `noise` (standard deviation; of
+            smooth_grad as a share of the input's range), `of` (the gradient method that smooth_grad averages) and
+            `of_options`, `interpolation` (mode of F.interpolate, of feature maps), `window` and `stride` (entries, one
+            number or one per side; default an eighth of each side and half a window), `features` (an integer map that
+            broadcasts to x, of the segments lime switches; default about 64 of equal size), `alpha` (of lime's ridge
             regression), those of `lrp.relevance`.
 
     Returns:
-        Attributions in the shape and dtype of x; for token ids [B, T], summed over
+        Attributions in the shape and dtype of x (of the layer's outputs); for token ids [B, T], summed over
         the embedding (magnitudes, of plain gradients). `pixel_map` reduces them to maps [B, H, W].
 
     Raises:
         ValueError, TypeError: An argument is not as above.
 
-    Source: Table 1 of the paper's appendix A; all through captum except LRP.
+    Warns:
+        CompletenessWarning: deep_lift's attributions do not sum to the difference of scores.
+        PlainGradientWarning: Guided backpropagation found no ReLU.
+        DegenerateMapWarning: Attributions of an input are all 0, or not finite.
+
+    Source: Table 1 of the paper's appendix A. Plain gradients, integrated gradients, LIME and occlusion are captum's.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+        >>> attribute(model, torch.rand(2, 3, 2, 2), method="input_x_gradient").shape
+        torch.Size([2, 3, 2, 2])
     """
-    allowed = _check(model, x, method, batch_size, seed, options)
-    wanted = _PREPARATION.get(method)
-    inputs, forward = inputs_and_forward(model, x, kwargs, embedding, wanted)
-    classes = targets(forward, x, inputs, target, batch_size)
-    settings = {**allowed, **options}
-    run = RUN[method]
-    # Sampling and perturbing methods repeat an input many times: one input at a time fills the batch.
-    repeats = method in ("lime", "occlusion", "integrated_gradients", "gradient_shap")
-    size = 1 if repeats else batch_size
-    out = []
-    with reporting(progress, method) as report, _quiet():
-        for part in slices(len(x), size):
-            job = Job(
-                forward, inputs[part], classes[part], forward.extra(part), batch_size, seed % 2**63
-            )
-            out.append(run(job, settings).detach().to(inputs.dtype))
-            if report is not None:
-                report(min(part.stop, len(x)), len(x))
-    result = torch.cat(out)
-    if x.is_floating_point():
-        return result
-    if method in ("lime", "occlusion"):  # a token's one value at each entry of its embedding
-        return result.mean(-1)
-    if method in ("saliency", "guided_backprop"):  # layer norm makes gradients sum to 0
-        return result.abs().sum(-1)
-    return result.sum(-1)
+    _check(model, x, method, batch_size, seed)
+    record = RECORDS[method]
+    settings = record.settings(options)
+    # Tensors of inference mode cannot take part in a graph: all work is done on others, outside of it.
+    with torch.inference_mode(False), torch.enable_grad():
+        at = None if record.feature_map else layer
+        kwargs = {k: _usable(v) for k, v in (kwargs or {}).items()}
+        inputs, forward = _prepared(
+            model, _usable(x), kwargs, embedding, at, target, position, batch_size
+        )
+        classes = targets(forward, inputs, None if callable(target) else target, batch_size)
+        tokens = not x.is_floating_point()
+        out = []
+        with reporting(progress, method) as report, _quiet():
+            for part in slices(len(x), 1 if record.repeats else batch_size):
+                job = Job(
+                    forward, inputs[part], classes[part], forward.extra(part), batch_size,
+                    seed % 2**63, tokens and at is None, layer if record.feature_map else None,
+                )  # fmt: skip
+                out.append(record.run(job, settings).detach().to(inputs.dtype))
+                if report is not None:
+                    report(min(part.stop, len(x)), len(x))
+        result = torch.cat(out)
+        _warn_if_degenerate(method, result)
+        return record.of_tokens(result) if tokens and at is None else result
 
 
 def pixel_map(attribution: Tensor, method: str | None = None) -> Tensor:
@@ -132,16 +133,14 @@ def pixel_map(attribution: Tensor, method: str | None = None) -> Tensor:
         raise ValueError(
             f"pixel_map: attribution must have shape [B, C, H, W], got {tuple(attribution.shape)}"
         )
-    return (attribution if method in _SIGNED else attribution.abs()).sum(1)
+    signed = method is not None and RECORDS[method].signed
+    return (attribution if signed else attribution.abs()).sum(1)
 
 
-def _check(
-    model: object, x: object, method: str, batch_size: int, seed: object, options: dict[str, Any]
-) -> dict[str, Any]:
-    if method not in OPTIONS:
+def _check(model: object, x: object, method: str, batch_size: int, seed: object) -> None:
+    if method not in METHODS:
         raise ValueError(f"attribute: method must be one of {', '.join(METHODS)}, got {method!r}")
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"attribute: model must be an nn.Module, got {type(model).__name__}")
+    check_model("attribute", model)
     if not isinstance(x, Tensor):
         raise TypeError(f"attribute: x must be a torch.Tensor, got {type(x).__name__}")
     if x.ndim < 2 or len(x) == 0:
@@ -151,11 +150,68 @@ def _check(
     check_count("attribute", "batch_size", batch_size)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"attribute: seed must be an int, got {type(seed).__name__}")
-    for name in options:
-        if name not in OPTIONS[method]:
-            known = ", ".join(OPTIONS[method]) or "none"
-            raise TypeError(f"attribute: options of {method} are {known}, got {name!r}")
-    return OPTIONS[method]
+
+
+def _prepared(
+    model: nn.Module,
+    x: Tensor,
+    kwargs: dict[str, Any],
+    embedding: str | None,
+    layer: str | None,
+    target: Any,
+    position: Any,
+    batch_size: int,
+) -> tuple[Tensor, Forward]:
+    """The floating-point tensor to explain and the model as a function of it."""
+    model = _usable_model(model)
+    count = len(x)
+    score = target if callable(target) else None
+    where = chosen_position(position, count, x.device)
+    if layer is None and x.is_floating_point():
+        return x.detach(), Forward(model, kwargs, count, score, where)
+    lookup = layer is None
+    at = AtLayer(model, embedding_name(model, embedding) if layer is None else layer, lookup)
+    plain = Forward(nn.Identity(), kwargs, count)
+    with torch.no_grad():
+        read = [
+            at.read(x[p], {**plain.fixed, **dict(zip(plain.split, plain.extra(p), strict=True))})
+            for p in slices(count, count if lookup else batch_size)
+        ]
+    return torch.cat(read), Forward(at, {**kwargs, "at_input": x.detach()}, count, score, where)
+
+
+def _usable(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def _usable_model(model: nn.Module) -> nn.Module:
+    """A copy whose tensors may take part in a graph."""
+    model = duplicate(model)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_inference():
+                module._parameters[name] = nn.Parameter(parameter.clone(), requires_grad=False)
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = _usable(buffer)
+    return model
+
+
+def _warn_if_degenerate(method: str, result: Tensor) -> None:
+    """Say so where the attributions of an input are all 0, or not finite."""
+    flat = result.flatten(1).abs()
+    broken = ~flat.sum(1).isfinite()
+    empty = ~(flat > 0).any(1) & ~broken
+    if not bool((broken | empty).any()):
+        return
+    for which, what in ((broken, "not finite"), (empty, "0 everywhere")):
+        if bool(which.any()):
+            found = which.nonzero()[:, 0].tolist()
+            more = f"{len(found)} of {len(result)}"
+            warnings.warn(
+                f"attribute: attributions of {method} are {what} for {more} inputs, the first {found[0]}",
+                DegenerateMapWarning,
+                stacklevel=3,
+            )
 
 
 @contextmanager

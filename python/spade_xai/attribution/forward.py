@@ -1,109 +1,81 @@
-"""Any classifier as the function that attribution methods call: positional arguments in, logits out."""
+"""Any classifier as the function that attribution methods call: positional arguments in, scores [B, classes] out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spade_xai.models.copies import duplicate, unwrap
-from spade_xai.models.prepare import is_prepared, prepare
+from spade_xai.models.copies import unwrap
+
+Score = Callable[[Any], Tensor]
+"""Maps a model's outputs to one number per input, [B]."""
 
 
 class Forward(nn.Module):
-    """The model as captum wants it: positional arguments in, logits out."""
+    """The model as captum wants it: the input and what is split with it in, scores [B, classes] out."""
 
-    def __init__(self, model: nn.Module, kwargs: dict[str, Any], count: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        kwargs: dict[str, Any],
+        count: int,
+        score: Score | None = None,
+        position: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        self.model = model
-        self.names = tuple(kwargs)
-        self.kwargs = kwargs
-        self.count = count
+        self.model, self.score = model, score
+        batched = {k for k, v in kwargs.items() if _is_batched(v, count)}
+        self.split = {k: v for k, v in kwargs.items() if k in batched}
+        self.fixed = {k: v for k, v in kwargs.items() if k not in batched}
+        self.position = position
 
     def forward(self, x: Tensor, *extra: Any) -> Tensor:
-        """Return the logits; x may be overwritten by the model, so it gets a copy."""
-        return unwrap(self.model(x.clone(), **dict(zip(self.names, extra, strict=True))))
+        """Return the scores; x may be overwritten by the model, so it gets a copy."""
+        values = list(extra)
+        position = values.pop() if self.position is not None else None
+        split = dict(zip(self.split, values, strict=True))
+        outputs = self.model(x.clone(), **self.fixed, **split)
+        if self.score is not None:
+            return _one_each(self.score(outputs), len(x))
+        return _classes(unwrap(outputs), len(x), position)
 
     def extra(self, part: slice) -> tuple[Any, ...]:
         """The further arguments of some of the inputs."""
-
-        def cut(value: Any) -> Any:
-            batched = isinstance(value, Tensor) and value.ndim > 0 and len(value) == self.count
-            return value[part] if batched else value
-
-        return tuple(cut(v) for v in self.kwargs.values())
+        split = tuple(v[part] for v in self.split.values())
+        return split if self.position is None else (*split, self.position[part])
 
 
-class Embedded(nn.Module):
-    """A model over token ids as a model over the embeddings of the tokens."""
-
-    def __init__(self, model: nn.Module, name: str) -> None:
-        super().__init__()
-        self.model = model
-        self.embedding = model.get_submodule(name)
-        self.feed = _Feed()
-        model.set_submodule(name, self.feed)
-
-    def forward(self, embedded: Tensor, **kwargs: Any) -> Any:
-        """Run the model on tokens with these embeddings."""
-        self.feed.value = embedded
-        ids = torch.zeros(embedded.shape[:2], dtype=torch.long, device=embedded.device)
-        try:
-            return self.model(ids, **kwargs)
-        finally:
-            self.feed.value = None
+def _is_batched(value: Any, count: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == count
 
 
-class _Feed(nn.Module):
-    """Stands for an embedding layer and returns the embeddings it was given."""
-
-    value: Tensor | None = None
-
-    def forward(self, ids: Tensor) -> Tensor | None:
-        return self.value
-
-
-def inputs_and_forward(
-    model: nn.Module,
-    x: Tensor,
-    kwargs: dict[str, Any] | None,
-    embedding: str | None,
-    prepared: str | None,
-) -> tuple[Tensor, "Forward"]:
-    """The floating-point inputs to explain and the model that takes them."""
-    kwargs = dict(kwargs or {})
-    name = None if x.is_floating_point() else _embedding_name(model, embedding)
-    if prepared is not None:
-        fuse = prepared == "fused"
-        if not is_prepared(model, fused=fuse):
-            first = Forward(model, kwargs, len(x)).extra(slice(0, 1))
-            example = dict(zip(kwargs, first, strict=True))
-            model = prepare(model, x[:1], kwargs=example, fuse_batch_norm=fuse)
-    if name is not None or any(m.training for m in model.modules()):
-        model = duplicate(model)
-    if name is None:
-        return x.detach(), Forward(model, kwargs, len(x))
-    embedded = Embedded(model, name)
-    with torch.no_grad():
-        vectors = embedded.embedding(x)
-    return vectors, Forward(embedded, kwargs, len(x))
-
-
-def _embedding_name(model: nn.Module, embedding: str | None) -> str:
-    if embedding is not None:
-        return embedding
-    get = getattr(model, "get_input_embeddings", None)
-    layer = get() if callable(get) else None
-    for name, module in model.named_modules():
-        if module is layer:
-            return str(name)
+def _one_each(score: object, count: int) -> Tensor:
+    """The results of a callable target as one column of scores."""
+    if isinstance(score, Tensor) and score.is_floating_point() and score.numel() == count:
+        return score.reshape(count, 1)
+    what = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
     raise ValueError(
-        "attribute: embedding must name the embedding layer where x holds token ids, got None"
+        f"attribute: target must return one floating-point number per input, [{count}], got {what}"
     )
 
 
-def targets(forward: Forward, x: Tensor, inputs: Tensor, target: Any, batch_size: int) -> Tensor:
-    """The class of each input as a tensor [B]."""
+def _classes(logits: Tensor, count: int, position: Tensor | None) -> Tensor:
+    """Logits [B, classes] from what a model gives: one logit [B], a batch of one squeezed, or one per position."""
+    if position is not None:
+        if logits.ndim != 3:
+            shape = tuple(logits.shape)
+            raise ValueError(
+                f"attribute: position needs outputs [B, T, classes], got shape {shape}"
+            )
+        return logits[torch.arange(count, device=logits.device), position.to(logits.device)]
+    if logits.ndim <= 1 and count == 1:
+        return logits.reshape(1, -1)
+    return logits[:, None] if logits.ndim == 1 else logits
+
+
+def targets(forward: Forward, inputs: Tensor, target: Any, batch_size: int) -> Tensor:
+    """The class of each input as a tensor [B]; 0 of the one score that a callable target gives."""
     parts = list(slices(len(inputs), batch_size if target is None else 1))
     with torch.no_grad():
         outputs = [
@@ -111,27 +83,49 @@ def targets(forward: Forward, x: Tensor, inputs: Tensor, target: Any, batch_size
         ]
     if outputs[0].ndim != 2:
         shape = tuple(outputs[0].shape)
-        raise ValueError(f"attribute: model must give logits [B, classes], got shape {shape}")
+        hint = "; position= chooses one of T" if outputs[0].ndim == 3 else ""
+        raise ValueError(
+            f"attribute: model must give logits [B, classes], got shape {shape}{hint}; "
+            "a function as target may take any outputs"
+        )
+    if forward.score is not None:
+        return torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
     if target is None:
         return torch.cat(outputs).argmax(1)
+    return _checked(target, len(inputs), outputs[0].shape[1], inputs.device)
+
+
+def _checked(target: Any, count: int, classes: int, device: torch.device) -> Tensor:
     try:
-        classes = torch.as_tensor(target, device=inputs.device)
+        wanted = torch.as_tensor(target, device=device)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
-            f"attribute: target must be an int or {len(inputs)} ints, got {target!r}"
+            f"attribute: target must be an int or {count} ints, got {target!r}"
         ) from None
-    if classes.ndim == 0:
-        classes = classes.expand(len(inputs))
-    count = outputs[0].shape[1]
-    if classes.shape != (len(inputs),) or classes.is_floating_point():
+    if wanted.ndim == 0:
+        wanted = wanted.expand(count)
+    if wanted.shape != (count,) or wanted.is_floating_point():
         raise ValueError(
-            f"attribute: target must be an int or {len(inputs)} ints, "
-            f"got shape {tuple(classes.shape)} of {classes.dtype}"
+            f"attribute: target must be an int or {count} ints, "
+            f"got shape {tuple(wanted.shape)} of {wanted.dtype}"
         )
-    if not bool(((classes >= 0) & (classes < count)).all()):
-        bad = classes[(classes < 0) | (classes >= count)][0].item()
-        raise ValueError(f"attribute: target must be in [0, {count - 1}], got {bad}")
-    return classes.long()
+    if not bool(((wanted >= 0) & (wanted < classes)).all()):
+        bad = wanted[(wanted < 0) | (wanted >= classes)][0].item()
+        raise ValueError(f"attribute: target must be in [0, {classes - 1}], got {bad}")
+    return wanted.long()
+
+
+def chosen_position(position: Any, count: int, device: torch.device) -> Tensor | None:
+    """The position of each input as a tensor [B], or None."""
+    if position is None:
+        return None
+    where = torch.as_tensor(position, device=device)
+    if where.dtype not in (torch.int64, torch.int32) or where.shape not in ((), (count,)):
+        raise ValueError(
+            f"attribute: position must be an int or {count} ints, "
+            f"got shape {tuple(where.shape)} of {where.dtype}"
+        )
+    return where.long().expand(count)
 
 
 def slices(count: int, size: int) -> Iterator[slice]:

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.commands import options as o
 from spade_xai.commands.output import print_json, ready_folder, show_progress
-from spade_xai.reports.explain import GRADIENT_METHODS
 
 
 def demo(

@@ -6,6 +6,7 @@ from typing import Annotated
 import torch
 import typer
 
+from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import end, print_inputs, print_json, ready_file, show_progress
@@ -13,7 +14,6 @@ from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import evaluate as evaluate_maps
-from spade_xai.reports.explain import GRADIENT_METHODS
 from spade_xai.reports.report import html, write_atomically
 
 

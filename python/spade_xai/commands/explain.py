@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from torch import Tensor
 
+from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import (
@@ -20,7 +21,7 @@ from spade_xai.commands.output import (
 )
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
-from spade_xai.reports.explain import GRADIENT_METHODS, Explanation, class_name
+from spade_xai.reports.explain import Explanation, class_name
 from spade_xai.reports.explain import explain as explain_images
 from spade_xai.reports.report import grid, html, png, write_atomically
 

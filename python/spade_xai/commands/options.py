@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-from spade_xai.attribution.attribute import METHODS
+from spade_xai.attribution.methods import METHODS
 from spade_xai.tracing import schedule
 from spade_xai.tracing.augment import RECIPES, STEPS, ImageAugment
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 import spade_ext
+from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.progress import Progress
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import evaluate
-from spade_xai.reports.explain import GRADIENT_METHODS, TRACERS, explain
+from spade_xai.reports.explain import TRACERS, explain
 from spade_xai.reports.report import html, write_atomically
 from spade_xai.tracing.schedule import linear
 from spade_xai.trojans import backdoored
@@ -49,7 +50,7 @@ def run_demo(
         output_dir: Made if it is not there; files of those names are replaced.
         trojan: Pictures with a patch, scored by AUROC and pointing game.
         clean: Clean pictures, scored by insertion.
-        methods: Names in `saliency.METHODS`.
+        methods: Names in `METHODS`.
         augmentations: Of each picture.
         layers: Patterns of the layers to prune, as in `trace`; None for all.
         shown: Pictures of each kind in the report, at most as many as are scored.

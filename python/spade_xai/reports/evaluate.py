@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.measures import baselines, metrics
 from spade_xai.measures.metrics import Estimate
 from spade_xai.progress import Progress
 from spade_xai.reports.explain import (
-    GRADIENT_METHODS,
     TRACERS,
     check_tracers,
     image_map,
@@ -108,7 +108,7 @@ def evaluate(
         model: Classifier. Not modified.
         planted: Images [n, 3, H, W], as the model takes them, and masks bool [n, H, W] of their patches; None: none.
         clean: Images [m, 3, H, W]; None: none.
-        methods: Names in `saliency.METHODS`.
+        methods: Names in `METHODS`.
         tracers: Names in `explain.TRACERS`.
         controls: Tracers that are also tried as pruned for the image before, for two images or more.
         seed: Of augmentations, methods that sample, and noise.

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from spade_xai.attribution.attribute import attribute, pixel_map
+from spade_xai.attribution.methods import GRADIENT_METHODS, MethodName
 from spade_xai.progress import Progress
 from spade_xai.tracing.result import Fidelity, LayerReport, Trace
 from spade_xai.tracing.trace import trace
@@ -16,16 +17,6 @@ from spade_xai.trojans.trojan import predictions
 
 TRACERS = {"SPADE": "obc", "FastSPADE": "sparsegpt"}
 """The paper's names of the pruning methods."""
-
-GRADIENT_METHODS = (
-    "saliency",
-    "input_x_gradient",
-    "deep_lift",
-    "lrp",
-    "guided_backprop",
-    "guided_grad_cam",
-)
-"""The methods that need a few passes an image; the others need hundreds."""
 
 
 @dataclass
@@ -84,7 +75,7 @@ def explain(
         names: Of each image.
         pictures: The same images in [0, 1], to be shown; None: images are in [0, 1].
         target: The class to explain; None: what the dense model predicts for each image.
-        methods: Names in `saliency.METHODS`.
+        methods: Names in `METHODS`.
         tracers: Names in TRACERS.
         seed: Of augmentations and of methods that sample.
         z_box: As in `image_map`.
@@ -144,7 +135,8 @@ def image_map(
         low, high = (float(v) for v in x.aminmax())
         options["bounds"] = (min(low, 0.0), max(high, 0.0))
     return pixel_map(
-        attribute(model, x, target, method, seed=seed, progress=False, **options), method
+        attribute(model, x, target, cast(MethodName, method), seed=seed, progress=False, **options),
+        method,
     )
 
 

@@ -1,21 +1,23 @@
 """Layer-wise relevance propagation for any model, at the level of the functions it calls.
 
 Relevance R travels backwards in place of gradients. Every function a model calls on data that depends on the input
-gets a rule, whether the call comes from a module or from the model's own code, so shared modules, functional
-calls and residual additions need no rewriting of the model:
+gets a rule, whether the call comes from a module or from the model's own code (see `calls`), so shared modules,
+functional calls and residual additions need no rewriting of the model:
 
-    convolution, linear      rule = "epsilon":     R_i = sum_j x_i w_ij R_j / (z_j + eps sign z_j)
-                             rule = "alpha_beta":  R_i = sum_j (alpha z_ij^+ / z_j^+ - beta z_ij^- / z_j^-) R_j
+    convolution, linear,     rule = "epsilon":     R_i = sum_j x_i w_ij R_j / (z_j + eps sign z_j)
+      transposed convolution rule = "alpha_beta":  R_i = sum_j (alpha z_ij^+ / z_j^+ - beta z_ij^- / z_j^-) R_j
                              rule = "z_plus":      alpha_beta with alpha = 1, beta = 0
                              first layer with bounds (l, h): z-box
     pooling by mean, sums    in proportion: epsilon rule with the pooling's own weights
-    max pooling, reshaping,  the gradient's path: all to the entry that was taken
-      indexing, concatenation
+    max pooling, maximum,    the gradient's path: all to the entry that was taken
+      reshaping, indexing, concatenation
     residual addition        in proportion: R_a = a / (a + b) R
-    activations (ReLU, GELU, SiLU, ...), batch, layer and group norm, constant factors and terms
+    batch norm               folded into the convolution or linear layer that made its input, else unchanged
+    activations (ReLU, PReLU, GELU, ...), layer, group and RMS norm, F.normalize, constant factors and terms
                              unchanged: R_x = R_y
     product of two signals   half to each
-    softmax (attention)      a constant: all relevance of A V goes to V
+    softmax (attention), norms and denominators
+                             constants: all relevance of A V goes to V, all of x / |x| to x
 
 with z_ij = x_i w_ij, z_j = sum_i z_ij, and z^+, z^- sums over positive and negative terms. By default biases are left
 out of z, so that relevance is conserved: the map sums to the target logit, or for alpha_beta and z_plus to its
@@ -26,21 +28,31 @@ Sources: Bach et al. (PLoS ONE 2015) for epsilon and alpha-beta; Montavon et al.
 and Achtibat et al. (ICML 2024) for softmax, products, layer norm and GELU.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 
+from spade_xai.attribution.calls import (
+    Call,
+    Calls,
+    constants,
+    function_of,
+    is_signal,
+    run_under,
+    signals,
+    wide,
+)
 from spade_xai.attribution.lrp.attention import multi_head_attention
 from spade_xai.attribution.lrp.rules import (
     Function,
     Halves,
-    Layer,
+    LayerCall,
     LayerRule,
-    Linear,
+    LinearRule,
     Proportional,
     Unchanged,
 )
@@ -50,25 +62,37 @@ RULES = ("epsilon", "alpha_beta", "z_plus")
 
 # Functions by name, so that x.relu(), F.relu(x), torch.relu(x) and x.relu_() are one: R_x = R_y.
 _UNCHANGED = set(
-    "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardtanh softplus sigmoid hardsigmoid "
-    "logsigmoid tanh batch_norm layer_norm group_norm instance_norm rms_norm clamp clamp_min".split()
+    "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh softplus softsign "
+    "threshold sigmoid hardsigmoid logsigmoid log_sigmoid tanh tanhshrink hardshrink softshrink clamp clamp_min "
+    "clamp_max clip abs square sqrt pow erf neg negative batch_norm layer_norm group_norm instance_norm rms_norm "
+    "normalize local_response_norm".split()
 )
 _PROPORTIONAL = set(
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum "
-    "interpolate".split()
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum cumsum "
+    "interpolate upsample fold".split()
 )
-_LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
+_LAYERS = set(
+    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split()
+)
 _SUMS = {"add", "radd", "iadd", "sub", "isub", "rsub", "subtract"}
 _PRODUCTS = {"mul", "rmul", "imul", "multiply"}
 _QUOTIENTS = {"div", "truediv", "itruediv", "true_divide", "divide"}
-_MATRIX_PRODUCTS = {"matmul", "bmm", "mm"}
+_MATRIX_PRODUCTS = {"matmul", "rmatmul", "bmm", "mm", "mv"}
+_MAXIMA = {"maximum", "minimum", "fmax", "fmin"}
+# Scales that data is divided or multiplied by, as layer norm does within: no relevance goes to them.
+_CONSTANT = set(
+    "softmax log_softmax norm vector_norm rsqrt reciprocal rtruediv rdiv var std var_mean std_mean logsumexp".split()
+)
 # The gradient carries relevance as it is: to the entry taken or moved.
 _PASS = set(
-    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d max amax reshape view view_as "
-    "reshape_as flatten unflatten permute transpose t T mT swapaxes movedim contiguous squeeze unsqueeze getitem "
-    "select narrow chunk split unbind cat concat stack index_select gather pad flip roll expand expand_as repeat "
-    "clone to float double type_as dropout dropout1d dropout2d alpha_dropout feature_dropout masked_fill detach "
-    "requires_grad get".split()
+    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max min amax "
+    "amin reshape view view_as reshape_as flatten unflatten permute transpose t T mT swapaxes swapdims movedim "
+    "moveaxis contiguous squeeze unsqueeze getitem setitem select narrow chunk split tensor_split unsafe_chunk "
+    "unsafe_split unbind cat concat stack hstack vstack index_select gather pad flip roll expand expand_as "
+    "broadcast_to repeat repeat_interleave tile clone to float double half bfloat16 type type_as dropout "
+    "dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout masked_fill where "
+    "pixel_shuffle pixel_unshuffle channel_shuffle unfold ravel tril triu detach requires_grad get cpu cuda "
+    "diagonal".split()
 )
 
 
@@ -87,8 +111,7 @@ def relevance(
     """Return the relevance of each entry of x for the target logit.
 
     Args:
-        model: Takes (x, *extra) and gives logits [B, classes]. Not modified. Batch norms with negative
-            weights should have been folded into the layers before them: `prepare(model, fuse_batch_norm=True)`.
+        model: Takes (x, *extra) and gives logits [B, classes]. Not modified.
         x: Inputs [B, ...], floating point. Not modified.
         target: Classes [B].
         rule: Of convolutions and linear layers, one of RULES.
@@ -118,13 +141,13 @@ def relevance(
     if bounds is not None and not bounds[0] <= 0 <= bounds[1]:
         raise ValueError(f"lrp: bounds must enclose 0, got {bounds}")
     model = duplicate(model)
+    x, extra = wide(x), tuple(wide(v) for v in extra)
     leaf = x.detach().clone().requires_grad_()
     # Parameters are constants here: only data that depends on x carries relevance.
-    constants = {k: v.detach() for k, v in (*model.named_parameters(), *model.named_buffers())}
-    linear = Linear(1.0 if rule == "z_plus" else alpha, epsilon, bias, rule == "epsilon")
+    state = constants(model)
+    linear = LinearRule(1.0 if rule == "z_plus" else alpha, epsilon, bias, rule == "epsilon")
     mode = _Propagate(leaf, linear, bounds)
-    with torch.enable_grad(), mode:
-        logits = functional_call(model, constants, (leaf, *extra))
+    logits = run_under(mode, model, state, leaf, extra)
     if not logits.requires_grad:
         raise RuntimeError(
             "lrp: model must end in logits that depend on x, got outputs no relevance passes through; "
@@ -133,8 +156,10 @@ def relevance(
     if bounds is not None and not mode.box_used:
         raise ValueError("lrp: bounds need a layer that reads x itself, got a model without one")
     with torch.no_grad():
-        plain = functional_call(model, constants, (x.detach().clone(), *extra))
-    if not torch.allclose(logits, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max())):
+        plain = functional_call(model, state, (x.detach().clone(), *extra))
+    if not torch.allclose(
+        logits, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()), equal_nan=True
+    ):
         raise RuntimeError(
             "lrp: model must not read tensors it has overwritten, got other logits without in-place functions"
         )
@@ -144,65 +169,84 @@ def relevance(
     return torch.autograd.grad(logits, leaf, chosen)[0]
 
 
-class _Propagate(TorchFunctionMode):
+class _Propagate(Calls):
     """Calls every function on data that depends on the input by its rule."""
 
-    def __init__(self, x: Tensor, rule: Linear, bounds: tuple[float, float] | None) -> None:
-        super().__init__()
-        self.x, self.rule, self.bounds = x, rule, bounds
+    def __init__(self, x: Tensor, linear: LinearRule, bounds: tuple[float, float] | None) -> None:
+        super().__init__(x)
+        self.x, self.linear, self.bounds = x, linear, bounds
         self.box_used = False
+        self.made_by: Any = WeakIdKeyDictionary()  # outputs of layers: (input, layer)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        signals = list(_signals((*args, *kwargs.values())))
-        name = getattr(func, "__name__", "").strip("_")
-        if not signals:
-            return func(*args, **kwargs)
+    def rule(self, call: Call) -> Any:
+        """The result of the call, with a backward pass that carries relevance."""
+        name, args, kwargs = call.name, call.args, call.kwargs
+        x: Any = args[0] if args else None
+        if name == "batch_norm" and x in self.made_by:
+            folded = self._folded(*args, **kwargs)
+            if folded is not None:
+                return folded
         if name in _LAYERS:
-            return self._layer(func, *args, **kwargs)
-        if name in _UNCHANGED:
-            return Unchanged.apply(args[0], lambda x: func(x, *args[1:], **kwargs))
+            return self._layer(LayerCall(call.function, *args[1:], **kwargs), x)
+        if name == "addmm" and not is_signal(x) and not kwargs:
+            bias, data, weight = args
+            return self._layer(LayerCall(F.linear, weight.t(), bias), data)
+        if name in _UNCHANGED and is_signal(x):
+            return Unchanged.apply(x, lambda v: call.function(v, *args[1:], **kwargs))
         if name in _PROPORTIONAL:
-            return self._in_proportion(lambda x: func(x, *args[1:], **kwargs), args[0])
-        if name in _SUMS | _PRODUCTS | _QUOTIENTS | _MATRIX_PRODUCTS and len(args) == 2:
-            return self._binary(name, func, *args, **kwargs)
-        if name in ("softmax", "log_softmax"):
-            return func(*args, **kwargs).detach()
+            return self._in_proportion(lambda v: call.function(v, *args[1:], **kwargs), x)
+        if name in ("einsum", "baddbmm", "addmm"):
+            given = signals(args)
+            return self._in_proportion(function_of(call), *given, scale=1 / len(given))
+        if name in _SUMS | _PRODUCTS | _QUOTIENTS | _MATRIX_PRODUCTS | _MAXIMA and len(args) == 2:
+            return self._binary(name, call.function, *args, **kwargs)
+        if name in _CONSTANT:
+            return _detached(call.run())
         if name == "scaled_dot_product_attention":
-            return self._attention(func, *args, **kwargs)
+            return self._attention(call.function, *args, **kwargs)
         if name == "multi_head_attention_forward":
             with self:  # its parts have rules
                 return multi_head_attention(*args, **kwargs)
-        out = func(*args, **kwargs)
-        if name in ("clone", "contiguous", "to") and args[0] is self.x:
+        out = call.run()
+        if name in ("clone", "contiguous", "to") and x is self.x:
             self.x = out
-        if name not in _PASS and next(_signals((out,)), None) is not None:
-            raise NotImplementedError(
-                f"lrp: model calls {resolve_name(func) or name}, which has no rule"
-            )
+        if name not in _PASS and signals((out,)):
+            raise NotImplementedError(f"lrp: model calls {call.title}, which has no rule")
         return out
 
     def _in_proportion(self, function: Function, *xs: Tensor, scale: float = 1.0) -> Any:
-        return Proportional.apply(function, self.rule, scale, *xs)
+        return Proportional.apply(function, self.linear, scale, *xs)
 
-    def _layer(
-        self,
-        func: Function,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        *args: Any,
-        **kw: Any,
-    ) -> Any:
-        if weight.requires_grad:
-            raise NotImplementedError(
-                f"lrp: {func.__name__} has no rule for weights that depend on x"
-            )
+    def _layer(self, layer: LayerCall, x: Tensor) -> Any:
+        if is_signal(layer.weight):
+            name = layer.function.__name__
+            raise NotImplementedError(f"lrp: {name} has no rule for weights that depend on x")
         bounds = self.bounds if x is self.x else None
         self.box_used |= bounds is not None
-        return LayerRule.apply(x, Layer(func, weight, bias, *args, **kw), self.rule, bounds)
+        out = LayerRule.apply(x, layer, self.linear, bounds)
+        self.made_by[out] = x, layer
+        return out
+
+    def _folded(
+        self,
+        y: Tensor,
+        mean: Tensor | None,
+        var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Any:
+        """A batch norm of a layer's outputs, as one layer; None where it cannot be folded."""
+        x, layer = self.made_by[y]
+        transposed = "transpose" in layer.function.__name__
+        if training or transposed or mean is None or var is None:
+            return None
+        scale = (var + eps).rsqrt()
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        return self._layer(layer.scaled(scale, shift), x)
 
     def _attention(
         self, func: Function, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kw: Any
@@ -213,12 +257,16 @@ class _Propagate(TorchFunctionMode):
         return self._in_proportion(lambda x: func(q, k, x, *args, **kw), v)
 
     def _binary(self, name: str, func: Function, a: Any, b: Any, **kwargs: Any) -> Any:
-        """Sums, products and quotients of two signals, or of a signal and a constant."""
-        both = _is_signal(a) and _is_signal(b)
-        x = a if _is_signal(a) else b
+        """Sums, products, quotients and maxima of two signals, or of a signal and a constant."""
+        if name in _QUOTIENTS and is_signal(b):
+            b = b.detach()  # a scale
+            if not is_signal(a):
+                return func(a, b, **kwargs)
+        both = is_signal(a) and is_signal(b)
+        x = a if is_signal(a) else b
 
         def of_one(x: Tensor) -> Any:
-            return func(x, b, **kwargs) if _is_signal(a) else func(a, x, **kwargs)
+            return func(x, b, **kwargs) if is_signal(a) else func(a, x, **kwargs)
 
         if name in _MATRIX_PRODUCTS:
             if both:
@@ -230,23 +278,16 @@ class _Propagate(TorchFunctionMode):
             return self._in_proportion(lambda p, q: out_of_place(p, q, **kwargs), first, second)
         if both and name in _PRODUCTS:
             return Halves.apply(a, b)
-        if both or (name in _QUOTIENTS and not _is_signal(a)):
-            raise NotImplementedError("lrp: division by data that depends on x has no rule")
-        other = b if _is_signal(a) else a
+        if both:  # a maximum
+            return func(a, b, **kwargs)
+        other = b if is_signal(a) else a
         shape = torch.broadcast_shapes(x.shape, getattr(other, "shape", ()))
         if shape != x.shape:  # spread first, so that relevance of the copies adds up
             x = x.expand(shape)
         return Unchanged.apply(x, of_one)
 
 
-def _is_signal(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
-
-
-def _signals(values: Any) -> Iterator[Tensor]:
-    """Tensors that depend on the input, in arguments nested in lists and tuples."""
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            yield from _signals(value)
-        elif _is_signal(value):
-            yield value
+def _detached(out: Any) -> Any:
+    if isinstance(out, Tensor):
+        return out.detach()
+    return type(out)([t.detach() for t in out])

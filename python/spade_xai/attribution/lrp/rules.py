@@ -10,7 +10,7 @@ from torch.nn import functional as F
 Function = Callable[..., Any]
 
 
-class Linear:
+class LinearRule:
     """The rule of convolutions and linear layers, and its parameters."""
 
     def __init__(self, alpha: float, epsilon: float, bias: bool, proportional: bool) -> None:
@@ -36,7 +36,7 @@ class Linear:
         shares = [x.detach() * g for x, g in zip(leaves, grads, strict=True)]
         return torch.stack(shares).sum(0)
 
-    def backward(self, layer: "Layer", x: Tensor, r: Tensor) -> Tensor:
+    def backward(self, layer: "LayerCall", x: Tensor, r: Tensor) -> Tensor:
         """Relevance of x [B, ...] from relevance r of the layer's outputs."""
         b = layer.bias if self.bias else None
         if self.proportional:
@@ -52,7 +52,7 @@ class Linear:
             out = out - self.beta * self.share(minus, offset, r)
         return out
 
-    def box(self, layer: "Layer", x: Tensor, r: Tensor, low: float, high: float) -> Tensor:
+    def box(self, layer: "LayerCall", x: Tensor, r: Tensor, low: float, high: float) -> Tensor:
         """z-box: z_ij = x_i w_ij - l_i w_ij^+ - h_i w_ij^-."""
         parts = [
             (x, layer.map(layer.weight)),
@@ -62,7 +62,7 @@ class Linear:
         return self.share(parts, layer.shape_bias(layer.bias if self.bias else None, r), r)
 
 
-class Layer:
+class LayerCall:
     """One call of a convolution or linear function with its weight, bias and settings."""
 
     def __init__(
@@ -81,13 +81,19 @@ class Layer:
             return bias
         return bias.view(-1, *[1] * (self.weight.ndim - 2))
 
+    def scaled(self, scale: Tensor, shift: Tensor) -> "LayerCall":
+        """The layer followed by y * scale + shift per output: a batch norm folded into it."""
+        weight = self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1))
+        bias = shift if self.bias is None else self.bias * scale + shift
+        return LayerCall(self.function, weight, bias, *self.args, **self.kwargs)
+
 
 class LayerRule(torch.autograd.Function):
-    """y = layer(x); backward by a Linear rule."""
+    """y = layer(x); backward by a LinearRule."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, layer: Layer, rule: Linear, bounds: tuple[float, float] | None
+        ctx: Any, x: Tensor, layer: LayerCall, rule: LinearRule, bounds: tuple[float, float] | None
     ) -> Tensor:
         """Call the function and keep what the rule needs."""
         ctx.layer, ctx.rule, ctx.bounds = layer, rule, bounds
@@ -121,7 +127,9 @@ class Proportional(torch.autograd.Function):
     """y = f(x_1, ..., x_n), linear or bilinear; R_k = scale * x_k * (df/dx_k)^T (R / y)."""
 
     @staticmethod
-    def forward(ctx: Any, function: Function, rule: Linear, scale: float, *xs: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, function: Function, rule: LinearRule, scale: float, *xs: Tensor
+    ) -> Tensor:
         """Call the function and keep what the rule needs."""
         ctx.function, ctx.rule, ctx.scale = function, rule, scale
         ctx.save_for_backward(*xs)

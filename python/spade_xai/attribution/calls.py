@@ -1,0 +1,186 @@
+"""The functions a model calls on data that depends on its input, one by one, wherever they are called from.
+
+DeepLIFT and LRP replace the gradient of single functions. They do so while the model runs: a module's forward, a
+functional call, a method of a tensor and an operator such as `+` all end in one function call, which is seen here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode, resolve_name
+
+# Names of the first arguments where a call gives them by keyword.
+_KEYWORDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("linear", "prelu"), ("input", "weight", "bias")),
+    **dict.fromkeys(
+        ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+        ("input", "weight", "bias"),
+    ),
+    **dict.fromkeys(("bmm", "mm"), ("input", "mat2")),
+    "addmm": ("input", "mat1", "mat2"),
+    "baddbmm": ("input", "batch1", "batch2"),
+    "scaled_dot_product_attention": ("query", "key", "value"),
+    "where": ("condition", "input", "other"),
+    "cat": ("tensors",),
+    "concat": ("tensors",),
+    "stack": ("tensors",),
+}
+_OTHERS = ("input", "other")
+
+
+@dataclass
+class Call:
+    """One call of a function, its first arguments by position."""
+
+    function: Any
+    name: (
+        str  # without underscores, so that x.relu(), F.relu(x), torch.relu(x) and x.relu_() are one
+    )
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self) -> Any:
+        """Call the function."""
+        return self.function(*self.args, **self.kwargs)
+
+    @property
+    def title(self) -> str:
+        """The function's full name, for messages."""
+        return resolve_name(self.function) or self.name
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the function overwrites its first argument."""
+        name = getattr(self.function, "__name__", "")
+        dunder = name.startswith("__")
+        return name.startswith("__i") if dunder else name.endswith("_")
+
+
+class Calls(TorchFunctionMode):
+    """Shows each function call on data that depends on the input to `rule`.
+
+    Tensors that require a gradient but do not come from the input (parameters that the model keeps outside of its
+    modules' registers) are constants, and reach the functions detached.
+    """
+
+    def __init__(self, leaf: Tensor) -> None:
+        super().__init__()
+        self.leaf = leaf
+
+    def rule(self, call: Call) -> Any:
+        """Return the result of the call."""
+        raise NotImplementedError
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not any(is_signal(t) for t in _tensors((*args, *kwargs.values()))):
+            return func(*args, **kwargs)
+        args, kwargs = self._constant(args), self._constant(kwargs)
+        if not any(is_signal(t) for t in _tensors((*args, *kwargs.values()))):
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "").strip("_")
+        args, kwargs = _by_position(name, tuple(args), dict(kwargs))
+        return self.rule(Call(func, name, args, kwargs))
+
+    def _constant(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            outside = value.requires_grad and value.is_leaf and value is not self.leaf
+            return value.detach() if outside else value
+        if isinstance(value, dict):
+            return {k: self._constant(v) for k, v in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(self._constant(v) for v in value)
+        return value
+
+
+def is_signal(value: Any) -> bool:
+    """Whether value is a tensor that depends on the input, inside of `Calls`."""
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def signals(values: Any) -> list[Tensor]:
+    """The tensors that depend on the input, in arguments nested in lists, tuples and dicts."""
+    return [t for t in _tensors(values) if is_signal(t)]
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)
+
+
+def _by_position(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Move the first arguments that were given by keyword to their positions."""
+    for keyword in _KEYWORDS.get(name, _OTHERS)[len(args) :]:
+        if keyword not in kwargs:
+            break
+        args = (*args, kwargs.pop(keyword))
+    return args, kwargs
+
+
+def replace_signals(values: Any, new: Iterator[Tensor]) -> Any:
+    """The nested arguments with each signal, in order, replaced by the next of new."""
+    if is_signal(values):
+        return next(new)
+    if isinstance(values, dict):
+        return {k: replace_signals(v, new) for k, v in values.items()}
+    if type(values) in (list, tuple):
+        return type(values)(replace_signals(v, new) for v in values)
+    return values
+
+
+def function_of(call: Call) -> Any:
+    """The call as a function of the tensors that depend on the input."""
+
+    def function(*xs: Tensor) -> Any:
+        new = iter(xs)
+        args = replace_signals(call.args, new)
+        return call.function(*args, **replace_signals(call.kwargs, new))
+
+    return function
+
+
+def constants(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers as constants; those of 16 bits in float32.
+
+    The quotients of DeepLIFT and LRP overflow or vanish in 16 bits.
+    """
+    named = (*model.named_parameters(), *model.named_buffers())
+    return {name: wide(value.detach()) for name, value in named}
+
+
+def wide(value: Any) -> Any:
+    """A tensor of 16 bits in float32, anything else as it is."""
+    narrow = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if narrow else value
+
+
+def run_under(
+    calls: Calls, model: nn.Module, state: dict[str, Tensor], x: Tensor, extra: tuple[Any, ...]
+) -> Tensor:
+    """The model's outputs with `calls` in charge."""
+    with torch.enable_grad(), calls:
+        return functional_call(model, state, (x, *extra))
+
+
+def check_eager(method: str, model: nn.Module) -> None:
+    """Refuse scripted modules, whose function calls nothing can see."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = name.removeprefix("model.").removeprefix("model") or "the model"
+            raise ValueError(
+                f"attribute: {method} must see the functions a model calls, which torch.jit hides: give the model "
+                f"before torch.jit.script or torch.jit.trace, got a scripted module at {where!r}"
+            )
