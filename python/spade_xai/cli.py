@@ -1,4 +1,4 @@
-"""The command line: `spade-xai trace | explain | evaluate | tune | demo`."""
+"""The command line: `spade-xai trace | explain | evaluate | tune | visualize | demo`."""
 
 import sys
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from spade_xai.commands.evaluate import evaluate
 from spade_xai.commands.explain import explain
 from spade_xai.commands.trace import trace
 from spade_xai.commands.tune import tune
+from spade_xai.commands.visualize import visualize
 
 app = typer.Typer(
     help="Prune a network for one image, and explain what is left (SPADE, ICML 2024).",
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (trace, explain, evaluate, tune, demo):
+for command in (trace, explain, evaluate, tune, visualize, demo):
     app.command()(command)
 
 

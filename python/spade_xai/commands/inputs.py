@@ -103,6 +103,21 @@ class Inputs:
             found = True
             yield picture
 
+    def example(self) -> Tensor:
+        """The first picture as the model takes it, [1, 3, H, W]; without images a black one.
+
+        Raises:
+            ImageError: None can be read.
+            ValueError: There are no images, and nothing says what size.
+        """
+        if self.paths:
+            return next(self.pictures()).x
+        if self.preprocessing.fit is None:
+            raise ValueError(
+                "--size must be given where there are no images and the model says none"
+            )
+        return self.preprocessing.normalize(torch.zeros(1, 3, *self.preprocessing.fit.crop))
+
     def trace_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of `trace` for this model: augmentations of normalised images, layers by the model's names."""
         result = dict(arguments)
@@ -144,10 +159,12 @@ def load_inputs(
 ) -> Inputs:
     """Load the model, find the images, and run the model on the first of them, which must give a class `target` too.
 
+    Where a command goes without images the model is run on a black one of the size that it or the user says.
+
     Raises:
         ImageError, ModelError, ValueError: A file is missing or cannot be read; model, weights and images do not fit.
     """
-    paths = find_images(given.images)
+    paths = find_images(given.images) if given.images else []
     if masks is not None:
         paths = [path for path in paths if not path.stem.endswith("_mask")]
         if not paths:
@@ -166,7 +183,7 @@ def load_inputs(
         None,
         given.strict,
     )
-    count = _count_classes(model, next(inputs.pictures()).x, given.model)
+    count = _count_classes(model, inputs.example(), given.model)
     if target is not None and target >= count:
         raise ValueError(f"--target must be in [0, {count - 1}], got {target}")
     inputs.classes = _class_names(class_names, preprocessing.classes, count)

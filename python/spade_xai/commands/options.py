@@ -52,6 +52,9 @@ def _check_methods(names: list[str]) -> list[str]:
 Images = Annotated[
     list[str], typer.Argument(help="Image files, folders or globs.", show_default=False)
 ]
+OptionalImages = Annotated[
+    list[str] | None, typer.Argument(help="Image files, folders or globs.", show_default=False)
+]
 Model = Annotated[
     str,
     typer.Option(

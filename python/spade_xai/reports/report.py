@@ -36,7 +36,7 @@ def grid(explanation: Explanation, mask: Tensor | None = None) -> Figure:
     """
     methods = list(explanation.maps)
     columns = list(explanation.maps[methods[0]])
-    figure = _figure(1.6 * (1 + len(columns)), 1.6 * len(methods) + 0.3)
+    figure = figure_of(1.6 * (1 + len(columns)), 1.6 * len(methods) + 0.3)
     axes = figure.subplots(len(methods), 1 + len(columns), squeeze=False)
     picture = explanation.image.permute(1, 2, 0).clamp(0, 1).cpu().numpy()
     for row, method in zip(axes, methods, strict=True):
@@ -59,7 +59,7 @@ def grid(explanation: Explanation, mask: Tensor | None = None) -> Figure:
 def sparsity_chart(layers: Mapping[str, Sequence[LayerReport]]) -> Figure:
     """Share of zero weights of each layer in order of execution, one line a trace."""
     names = [layer.name for layer in next(iter(layers.values()))]
-    figure = _figure(max(5.0, 0.22 * len(names) + 1.5), 3.2)
+    figure = figure_of(max(5.0, 0.22 * len(names) + 1.5), 3.2)
     axis = figure.subplots()
     for tracer, reports in layers.items():
         axis.plot(
@@ -123,8 +123,8 @@ def _section(
         "name": explanation.name,
         "target": class_name(classes, explanation.target),
         "prediction": class_name(classes, explanation.prediction),
-        "grid": _embedded(grid(explanation, mask)),
-        "chart": _embedded(sparsity_chart(explanation.layers)) if explanation.layers else None,
+        "grid": embedded(grid(explanation, mask)),
+        "chart": embedded(sparsity_chart(explanation.layers)) if explanation.layers else None,
         "fidelity": explanation.fidelity,
         "stages": stages,
         "seconds": explanation.seconds,
@@ -132,11 +132,12 @@ def _section(
     }
 
 
-def _embedded(figure: Figure) -> str:
+def embedded(figure: Figure) -> str:
+    """The figure as the source of an <img>."""
     return "data:image/png;base64," + base64.b64encode(png(figure)).decode()
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
     """A figure with a canvas of its own: pyplot's global state is not touched."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
