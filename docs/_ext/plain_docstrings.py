@@ -1,4 +1,4 @@
-"""Docstrings are plain text: backticks mean code and bars are magnitudes, |x|, not substitutions."""
+"""Docstrings are plain text: backticks mean code, bars are magnitudes, |x|, and tables are those of Markdown."""
 
 import re
 from typing import Any
@@ -18,9 +18,29 @@ def mark_up(line: str) -> str:
     return "".join(parts)
 
 
+def with_tables(lines: list[str]) -> list[str]:
+    """The lines with each Markdown table as a list table."""
+    result: list[str] = []
+    inside = False
+    for line in lines:
+        indent, row = line[: len(line) - len(line.lstrip())], line.strip()
+        if not (row.startswith("| ") and row.endswith("|")) and not row.startswith("|---"):
+            inside = False
+            result.append(line)
+            continue
+        if not inside:
+            result += ["", f"{indent}.. list-table::", f"{indent}   :header-rows: 1", ""]
+            inside = True
+        if not row.startswith("|---"):
+            cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+            marks = ["* -", *["  -"] * (len(cells) - 1)]
+            result += [f"{indent}   {m} {c}" for m, c in zip(marks, cells, strict=True)]
+    return result
+
+
 def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Mark up a docstring in place."""
-    lines[:] = [mark_up(line) for line in lines]
+    lines[:] = [mark_up(line) for line in with_tables(lines)]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -29,6 +29,14 @@ def auroc(maps: Tensor, masks: Tensor) -> Tensor:
 
     Raises:
         ValueError: Shapes differ, a map is not finite, or a mask is empty or full.
+
+    Example:
+        >>> import torch
+        >>> from spade_xai import metrics
+        >>> maps = torch.tensor([[[0.9, 0.1], [0.8, 0.2]]])  # [1, 2, 2]
+        >>> masks = torch.tensor([[[True, False], [False, False]]])
+        >>> metrics.auroc(maps, masks)
+        tensor([1.], dtype=torch.float64)
     """
     scores, inside = _flat("auroc", maps, masks)
     values = []
@@ -50,6 +58,14 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
         masks: Ground truth of the same shape, bool or 0 and 1. Not modified.
 
     Source: Zhang et al. (IJCV 2018), without its tolerance of 15 pixels.
+
+    Example:
+        >>> import torch
+        >>> from spade_xai import metrics
+        >>> maps = torch.tensor([[[0.9, 0.1], [0.8, 0.2]]])  # [1, 2, 2]
+        >>> masks = torch.tensor([[[True, False], [False, False]]])
+        >>> metrics.pointing_game(maps, masks)
+        tensor([1.], dtype=torch.float64)
     """
     scores, inside = _flat("pointing_game", maps, masks)
     highest = scores == scores.max(1, keepdim=True).values
@@ -77,6 +93,14 @@ def insertion(
         float64 [B]; may exceed 1 where part of an image convinces more than the whole.
 
     Source: Petsiuk et al. (BMVC 2018), normalised as in section 4.1 of the paper.
+
+    Example:
+        >>> import torch
+        >>> from spade_xai import metrics
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+        >>> images, maps = torch.rand(2, 3, 8, 8), torch.rand(2, 8, 8)
+        >>> metrics.insertion(model, images, maps, progress=False).shape
+        torch.Size([2])
     """
     return _curve_area("insertion", model, x, maps, target, **options)
 
@@ -87,6 +111,14 @@ def deletion(
     """Area under the model's confidence as the most salient pixels are blanked. Lower is better.
 
     Arguments, normalisation and result as for `insertion`.
+
+    Example:
+        >>> import torch
+        >>> from spade_xai import metrics
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+        >>> images, maps = torch.rand(2, 3, 8, 8), torch.rand(2, 8, 8)
+        >>> metrics.deletion(model, images, maps, progress=False).shape
+        torch.Size([2])
     """
     return _curve_area("deletion", model, x, maps, target, **options)
 
@@ -187,7 +219,13 @@ def _check_range(function: str, labels: Tensor, classes: int) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over samples with its standard error, s / sqrt(n) with the unbiased s; NaN for n = 1."""
+    """A mean over samples with its standard error, s / sqrt(n) with the unbiased s; NaN for n = 1.
+
+    Example:
+        >>> from spade_xai import metrics
+        >>> print(metrics.Estimate(mean=0.5, standard_error=0.1, n=3))
+        0.5 ± 0.1 (n = 3)
+    """
 
     mean: float
     standard_error: float
@@ -198,7 +236,13 @@ class Estimate:
 
 
 def mean(values: Tensor | Sequence[float]) -> Estimate:
-    """Mean of one value a sample, with its standard error."""
+    """Mean of one value a sample, with its standard error.
+
+    Example:
+        >>> from spade_xai import metrics
+        >>> print(metrics.mean([0.7, 0.8, 0.9]))
+        0.8 ± 0.058 (n = 3)
+    """
     x = torch.as_tensor(values, dtype=torch.float64).flatten().cpu()
     if len(x) == 0:
         raise ValueError("mean: values must hold at least one sample, got none")
@@ -212,6 +256,11 @@ def paired(a: Tensor | Sequence[float], b: Tensor | Sequence[float]) -> Estimate
     """Mean difference a - b over the same samples, with the standard error of the differences.
 
     The variation between samples, which a and b share, cancels: two means whose error bars overlap can still differ.
+
+    Example:
+        >>> from spade_xai import metrics
+        >>> print(metrics.paired([0.7, 0.8, 0.9], [0.6, 0.7, 0.8]).n)
+        3
     """
     first, second = torch.as_tensor(a).double(), torch.as_tensor(b).double()
     if first.shape != second.shape:

@@ -56,6 +56,15 @@ def prepare(
     Raises:
         TypeError: model is not an nn.Module, example no tensor with entries, or kwargs no dict.
         RuntimeError: No copy gives the model's outputs on example.
+
+    Example:
+        >>> import torch
+        >>> from spade_xai import attribute, prepare
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(inplace=True))
+        >>> x = torch.rand(2, 8)
+        >>> ready = prepare(model, x)  # once, for many calls
+        >>> attribute(ready, x, method="deep_lift").shape
+        torch.Size([2, 8])
     """
     check_model("prepare", model)
     if example is not None and not (isinstance(example, Tensor) and example.numel()):

@@ -50,6 +50,13 @@ class ImageAugment:
 
     Raises:
         ValueError: An unknown recipe or step; only one of mean and std.
+
+    Example:
+        >>> import torch
+        >>> from spade_xai import ImageAugment
+        >>> augment = ImageAugment("resnet", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        >>> augment(torch.rand(4, 3, 32, 32)).shape
+        torch.Size([4, 3, 32, 32])
     """
 
     def __init__(

@@ -37,6 +37,14 @@ class TextAugment:
         alpha: Share of the tokens that an operation changes.
         operations: Which to draw from.
         max_length: Longest text; insertions beyond it are not made. None: twice alpha longer than the sample.
+
+    Example:
+        >>> import torch
+        >>> from spade_xai import TextAugment
+        >>> augment = TextAugment({5: [6, 7]}, special=[1, 2], operations=["replace"])
+        >>> tokens = torch.tensor([[1, 3, 5, 2]])
+        >>> augment(tokens)[0, 2] in (6, 7)
+        True
     """
 
     def __init__(
