@@ -3,22 +3,18 @@
 After an intended change write the list anew: `python tests/docs/test_names.py`.
 """
 
-import builtins
 import inspect
 import re
-import sys
 from difflib import unified_diff
 from pathlib import Path
 
+from public_names import public
 from typer.main import get_command
 
-import spade_ext
-import spade_xai
 from spade_xai.cli import app
 
 ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("public_names.txt")
-MODULES = [spade_ext, spade_xai]
 HEADERS = ["spade.h", "cuda.h"]
 
 
@@ -40,31 +36,17 @@ def parameters(thing):
     return f"({', '.join(names)})"
 
 
-def python_names(module, path):
-    """Public names of a module: functions with their parameters, classes with their members, modules, constants."""
-    for name in names_of(module):
-        thing, full = getattr(module, name), f"{path}.{name}"
-        if inspect.ismodule(thing):
-            yield from python_names(thing, full)
-        elif isinstance(thing, type) and thing.__name__ != name:
+def python_names():
+    """Functions with their parameters, classes with their members, constants."""
+    for full, thing in public():
+        if isinstance(thing, type) and thing.__name__ != full.split(".")[-1]:
             yield f"{full} = {thing.__name__}"
-        else:
-            yield f"{full}{parameters(thing) if callable(thing) else ''}"
-            if isinstance(thing, type):
-                for member in members(thing):
-                    method = getattr(thing, member, None)
-                    yield f"{full}.{member}{parameters(method) if callable(method) else ''}"
-
-
-def names_of(module):
-    """What a module lists as public, or else the functions and classes that it defines."""
-    own = [n for n, thing in vars(module).items() if vars(thing_module(thing)) is vars(module)]
-    return sorted(getattr(module, "__all__", [n for n in own if not n.startswith("_")]))
-
-
-def thing_module(thing):
-    """The module that defines a function or class."""
-    return sys.modules.get(getattr(thing, "__module__", None) or "", builtins)
+            continue
+        yield f"{full}{parameters(thing) if callable(thing) else ''}"
+        if isinstance(thing, type):
+            for member in members(thing):
+                method = getattr(thing, member, None)
+                yield f"{full}.{member}{parameters(method) if callable(method) else ''}"
 
 
 def members(kind):
@@ -101,7 +83,7 @@ def command_names(command, path="spade-xai"):
 
 def public_names():
     """All of them, one per line."""
-    lines = [line for module in MODULES for line in python_names(module, module.__name__)]
+    lines = list(python_names())
     lines += [line for header in HEADERS for line in c_names(header)]
     lines += command_names(get_command(app))
     return "".join(f"{line}\n" for line in lines)

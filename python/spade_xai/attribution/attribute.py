@@ -82,7 +82,9 @@ def attribute(
     Source: Table 1 of the paper's appendix A. Plain gradients, integrated gradients, LIME and occlusion are captum's.
 
     Example:
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+        >>> import torch
+        >>> from spade_xai import attribute
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
         >>> attribute(model, torch.rand(2, 3, 2, 2), method="input_x_gradient").shape
         torch.Size([2, 3, 2, 2])
     """
@@ -122,6 +124,12 @@ def pixel_map(attribution: Tensor, method: str | None = None) -> Tensor:
     Args:
         attribution: What `attribute` returned for images. Not modified.
         method: Its method; None takes magnitudes.
+
+    Example:
+        >>> import torch
+        >>> from spade_xai import pixel_map
+        >>> pixel_map(torch.randn(2, 3, 32, 32), "saliency").shape
+        torch.Size([2, 32, 32])
     """
     if not isinstance(attribution, Tensor):
         raise TypeError(
