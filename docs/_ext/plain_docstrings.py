@@ -6,6 +6,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 CODE = re.compile(r"`+([^`]+)`+")
+SPECIAL = re.compile(r"[*|]|(?<=\w)_(?!\w)")  # emphasis, substitutions, references
 
 
 def mark_up(line: str) -> str:
@@ -13,20 +14,20 @@ def mark_up(line: str) -> str:
     if line.lstrip().startswith((">>>", "...")):
         return line
     parts = CODE.split(line)  # text and code by turns
-    parts[::2] = [text.replace("|", r"\|") for text in parts[::2]]
+    parts[::2] = [SPECIAL.sub(r"\\\g<0>", text) for text in parts[::2]]
     parts[1::2] = [f"``{code}``" for code in parts[1::2]]
     return "".join(parts)
 
 
-def with_tables(lines: list[str]) -> list[str]:
-    """The lines with each Markdown table as a list table."""
+def marked_up(lines: list[str]) -> list[str]:
+    """The lines as reStructuredText, each Markdown table as a list table."""
     result: list[str] = []
     inside = False
     for line in lines:
         indent, row = line[: len(line) - len(line.lstrip())], line.strip()
         if not (row.startswith("| ") and row.endswith("|")) and not row.startswith("|---"):
             inside = False
-            result.append(line)
+            result.append(mark_up(line))
             continue
         if not inside:
             result += ["", f"{indent}.. list-table::", f"{indent}   :header-rows: 1", ""]
@@ -34,13 +35,13 @@ def with_tables(lines: list[str]) -> list[str]:
         if not row.startswith("|---"):
             cells = [cell.strip() for cell in row.strip("|").split(" | ")]
             marks = ["* -", *["  -"] * (len(cells) - 1)]
-            result += [f"{indent}   {m} {c}" for m, c in zip(marks, cells, strict=True)]
+            result += [f"{indent}   {m} {mark_up(c)}" for m, c in zip(marks, cells, strict=True)]
     return result
 
 
 def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Mark up a docstring in place."""
-    lines[:] = [mark_up(line) for line in with_tables(lines)]
+    lines[:] = marked_up(lines)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
