@@ -17,9 +17,10 @@ from spade_ext.checks import (
     dense,
     resolve_threads,
 )
-from spade_ext.files import read_tensors, write_tensors
+from spade_ext.files import parse_json, read_tensors, write_tensors
 from spade_ext.progress import Callback
 
+_FORMAT = "spade_ext.OBCTrace.1"
 _TENSORS = ("order", "loss", "weight", "hessian", "hinv")
 
 
@@ -134,12 +135,11 @@ class OBCTrace:
             OSError: It cannot be written there.
         """
         metadata = {
-            "format": "spade_ext.OBCTrace",
             "damp": json.dumps(self.damp),
             "block": json.dumps(self.block),
         }
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        write_tensors("OBCTrace.save", path, tensors, metadata)
+        write_tensors("OBCTrace.save", path, _FORMAT, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "OBCTrace":
@@ -147,14 +147,12 @@ class OBCTrace:
 
         Raises:
             FileNotFoundError: No such file.
-            ValueError: Not a trace, or its tensors do not fit together.
+            ValueError: Not a trace, changed after it was written, or its tensors do not fit together.
         """
         function = "OBCTrace.load"
-        tensors, metadata = read_tensors(function, path)
-        if metadata.get("format") != "spade_ext.OBCTrace":
-            raise ValueError(f"{function}: {path} holds no OBCTrace, got metadata {metadata}")
+        tensors, metadata = read_tensors(function, path, _FORMAT)
         try:
-            damp, block = json.loads(metadata["damp"]), json.loads(metadata["block"])
+            damp, block = parse_json(metadata["damp"]), parse_json(metadata["block"])
             trace = cls(damp=damp, block=block, **tensors)
             _check_trace(function, trace)
         except (KeyError, TypeError, ValueError) as error:

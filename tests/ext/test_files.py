@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from spade_ext import OBCTrace, obc_trace
+from spade_ext.files import digest_of
 from spade_xai import load_trace
 from spade_xai.tracing.trace import trace
 from spade_xai.tuning.tune import Tuned
@@ -64,7 +65,7 @@ def test_damaged_elimination(obc, tmp_path, tensors, metadata, message):
         if change is not None:
             held[name] = change(old)
     known = {name: text for name, text in {**known, **metadata}.items() if text is not None}
-    save_file(held, path, known)
+    save_file(held, path, {**known, "digest": digest_of(held, known)})
     with pytest.raises(ValueError, match=rf"OBCTrace\.load: \S+ is damaged: .*{message}"):
         OBCTrace.load(path)
 

@@ -302,7 +302,7 @@ def test_patches_that_cannot_be_read(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ImageError, match=rf"read_patch: cannot read .*{name}.png as an image"):
             read_patch(path, 5)
-    with pytest.raises(ImageError, match=r"read_patch: cannot read .*none.png as an image: .*No"):
+    with pytest.raises(ImageError, match=r"read_patch: no file .*none.png"):
         read_patch(tmp_path / "none.png", 5)
     with pytest.raises(ValueError, match="read_patch: size must be at least 1, got 0"):
         read_patch(tmp_path / "whole.png", 0)

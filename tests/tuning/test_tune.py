@@ -145,7 +145,7 @@ def test_checkpoint_of_another_run_is_refused(model, samples, tmp_path):
         tune(model, samples, lambda m, i: 1.0, grid=[0.6], checkpoint=path, **options)
     with pytest.raises(ValueError, match="samples differs"):
         tune(model, samples[:2], lambda m, i: 1.0, grid=[0.5], checkpoint=path, **options)
-    with pytest.raises(ValueError, match="augment differs: given in the file, None here"):
+    with pytest.raises(ValueError, match=r"augment differs: \S+noise \w+ in the file, None here"):
         tune(
             model,
             samples,
@@ -163,7 +163,7 @@ def test_checkpoint_of_another_run_is_refused(model, samples, tmp_path):
     with pytest.raises(ValueError, match="model differs"):
         tune(model, samples, lambda m, i: 1.0, grid=[0.5], checkpoint=path, **options)
     path.write_text("not json\n")
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match="is no checkpoint of this version, so it is not written"):
         tune(model, samples, lambda m, i: 1.0, grid=[0.5], checkpoint=path, **options)
 
 

@@ -1,5 +1,6 @@
 """spade-xai tune: choose each layer's sparsity on a calibration set."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -21,8 +22,10 @@ from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
 from spade_xai.measures import metrics
 from spade_xai.reports.explain import TRACERS, image_map
+from spade_xai.tracing.file import describe
 from spade_xai.tracing.schedule import GRID
 from spade_xai.trojans.trojan import predictions
+from spade_xai.tuning.identity import digest_of_text
 from spade_xai.tuning.tune import tune as tune_model
 
 
@@ -115,6 +118,15 @@ class MapMetric:
         self.model, self.pictures, self.methods = model, pictures, list(methods)
         self.seed, self.z_box = seed, z_box
         self.labels = [predictions(model, picture.x) for picture in pictures]
+        masks = [None if p.mask is None else describe(p.mask) for p in pictures]
+        self.identity = json.dumps(
+            {
+                "measure": "AUROC" if pictures[0].mask is not None else "insertion",
+                "methods": self.methods,
+                "z_box": z_box,
+                "masks": digest_of_text(json.dumps(masks)),
+            }
+        )
 
     def __call__(self, sparse: nn.Module, index: int) -> float:
         """Mean over the methods."""

@@ -3,17 +3,19 @@
 import hashlib
 import json
 import os
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
-from spade_ext.files import read_tensors, write_tensors
+from spade_ext.files import parse_json, read_tensors, write_tensors
 from spade_xai.models.copies import check_model, duplicate
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing.result import LayerReport, Packed, Trace
 
-_FORMAT = "spade_xai.Trace.1"
+_FORMAT = "spade_xai.Trace.2"
 
 
 def fingerprint(model: nn.Module) -> dict[str, list[str]]:
@@ -32,20 +34,40 @@ def describe(value: Tensor) -> list[str]:
     return [str(list(value.shape)), str(value.dtype), digest]
 
 
-def save_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
-    """Write a trace: to a temporary file beside path, then renamed."""
+def save_trace(
+    trace: Trace, path: str | os.PathLike[str], further: Mapping[str, Any] | None = None
+) -> None:
+    """Write a trace: to a temporary file beside path, then renamed.
+
+    Args:
+        trace: What to write.
+        path: Of the file.
+        further: What else to note about it, such as the run it belongs to; see `read_further`.
+    """
     tensors = {}
     for name, packed in trace._packed.items():
         tensors[f"{name}.mask"], tensors[f"{name}.values"] = packed.bits, packed.values
     metadata = {
-        "format": _FORMAT,
         "layers": json.dumps([vars(layer) for layer in trace.layers]),
         "shapes": json.dumps({name: packed.shape for name, packed in trace._packed.items()}),
         "settings": json.dumps(trace.settings),
         "timings": json.dumps(trace.timings),
         "model": json.dumps(fingerprint(trace.dense)),
+        "further": json.dumps(further or {}),
     }
-    write_tensors("Trace.save", path, tensors, metadata)
+    write_tensors("Trace.save", path, _FORMAT, tensors, metadata)
+
+
+def read_further(path: str | os.PathLike[str]) -> tuple[list[LayerReport], dict[str, float], Any]:
+    """Reports, timings and what else was noted about a trace, without its model.
+
+    Raises:
+        FileNotFoundError, ValueError: As `load_trace`.
+    """
+    function = "read_further"
+    _, metadata = read_tensors(function, path, _FORMAT)
+    layers, _, timings = _notes(function, path, metadata)
+    return layers, timings, parse_json(metadata.get("further", "{}"))
 
 
 def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
@@ -61,16 +83,12 @@ def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
     """
     function = "load_trace"
     check_model(function, model)
-    tensors, metadata = read_tensors(function, path)
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(
-            f"{function}: {path} must hold a trace of format {_FORMAT}, got {metadata.get('format')}"
-        )
+    tensors, metadata = read_tensors(function, path, _FORMAT)
+    layers, settings, timings = _notes(function, path, metadata)
     try:
-        made_from = json.loads(metadata["model"])
-        shapes = json.loads(metadata["shapes"])
-        layers = [LayerReport(**fields) for fields in json.loads(metadata["layers"])]
-        settings, timings = json.loads(metadata["settings"]), json.loads(metadata["timings"])
+        made_from, shapes = parse_json(metadata["model"]), parse_json(metadata["shapes"])
+        _expect(made_from, "model", dict[str, list[str]])
+        _expect(shapes, "shapes", dict[str, list[int]])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{function}: {path} is damaged: {error!r}") from None
     _check_same(function, str(path), made_from, fingerprint(model))
@@ -86,13 +104,46 @@ def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
     return Trace(model, layers, settings, timings, found, packed)
 
 
-def _check_same(function: str, path: str, saved: dict[str, Any], model: dict[str, Any]) -> None:
+def _notes(
+    function: str, path: str | os.PathLike[str], metadata: Mapping[str, str]
+) -> tuple[list[LayerReport], dict[str, Any], dict[str, float]]:
+    """Reports, settings and timings, each of the right type."""
+    try:
+        reports, settings, timings = (
+            parse_json(metadata[name]) for name in ("layers", "settings", "timings")
+        )
+        _expect(reports, "layers", list[dict[str, Any]])
+        _expect(settings, "settings", dict)
+        _expect(timings, "timings", dict[str, float])
+        layers = [LayerReport(**report) for report in reports]
+        for layer in layers:
+            for field in fields(layer):
+                _expect(getattr(layer, field.name), field.name, field.type)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{function}: {path} is damaged: {error!r}") from None
+    return layers, settings, timings
+
+
+def _expect(value: Any, name: str, kind: Any) -> None:
+    """Raise TypeError if a value is not of a plain type, or of lists and dicts of one."""
+    outer, inner = get_origin(kind) or kind, get_args(kind)
+    if outer is float:
+        outer = (int, float)
+    good = isinstance(value, outer) if isinstance(outer, type | tuple) else True
+    if not good or (isinstance(value, bool) and outer is not bool):
+        raise TypeError(f"{name} must be of type {kind}, got {type(value).__name__}")
+    if outer in (list, dict) and inner:
+        for entry in value.values() if outer is dict else value:
+            _expect(entry, name, inner[-1])
+
+
+def _check_same(
+    function: str, path: str, saved: dict[str, list[str]], model: dict[str, list[str]]
+) -> None:
     for name in dict.fromkeys([*saved, *model]):
         if saved.get(name) == model.get(name):
             continue
-        a, b = (
-            "none" if x is None else f"{x[0]} {x[1]}" for x in (saved.get(name), model.get(name))
-        )
+        a, b = ("none" if not x else " ".join(x[:2]) for x in (saved.get(name), model.get(name)))
         what = "other values" if a == b else f"{a} in the file, {b} in the model"
         raise ValueError(
             f"{function}: {path} must belong to this model, first difference at {name}: {what}"
@@ -104,7 +155,14 @@ def _packed(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Pa
     count = 1
     for size in shape:
         count *= size
-    if bits is None or values is None or bits.dtype != torch.uint8 or len(bits) != -(-count // 8):
+    if (
+        bits is None
+        or values is None
+        or bits.dtype != torch.uint8
+        or not values.is_floating_point()
+    ):
+        return None
+    if min(shape, default=0) < 0 or bits.ndim != 1 or len(bits) != -(-count // 8):
         return None
     entry = Packed(shape, bits, values)
     return entry if int(entry.mask().sum()) == values.numel() else None

@@ -1,12 +1,12 @@
 """Sparsity of each layer: one ratio, a rule over the depth of a layer, patterns, or a file."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spade_ext.files import is_signed, parse_json
 from spade_xai.models.layers import Layer, check_pattern, fitting
 
 if sys.version_info >= (3, 11):
@@ -16,6 +16,9 @@ else:
 
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)
 """The ratios of the paper's experiments (appendix B)."""
+
+SPARSITY_FORMAT = "spade_xai.Sparsity.1"
+"""Of the JSON files that tuning writes; files without a format are read too."""
 
 Schedule = Callable[[Sequence[str]], dict[str, float]]
 """Takes the layers' names in order of execution, returns the ratio of each; a missing one stays dense."""
@@ -115,16 +118,22 @@ def load(path: str | os.PathLike[str]) -> dict[str, float]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Neither JSON nor TOML, or not a table of ratios.
+        ValueError: Neither JSON nor TOML, not a table of ratios, or a file of `tune` that was changed.
     """
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
-        data: Any = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+        data: Any = tomllib.loads(text) if file.suffix == ".toml" else parse_json(text)
+    except RecursionError:
+        raise ValueError(f"schedule.load: {file} is nested too deeply") from None
     except ValueError as error:
         raise ValueError(
             f"schedule.load: {file} must be JSON, or TOML if so named: {error}"
         ) from None
+    if isinstance(data, dict) and "digest" in data and not is_signed(data):
+        raise ValueError(
+            f'schedule.load: {file} was changed after `tune` wrote it: if that was meant, remove its "digest"'
+        )
     table = data.get("sparsity", data) if isinstance(data, dict) else data
     if not isinstance(table, dict) or not table:
         raise ValueError(f"schedule.load: {file} must hold a table of patterns and ratios")

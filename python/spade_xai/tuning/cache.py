@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spade_ext import OBCTrace, SingularHessianError
-from spade_ext.files import read_tensors, write_tensors
+from spade_ext.files import format_of, read_tensors, sweep, write_tensors
 from spade_ext.memory import scratch_within
 from spade_xai.models.copies import duplicate
 from spade_xai.models.layers import Layer
@@ -18,12 +18,14 @@ from spade_xai.tracing.pruning import Problem, order_layer, prune_layers, weight
 from spade_xai.tracing.result import Packed
 from spade_xai.tracing.run import Run
 
+_HESSIAN, _FAILED, _WEIGHTS = (f"spade_xai.Cache.{x}.1" for x in ("hessian", "failed", "weights"))
+
 
 class SampleCache:
     """What pruning each layer for each sample takes, in a folder.
 
     A file appears under its name once it is whole. Files are known by the inputs they depend on, so that a
-    folder can serve several runs.
+    folder can serve several runs. Damaged files are computed again.
 
     Args:
         folder: Made if it does not exist.
@@ -36,6 +38,7 @@ class SampleCache:
         self.folder, self.run, self.layers = folder, run, list(layers)
         self.key = hashlib.blake2b(inputs.encode(), digest_size=8).hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         self._filled: set[int] = set()
 
     def _path(self, sample: int, layer: Layer, part: str) -> Path:
@@ -83,13 +86,15 @@ class SampleCache:
 
     def _keep(self, sample: int, layer: Layer, hessian: Tensor) -> None:
         if self.run.options.method == "sparsegpt":
-            write_tensors("tune", self._path(sample, layer, "hessian"), {"hessian": hessian})
+            write_tensors(
+                "tune", self._path(sample, layer, "hessian"), _HESSIAN, {"hessian": hessian}
+            )
             return
         try:
             weight = layer.read(self.run.dense).to(hessian.device)
             order = order_layer(weight, hessian, self.run.options.damp)
         except SingularHessianError:
-            write_tensors("tune", self._path(sample, layer, "failed"), {})
+            write_tensors("tune", self._path(sample, layer, "failed"), _FAILED, {})
             return
         order.save(self._path(sample, layer, "order"))
 
@@ -99,22 +104,38 @@ class SampleCache:
         dense = layer.read(self.run.dense)
         if ratio == 0:
             return dense
+        held = self._held(sample, layer)
+        if held is None:
+            return dense
+        if isinstance(held, OBCTrace):
+            return weights_at(held, ratio).to(dense)
+        device = self.run.device
+        hessian = held.to(device)
+        problem = Problem(layer, dense.to(device), hessian[None], ratio)
+        with self._scratch(layer, {layer.name: hessian}):
+            ((pruned,),) = prune_layers([problem], method="sparsegpt", damp=self.run.options.damp)
+        return dense if pruned.weights is None else pruned.weights.to(dense.device)
+
+    def _held(self, sample: int, layer: Layer) -> OBCTrace | Tensor | None:
+        """Order or Hessian; None if the layer cannot be pruned for the sample, or the sample does not use it."""
         self.fill(sample)
-        if not self._whole(sample, layer):  # the sample does not use the layer
-            return dense
-        if self.run.options.method == "sparsegpt":
-            device = self.run.device
-            saved, _ = read_tensors("tune", self._path(sample, layer, "hessian"))
-            hessian = saved["hessian"].to(device)
-            problem = Problem(layer, dense.to(device), hessian[None], ratio)
-            with self._scratch(layer, {layer.name: hessian}):
-                ((pruned,),) = prune_layers(
-                    [problem], method="sparsegpt", damp=self.run.options.damp
-                )
-            return dense if pruned.weights is None else pruned.weights.to(dense.device)
-        if self._path(sample, layer, "failed").exists():
-            return dense
-        return weights_at(OBCTrace.load(self._path(sample, layer, "order")), ratio).to(dense)
+        for part, read in (("order", OBCTrace.load), ("hessian", _read_hessian)):
+            path = self._path(sample, layer, part)
+            if not path.exists():
+                continue
+            try:
+                return read(path)
+            except ValueError:  # damaged: it is computed again
+                path.unlink()
+                self._filled.discard(sample)
+                self.fill(sample)
+                return read(path)
+        failed = self._path(sample, layer, "failed")
+        if failed.exists() and format_of(failed) != _FAILED:
+            failed.unlink()
+            self._filled.discard(sample)
+            return self._held(sample, layer)
+        return None
 
     def model(self, sample: int, ratios: dict[str, float]) -> nn.Module:
         """The model pruned for a sample at these ratios; it shares other tensors with the dense one."""
@@ -129,10 +150,18 @@ class SampleCache:
         """As weights, but solved once and kept: every later group is tuned with them."""
         path = self._path(sample, layer, f"at-{ratio!r}")
         if path.exists():
-            kept, _ = read_tensors("tune", path)
-            shape = tuple(layer.read(self.run.dense).shape)
-            return Packed(shape, kept["bits"], kept["values"]).weights()
+            try:
+                kept, _ = read_tensors("tune", path, _WEIGHTS)
+            except ValueError:  # damaged: it is computed again
+                path.unlink()
+            else:
+                shape = tuple(layer.read(self.run.dense).shape)
+                return Packed(shape, kept["bits"], kept["values"]).weights()
         weights = self.weights(sample, layer, ratio)
         packed = Packed.of(weights)
-        write_tensors("tune", path, {"bits": packed.bits, "values": packed.values})
+        write_tensors("tune", path, _WEIGHTS, {"bits": packed.bits, "values": packed.values})
         return weights
+
+
+def _read_hessian(path: Path) -> Tensor:
+    return read_tensors("tune", path, _HESSIAN)[0]["hessian"]

@@ -1,6 +1,5 @@
 """Tuning the sparsity of each layer, from the last to the first, for a metric over a calibration set."""
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spade_ext.files import written_whole
+from spade_ext.files import write_json
 from spade_xai.measures.metrics import mean
 from spade_xai.models.layers import Layer, check_pattern, fitting
 from spade_xai.progress import StageCallback, Stages
@@ -19,9 +18,10 @@ from spade_xai.tracing.augment import Augmentation
 from spade_xai.tracing.memory import parse_memory
 from spade_xai.tracing.options import Options
 from spade_xai.tracing.run import Run
-from spade_xai.tracing.schedule import GRID, check_ratio
+from spade_xai.tracing.schedule import GRID, SPARSITY_FORMAT, check_ratio
 from spade_xai.tuning.cache import SampleCache
-from spade_xai.tuning.score_log import ScoreLog, identity_of
+from spade_xai.tuning.identity import identity_of
+from spade_xai.tuning.score_log import ScoreLog
 
 Metric = Callable[[nn.Module, int], float]
 """Takes a sparse model and the index of the sample it was pruned for; higher is better."""
@@ -62,8 +62,7 @@ class Tuned:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON that trace takes as sparsity: to a temporary file beside path, then renamed."""
-        with written_whole(path) as part:
-            part.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        write_json(path, SPARSITY_FORMAT, asdict(self))
 
 
 def tune(
@@ -147,7 +146,7 @@ def tune(
         with torch.no_grad():
             run = Run(model, held, options, device, stages)
         grouped = _groups(groups, run.layers)
-        identity = identity_of(model, run, ratios, grouped)
+        identity = identity_of(model, run, ratios, grouped, metric)
         log = ScoreLog(checkpoint, identity)
         folder = Path(cache) if cache is not None else None
         if folder is None:
