@@ -1,6 +1,5 @@
 """The model and the images that a command line names, checked against each other."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from spade_xai.models.preprocessing import (
     preprocessing_of,
 )
 from spade_xai.models.weights import ModelError
-from spade_xai.tracing import schedule
 from spade_xai.tracing.augment import ImageAugment
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -119,17 +117,12 @@ class Inputs:
         return self.preprocessing.normalize(torch.zeros(1, 3, *self.preprocessing.fit.crop))
 
     def trace_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of `trace` for this model: augmentations of normalised images, layers by the model's names."""
+        """Arguments of `trace` for this model: augmentations act on what its inputs were before normalisation."""
         result = dict(arguments)
         augment, known = result.get("augment"), self.preprocessing
         if known.mean is not None and isinstance(augment, str | ImageAugment):
             steps = augment if isinstance(augment, str) else augment.steps
             result["augment"] = ImageAugment(steps, mean=known.mean, std=known.std)
-        if result.get("layers") is not None:
-            result["layers"] = [own_pattern(p, self.model) for p in result["layers"]]
-        if isinstance(result.get("sparsity"), Path):
-            ratios = schedule.load(result["sparsity"])
-            result["sparsity"] = {own_pattern(p, self.model): r for p, r in ratios.items()}
         return result
 
     def told(self) -> str:
@@ -188,20 +181,6 @@ def load_inputs(
         raise ValueError(f"--target must be in [0, {count - 1}], got {target}")
     inputs.classes = _class_names(class_names, preprocessing.classes, count)
     return inputs
-
-
-def own_pattern(pattern: str, model: nn.Module) -> str:
-    """A pattern of layers by the model's own names: with or without the `network.` of `load.normalized`."""
-    start = "re:" if pattern.startswith("re:") else ""
-    rest = pattern.removeprefix(start)
-    children = dict(model.named_children())
-    wrapped = re.match(r"network(\\?\.|$)", rest)
-    if "network" not in children:
-        return start + rest[wrapped.end() :] if wrapped and wrapped.end() < len(rest) else pattern
-    first = re.split(r"\\?\.", rest)[0]
-    if set(children) != {"normalize", "network"} or wrapped or not re.fullmatch(r"\w+", first):
-        return pattern
-    return pattern if first in children else f"{start}network.{rest}"
 
 
 def _preprocessing(given: InputOptions, model: nn.Module) -> Preprocessing:

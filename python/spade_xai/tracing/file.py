@@ -129,8 +129,9 @@ def _expect(value: Any, name: str, kind: Any) -> None:
     outer, inner = get_origin(kind) or kind, get_args(kind)
     if outer is float:
         outer = (int, float)
-    good = isinstance(value, outer) if isinstance(outer, type | tuple) else True
-    if not good or (isinstance(value, bool) and outer is not bool):
+    if outer is Any:
+        return
+    if not isinstance(value, outer) or (isinstance(value, bool) and outer is not bool):
         raise TypeError(f"{name} must be of type {kind}, got {type(value).__name__}")
     if outer in (list, dict) and inner:
         for entry in value.values() if outer is dict else value:
