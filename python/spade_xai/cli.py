@@ -1,4 +1,4 @@
-"""The command line: `spade-xai trace | explain | evaluate | tune | visualize | demo`."""
+"""The command line: `spade-xai trace | explain | evaluate | tune | visualize | demo | lottery`."""
 
 import sys
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import typer
 from spade_xai.commands.demo import demo
 from spade_xai.commands.evaluate import evaluate
 from spade_xai.commands.explain import explain
+from spade_xai.commands.lottery import app as lottery
 from spade_xai.commands.trace import trace
 from spade_xai.commands.tune import tune
 from spade_xai.commands.visualize import visualize
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 for command in (trace, explain, evaluate, tune, visualize, demo):
     app.command()(command)
+app.add_typer(lottery, name="lottery")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

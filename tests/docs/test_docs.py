@@ -14,6 +14,9 @@ from spade_xai.cli import app
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = get_command(app).commands
+LOTTERY = COMMANDS["lottery"].commands
+HELP = {**COMMANDS, **{f"lottery {name}": command for name, command in LOTTERY.items()}}
+del HELP["lottery"]
 
 
 def lines_of(text):
@@ -31,13 +34,17 @@ def test_links(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/guide.md", "docs/trojan-study.md", *COMMANDS])
+@pytest.mark.parametrize("name", ["README.md", "docs/guide.md", "docs/trojan-study.md", *HELP])
 def test_command_lines_parse(name):
-    text = inspect.cleandoc(COMMANDS[name].help) if name in COMMANDS else (ROOT / name).read_text()
+    text = inspect.cleandoc(HELP[name].help) if name in HELP else (ROOT / name).read_text()
     found = lines_of(text)
     assert found
     for command, *arguments in found:
-        COMMANDS[command].make_context(command, arguments)
+        if command == "lottery":
+            command, *arguments = arguments
+            LOTTERY[command].make_context(command, arguments)
+        else:
+            COMMANDS[command].make_context(command, arguments)
 
 
 def test_python_of_the_trojan_study(monkeypatch):

@@ -1,0 +1,267 @@
+"""spade-xai lottery: tickets, and what their explanations have in common with the dense network's."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spade_xai.commands import options as o
+from spade_xai.commands.output import print_json, ready_file, ready_folder, show_progress
+
+app = typer.Typer(
+    help="Prune a network round by round, and follow its Grad-CAM maps and concepts (arXiv 2307.13698).",
+    epilog="Every command takes up an interrupted run where it stopped.",
+    no_args_is_help=True,
+)
+
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", rich_help_panel=o.OUTPUT, help="Folder of the run.")
+]
+Seeds = Annotated[list[int], typer.Option("--seed", min=0, help="May be repeated.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read pictures.")]
+
+
+@app.command()
+def find(
+    data: Annotated[str, typer.Argument(help="cub, ham10000, folder or shapes.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of the data set; none for shapes.")
+    ] = None,
+    out: Out = Path("lottery-run"),
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Tickets, the dense one among them.")
+    ] = None,
+    percent: Annotated[float | None, typer.Option(help="Of the living weights, per round.")] = None,
+    scope: Annotated[str | None, typer.Option(help="layer or global.")] = None,
+    rewind: Annotated[
+        str | None, typer.Option(help="0, or a later state such as 500it or 2ep.")
+    ] = None,
+    criterion: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="magnitude, random, sparsegpt, obc, gradcam or structured; may be repeated."
+        ),
+    ] = None,
+    reinit: Annotated[
+        bool, typer.Option("--reinit", help="Control: fresh weights, masks of magnitude.")
+    ] = False,
+    norms: Annotated[bool, typer.Option("--norms", help="Prune batch-norm gains too.")] = False,
+    seed: Seeds = [0],  # noqa: B006
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Backbone, as for `trace`.")
+    ] = None,
+    weights: o.Weights = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Pixels per side.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each round.")] = None,
+    first_epochs: Annotated[int | None, typer.Option(min=1, help="Of round 0.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pictures per step.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Of learning.")] = None,
+    auxiliary: Annotated[
+        float, typer.Option(min=0, help="Weight of Inception's auxiliary loss.")
+    ] = 0.0,
+    split: Annotated[
+        str | None, typer.Option(help="official or paper (cub), lesion or paper (ham10000).")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(min=2, help="Only the first so many.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Pictures per class in each part, at most.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    device: o.Device = None,
+    workers: Workers = 0,
+    progress: o.Progress = None,
+) -> None:
+    """Find tickets; with another criterion or seed, beside those that the folder holds.
+
+    Examples:
+      spade-xai lottery find shapes -o run --seed 0 --seed 1 --seed 2
+      spade-xai lottery find cub CUB_200_2011 -o cub --weights resnet50.safetensors --device cuda
+    """
+    from spade_xai.lottery.study import start
+    from spade_xai.lottery.tickets import find_tickets
+
+    ready_folder(out)
+    from spade_xai.lottery.settings import pruning_of
+
+    run = start(
+        out, data, folder, model=model, weights=weights, size=size, auxiliary=auxiliary,
+        data_options={"split": split, "classes": classes, "limit": limit},
+        training={"epochs": epochs, "first_epochs": first_epochs, "batch": batch, "rate": rate,
+                  "precision": precision},
+    )  # fmt: skip
+    share = None if percent is None else percent / 100
+    for name in criterion or ["magnitude"]:
+        pruning = pruning_of(
+            data, rounds=rounds, share=share, scope=scope, rewind=rewind, criterion=name,
+            norms=norms, reinit=reinit,
+        )  # fmt: skip
+        for number in seed:
+            arm = find_tickets(
+                run, pruning, number, device=device or "cpu", workers=workers,
+                progress=show_progress(progress),
+            )  # fmt: skip
+            last = arm.ticket(arm.numbers()[-1])
+            typer.echo(
+                f"{arm.path}: {len(arm.numbers())} tickets, the last keeps {last.alive:.1%} of the weights, "
+                f"test accuracy {last.record['test_accuracy']:.3f}"
+            )
+
+
+@app.command()
+def concepts(
+    run: RunFolder,
+    bank: Annotated[
+        str, typer.Option(help="shapes, cub, derm7pt:FOLDER, or a folder of concepts.")
+    ],
+    kind: Annotated[str | None, typer.Option(help="svm or logistic.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=2, help="Pictures with and without, each.")
+    ] = None,
+    device: o.Device = None,
+    workers: Workers = 0,
+    progress: o.Progress = None,
+) -> None:
+    """Fit a concept bank for every ticket.
+
+    Examples:
+      spade-xai lottery concepts run --bank shapes
+      spade-xai lottery concepts ham --bank derm7pt:release_v0
+    """
+    from spade_xai.lottery.folder import Run
+    from spade_xai.lottery.settings import bank_of
+    from spade_xai.lottery.stages import concepts_stage
+
+    opened = Run.open(run)
+    settings = bank_of(opened.record["data"]["kind"], kind=kind, count=count)
+    found = concepts_stage(
+        opened, bank, settings, device=device or "cpu", workers=workers,
+        progress=show_progress(progress),
+    )  # fmt: skip
+    typer.echo(f"{run}: banks of {len(found.names)} concepts: {', '.join(found.names)}")
+
+
+@app.command()
+def pcbm(
+    run: RunFolder,
+    solver: Annotated[str | None, typer.Option(help="adam or sgd_classifier.")] = None,
+    penalty: Annotated[float | None, typer.Option(min=0, help="Of the elastic net.")] = None,
+    standardize: Annotated[
+        bool, typer.Option("--standardize", help="Standardise projections.")
+    ] = False,
+    residual: Annotated[bool, typer.Option("--residual", help="Fit PCBM-h as well.")] = False,
+    progress: o.Progress = None,
+) -> None:
+    """Fit a concept bottleneck for every ticket.
+
+    Examples:
+      spade-xai lottery pcbm run
+      spade-xai lottery pcbm run --solver sgd_classifier --residual
+    """
+    from spade_xai.lottery.folder import Run
+    from spade_xai.lottery.settings import pcbm_settings_of
+    from spade_xai.lottery.stages import pcbm_stage
+
+    opened = Run.open(run)
+    settings = pcbm_settings_of(
+        opened.record["data"]["kind"], solver=solver, penalty=penalty,
+        standardize=standardize or None, residual=residual or None,
+    )  # fmt: skip
+    pcbm_stage(opened, settings, progress=show_progress(progress))
+    typer.echo(f"{run}: bottlenecks of {len(list(opened.tickets()))} tickets")
+
+
+@app.command()
+def maps(
+    run: RunFolder,
+    method: Annotated[
+        str, typer.Option("--method", "-a", help="gradcam, or a method of `explain`.")
+    ] = "gradcam",
+    limit: Annotated[int, typer.Option(min=0, help="Test pictures; 0 for all.")] = 0,
+    insertion: Annotated[
+        int, typer.Option(min=0, help="Pictures whose insertion scores are asked.")
+    ] = 0,
+    traces: Annotated[
+        int, typer.Option(min=0, help="Pictures that SPADE traces in every ticket.")
+    ] = 0,
+    device: o.Device = None,
+    workers: Workers = 0,
+    progress: o.Progress = None,
+) -> None:
+    """Compute maps of every ticket and how far they have moved from the dense network's.
+
+    Examples:
+      spade-xai lottery maps run
+      spade-xai lottery maps run --insertion 32 --traces 8
+    """
+    from spade_xai.lottery.folder import Run
+    from spade_xai.lottery.maps import MapSettings, maps_stage
+
+    settings = MapSettings(method, limit, insertion, traces)
+    opened = Run.open(run)
+    maps_stage(
+        opened, settings, device=device or "cpu", workers=workers, progress=show_progress(progress)
+    )
+    typer.echo(f"{run}: maps of {len(list(opened.tickets()))} tickets")
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", rich_help_panel=o.OUTPUT, show_default="RUN/report.html",
+                     help="Page; JSON, Markdown and CSV files are written beside it."),
+    ] = None,
+    as_json: o.AsJson = False,
+) -> None:  # fmt: skip
+    """Write the report of what a run holds.
+
+    Examples:
+      spade-xai lottery report run
+      spade-xai lottery report run -o tickets.html
+    """
+    _report(run, out, as_json)
+
+
+@app.command(name="all")
+def all_stages(
+    data: Annotated[str, typer.Argument(help="shapes.")],
+    out: Out = Path("lottery-run"),
+    seed: Seeds = [0, 1, 2],  # noqa: B006
+    rounds: Annotated[int | None, typer.Option(min=2, help="Tickets.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few pictures and tickets: seconds.")
+    ] = False,
+    as_json: o.AsJson = False,
+    progress: o.Progress = None,
+) -> None:
+    """Run every stage on drawn pictures with a planted shortcut, and write the report.
+
+    Examples:
+      spade-xai lottery all shapes -o run
+      spade-xai lottery all shapes -o quick --quick --seed 0 --seed 1
+    """
+    from spade_xai.lottery.study import run_all
+
+    ready_folder(out)
+    run_all(out, data, seed, rounds=rounds, quick=quick, progress=show_progress(progress),
+            report=lambda line: typer.echo(line, err=as_json))  # fmt: skip
+    _report(out, None, as_json)
+
+
+def _report(run: Path, out: Path | None, as_json: bool) -> dict[str, Any]:
+    from spade_xai.lottery.folder import Run
+    from spade_xai.lottery.report import build_sections, write_report
+
+    page = run / "report.html" if out is None else out
+    ready_file(page)
+    opened = Run.open(run)
+    record = write_report(opened, page)
+    if as_json:
+        print_json(record)
+    else:
+        for section in build_sections(record, opened, pictures=False):
+            typer.echo(f"{section.title}\n  " + "\n  ".join(section.says) + "\n")
+        typer.echo(str(page))
+    return record
