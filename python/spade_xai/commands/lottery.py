@@ -76,7 +76,7 @@ def find(
 
     Examples:
       spade-xai lottery find shapes -o run --seed 0 --seed 1 --seed 2
-      spade-xai lottery find cub CUB_200_2011 -o cub --weights resnet50.safetensors --device cuda
+      spade-xai lottery find cub CUB_200_2011 -o cub --weights resnet50.safetensors --workers 8
     """
     from spade_xai.lottery.study import start
     from spade_xai.lottery.tickets import find_tickets

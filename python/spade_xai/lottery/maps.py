@@ -1,7 +1,7 @@
 """Maps of test pictures for every ticket, how far they have moved, and the same for SPADE's traces of the tickets."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,7 @@ def _maps(
 def _method(run: Run, model: nn.Module, images: Tensor, labels: Tensor, method: str) -> Tensor:
     if method == "gradcam":
         return gradcam(model, run.layers[1], images, labels)
-    maps = pixel_map(attribute(model, images, labels, method), method)
+    maps = pixel_map(attribute(model, images, labels, cast(Any, method)), method)
     return maps.clamp_min(0)  # what speaks for the class
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from spade_xai.lottery.data.pictures import Data
 from spade_xai.models.copies import unwrap
-from spade_xai.models.load import ModelError, load_model, normalized
+from spade_xai.models.load import load_model, normalized
 from spade_xai.models.preprocessing import preprocessing_of
+from spade_xai.models.weights import ModelError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

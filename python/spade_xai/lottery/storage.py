@@ -63,7 +63,7 @@ def write_state(
     """Write tensors and a JSON record as safetensors, with a digest of both."""
     path.parent.mkdir(parents=True, exist_ok=True)
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(finite(dict(record or {})), sort_keys=True)
+    text = json.dumps(finite(dict(record or {})))
     head = {
         "kind": f"spade-lottery-{kind}",
         "version": str(VERSION),
