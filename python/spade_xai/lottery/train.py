@@ -209,8 +209,8 @@ def _epoch(
                     total = loss + job.penalty.weight * penalty
             if not torch.isfinite(total):
                 raise RunError(
-                    f"find_tickets: the loss of round {job.number}, epoch {epoch}, step {step} is {float(total.detach())}: "
-                    "a smaller rate may help"
+                    f"find_tickets: the loss of round {job.number}, epoch {epoch}, step {step} is "
+                    f"{float(total.detach())}: a smaller rate may help"
                 )
             total.backward()
             mask_gradients(model, masks)
