@@ -10,9 +10,7 @@ SPECIAL = re.compile(r"[*|]|(?<=\w)_(?!\w)")  # emphasis, substitutions, referen
 
 
 def mark_up(line: str) -> str:
-    """The line as reStructuredText; lines of examples are left as they are."""
-    if line.lstrip().startswith((">>>", "...")):
-        return line
+    """The line as reStructuredText."""
     parts = CODE.split(line)  # text and code by turns
     parts[::2] = [SPECIAL.sub(r"\\\g<0>", text) for text in parts[::2]]
     parts[1::2] = [f"``{code}``" for code in parts[1::2]]
@@ -20,11 +18,15 @@ def mark_up(line: str) -> str:
 
 
 def marked_up(lines: list[str]) -> list[str]:
-    """The lines as reStructuredText, each Markdown table as a list table."""
+    """The lines as reStructuredText, each Markdown table as a list table; examples are left as they are."""
     result: list[str] = []
-    inside = False
+    inside = example = False
     for line in lines:
         indent, row = line[: len(line) - len(line.lstrip())], line.strip()
+        example = row.startswith(">>>") or (example and bool(row))
+        if example:
+            result.append(line)
+            continue
         if not (row.startswith("| ") and row.endswith("|")) and not row.startswith("|---"):
             inside = False
             result.append(mark_up(line))

@@ -85,7 +85,7 @@ METHODS = (
     Method(
         "deep_lift",
         _deep_lift,
-        cost="2 forwards and 1 backward pass",
+        cost="2 forward passes and 1 backward pass",
         use="contributions that sum to f(x) - f(baseline) at the price of two passes",
         options={"baseline": Option(0.0)},
         cheap=True,

@@ -110,7 +110,7 @@ METHODS = (
     Method(
         "lime",
         _lime,
-        cost="`samples` (256) forwards",
+        cost="`samples` (256) forward passes",
         use="regions of your own choosing (`features`)",
         options={
             "baseline": Option(0.0),
@@ -127,7 +127,7 @@ METHODS = (
     Method(
         "occlusion",
         _occlusion,
-        cost="one forward per window (225 by default)",
+        cost="one forward pass per window (225 by default)",
         use="no gradients needed; says what removing a region does",
         options={"baseline": Option(0.0), "window": Option(None), "stride": Option(None)},
         signed=True,
