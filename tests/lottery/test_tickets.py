@@ -140,7 +140,7 @@ def test_other_settings_and_damaged_files_are_refused(own_run):
     arm = own_run.arm("magnitude", 0)
     text = arm.file("ticket", 1, "json").read_text()
     arm.file("ticket", 1, "json").write_text(text.replace('"best_epoch": ', '"best_epoch": 1'))
-    with pytest.raises(RunError, match="its digest does not fit"):
+    with pytest.raises(RunError, match="does not have its digest"):
         arm.ticket(1)
 
 
