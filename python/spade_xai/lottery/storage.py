@@ -65,7 +65,7 @@ def read_state(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def _format(kind: str) -> str:
-    return f"spade-lottery-{kind} {VERSION}"
+    return f"spade_xai.lottery.{kind}.{VERSION}"
 
 
 def finite(value: Any) -> Any:

@@ -16,8 +16,8 @@ def load(folder: Path, classes: int | None = None, limit: int | None = None) -> 
 
     Args:
         folder: With folders train, validation (or val, valid) and test, each with a folder per class; or with a
-            folder per class, of which 15 % of the pictures are held out to test and 15 % to choose weights by. Without a
-            validation folder a tenth of the training part is held out.
+            folder per class, of which 15 % of the pictures are held out to test and 15 % to choose weights by. Without
+            a validation folder a tenth of the training part is held out.
         classes: The first so many, by name; None: all.
         limit: Pictures per class in each part.
     """
