@@ -28,6 +28,11 @@
 #define SPADE_API __attribute__((visibility("default")))
 #endif
 
+/* The version of this header; spade_version() tells that of the library that is loaded. */
+#define SPADE_VERSION_MAJOR 0
+#define SPADE_VERSION_MINOR 1
+#define SPADE_VERSION_PATCH 0
+
 #ifdef __cplusplus
 extern "C" {
 #endif
