@@ -159,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
     texts = {
         "quick": "every op and some configurations, under 3 minutes on two cores",
         "full": "all shapes and all configurations in sampled mode",
-        "gpu": "all shapes, goals and configurations in full on a CUDA device, a result file a part",
+        "gpu": "all shapes, goals and configurations in full on a CUDA device, one result file per part",
     }
     for name, text in texts.items():
         sub = commands.add_parser(name, help=text)
@@ -172,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
             )
         sub.add_argument("--check", action="store_true", help="small problems: results, not times")
         sub.set_defaults(run=gpu if name == "gpu" else suite)
-    sub = commands.add_parser("latency", help="seconds a sample of configurations")
+    sub = commands.add_parser("latency", help="seconds per sample of configurations")
     sub.add_argument("configuration", nargs="+", choices=configurations())
     sub.add_argument("--mode", choices=("full", "sampled"), default="full")
     part = Part()

@@ -28,7 +28,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Target:
-    """A published latency in seconds a sample, with the paper's split where it has one.
+    """A published latency in seconds per sample, with the paper's split where it has one.
 
     Attributes:
         name: In targets.toml.

@@ -81,13 +81,13 @@ def damped_inverse(cols: int) -> Work:
 
 
 def obc_trace(rows: int, cols: int, double: bool = False) -> Work:
-    """R D^3 / 3: one pivoted Cholesky a row. A and W read, order and losses written."""
+    """R D^3 / 3: one pivoted Cholesky per row. A and W are read, order and losses are written."""
     arithmetic = "float64" if double else "float32"
     return Work(rows * cols**3 / 3, 4.0 * cols**2 + 12.0 * rows * cols, arithmetic=arithmetic)
 
 
 def obc_weights(rows: int, cols: int, sparsity: float) -> Work:
-    """A solve on the smaller side of k = min(kept, pruned) columns a row, in float64: k^3 / 3 + 2 k^2 + 2 k D.
+    """A solve on the smaller side of k = min(kept, pruned) columns per row, in float64: k^3 / 3 + 2 k^2 + 2 k D.
 
     Every row is taken to keep the same share.
     """

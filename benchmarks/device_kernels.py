@@ -52,7 +52,7 @@ def _unmangled(name: str) -> str:
 
 
 def table(events: Iterable[Event], counts: Counts, rates: Rates) -> list[dict[str, Any]]:
-    """A row a kernel, the longest first.
+    """A row per kernel, the longest first.
 
     Args:
         events: What ran.

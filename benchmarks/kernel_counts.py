@@ -55,7 +55,7 @@ def obc_trace(rows: int, cols: int, update: str = "ffma") -> Counts:
     flop = rows * cols**3 / 3
     if cols <= BY_WARP:
         return {"obc_warp": [Work(flop, results)]}
-    if cols <= SINGLE:  # U, D^2 / 2 floats a row, goes to memory
+    if cols <= SINGLE:  # U, D^2 / 2 floats per row, goes to memory
         return {"obc_single": [Work(flop, results + 2.0 * rows * cols**2)]}
     left = _left(cols, PANEL)
     stored = 4  # bytes of an entry of U that the update reads: a float, or two halves

@@ -48,7 +48,7 @@ def measure_latency(
     batch: int = BATCH,
     precision: str = "float32",
 ) -> dict[str, Any]:
-    """Seconds a sample of a configuration, on a random image.
+    """Seconds per sample of a configuration, on a random image.
 
     Args:
         configuration: What to prune.

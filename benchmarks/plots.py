@@ -22,7 +22,7 @@ def png(figure: Figure) -> str:
 
 
 def latency(rows: list[dict[str, Any]]) -> Figure:
-    """Seconds a sample of each configuration beside the published figures, on a log scale."""
+    """Seconds per sample of each configuration beside the published figures, on a log scale."""
     figure = Figure(figsize=(9, 0.55 * len(rows) + 1.2))
     axes = figure.add_subplot()
     shown = set()
@@ -51,14 +51,14 @@ def latency(rows: list[dict[str, Any]]) -> Figure:
     every = [row[k] for row in rows for k in ("forward_hessian_seconds", "prune_save_seconds")]
     axes.set_xscale("log")
     axes.set_xlim(left=min(every) / 3)
-    axes.set_xlabel("seconds a sample")
+    axes.set_xlabel("seconds per sample")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08 - 1 / (len(rows) + 1)), ncols=3)
     return figure
 
 
 def roofline(points: list[dict[str, Any]]) -> Figure:
-    """GFLOP/s of each kernel over its flop a byte, under the machine's copy and SGEMM rates."""
+    """GFLOP/s of each kernel over its flop per byte, under the machine's copy and SGEMM rates."""
     figure = Figure(figsize=(8.5, 5))
     axes = figure.add_subplot()
     for op in dict.fromkeys(p["op"] for p in points):
@@ -76,7 +76,7 @@ def roofline(points: list[dict[str, Any]]) -> Figure:
     )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("flop a byte that must move")
+    axes.set_xlabel("flop per byte that must move")
     axes.set_ylabel("GFLOP/s")
     axes.grid(alpha=0.3)
     axes.legend()

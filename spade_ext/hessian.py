@@ -24,7 +24,7 @@ def hessian(
 ) -> torch.Tensor:
     """Compute H = X X^T of a layer's inputs, the plain sum over samples (and positions).
 
-    The inputs of a convolution are its patches; they are never materialised. H is summed in float64.
+    The inputs of a convolution are its patches. They are never held in memory as a whole. H is summed in float64.
 
     Args:
         x: [..., D] of a linear layer, or [B, C, height, width] with kernel_size, in any memory format;
@@ -33,11 +33,11 @@ def hessian(
         stride: As nn.Conv2d.
         padding: As nn.Conv2d, also "same" and "valid".
         dilation: As nn.Conv2d.
-        groups: As nn.Conv2d; one H a group if greater than 1.
+        groups: As nn.Conv2d; one H per group if greater than 1.
         padding_mode: As nn.Conv2d.
-        form: "auto", "tap_offsets" (grams of shifted inputs, their borders apart) or "direct" (unfolded in cache-sized
-            pieces). CPU only.
-        precision: Of float32 inputs on CUDA: "default" (three fp16 tensor-core products, the error of float32) or
+        form: "auto", "tap_offsets" (products of shifted inputs, with their borders apart) or "direct" (unfolded in
+            cache-sized pieces). On the CPU only.
+        precision: How float32 inputs are multiplied on CUDA: "default" (three fp16 tensor-core products, the error of float32) or
             "fast" (one product, relative error about 1e-5). The CPU and float64 are always exact.
         threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
         progress: None, True for a bar, or callback(done, total).

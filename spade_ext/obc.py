@@ -70,7 +70,7 @@ def obc_trace(
     Args:
         weight: [R, D], or [G, R, D] of a layer of G groups; float32 or float64 (16-bit floats are computed in
             float32). Not modified.
-        hessian: [D, D], H = X X^T, or one a group, [G, D, D]: only the lower triangle is read. Not modified.
+        hessian: [D, D], H = X X^T, or one per group, [G, D, D]: only the lower triangle is read. Not modified.
         block: Weights go in blocks of so many consecutive columns, by w_b^T A_bb^-1 w_b; divides D.
         damp: Damping relative to the mean of the diagonal, in [0, 1e6]. Below 1e-3, or with a mean outside
             [1e-18, 1e18], the trace runs in float64.

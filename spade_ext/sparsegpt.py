@@ -63,7 +63,7 @@ def sparsegpt_prune_batch(
     threads: int | None = None,
     progress: bool | Callback | None = None,
 ) -> SparseGPTBatch:
-    """Prune one weight, or one a sample, for S Hessians; a sample that fails does not stop the others.
+    """Prune one weight, or one per sample, for S Hessians. A sample that fails does not stop the others.
 
     Args:
         weight: [R, D] shared by the samples, or [S, R, D]. Not modified.

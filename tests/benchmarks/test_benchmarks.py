@@ -100,7 +100,7 @@ def test_hessian_cost_counts_products_of_a_pointwise_layer():
 def test_limit_is_arithmetic_or_memory():
     rates = Rates(
         float32=50e-9, float64=20e-9, float16=300e-9, copy=20e-9
-    )  # flop and bytes a second
+    )  # flop and bytes per second
     assert costs.Work(100, 10).floor(rates) == pytest.approx(2)
     assert costs.Work(100, 10, arithmetic="float64").floor(rates) == pytest.approx(5)
     assert costs.Work(100, 10, arithmetic="three fp16 products").floor(rates) == pytest.approx(1)

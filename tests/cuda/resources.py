@@ -217,7 +217,7 @@ def read() -> dict:
 
 
 def write(table: dict) -> None:
-    """Write the table with one line a kernel and target."""
+    """Write the table with one line per kernel and target."""
     text = json.dumps(table, indent=1, sort_keys=True)
     text = re.sub(r"\[\s+([^\]]*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
     temporary = TABLE.with_suffix(".tmp")

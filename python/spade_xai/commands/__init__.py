@@ -1,1 +1,1 @@
-"""The commands of spade-xai, one a file."""
+"""The commands of spade-xai, one per file."""

@@ -1,6 +1,6 @@
 """How good a saliency map is: agreement with a mask, effect of its pixels on the model, stability of gradients.
 
-Every metric returns one value a sample; `mean` and `paired` summarise them with standard errors.
+Every metric returns one value per sample. `mean` and `paired` summarise them with standard errors.
 """
 
 import math
@@ -85,7 +85,7 @@ def insertion(
         x: Images [B, C, H, W]. Not modified.
         maps: Saliency [B, H, W]. Not modified.
         target: Class of each image, one for all, or None for the predicted class.
-        **options: `steps` (default 50; at most one a pixel) of equal numbers of pixels, `blank` (default 0) the
+        **options: `steps` (default 50; at most one per pixel) of equal numbers of pixels, `blank` (default 0) the
             blank image: a number or a tensor that broadcasts to x, `batch_size` (default 64) images in one pass,
             `progress`.
 
@@ -236,7 +236,7 @@ class Estimate:
 
 
 def mean(values: Tensor | Sequence[float]) -> Estimate:
-    """Mean of one value a sample, with its standard error.
+    """Mean of one value per sample, with its standard error.
 
     Example:
         >>> from spade_xai import metrics

@@ -264,7 +264,7 @@ def normalized(model: nn.Module, mean: Sequence[float], std: Sequence[float]) ->
     finite = all(map(math.isfinite, (*mean, *std)))
     if len(mean) != len(std) or not finite or min(std) <= 0:
         raise ValueError(
-            "normalized: mean and std must have one finite entry a channel, std > 0, "
+            "normalized: mean and std must have one finite entry per channel, std > 0, "
             f"got {mean} and {std}"
         )
     layer = nn.BatchNorm2d(len(mean), eps=0.0, affine=False)

@@ -90,7 +90,7 @@ class ImageAugment:
     def of(self, sample: Tensor) -> Callable[[Tensor], Tensor]:
         """What varies rows of a sample [B, C, H, W]: the sample is checked once, which waits for its device.
 
-        Nothing else waits. Noise is drawn on the device; the other steps draw a few numbers an image on the CPU.
+        Nothing else waits. Noise is drawn on the device; the other steps draw a few numbers per image on the CPU.
         """
         if not isinstance(sample, Tensor) or sample.ndim != 4 or not sample.is_floating_point():
             shape = tuple(sample.shape) if isinstance(sample, Tensor) else type(sample).__name__
@@ -133,7 +133,7 @@ class ImageAugment:
             return None
         if len(values) != channels:
             raise ValueError(
-                f"ImageAugment: mean and std must have {channels} values, one a channel"
+                f"ImageAugment: mean and std must have {channels} values, one per channel"
             )
         return torch.tensor(values).view(-1, 1, 1).to(device, non_blocking=True)
 
