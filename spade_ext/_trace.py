@@ -31,9 +31,9 @@ class OBCTrace:
     Tensors of a layer of groups have those as their first dimension, G.
 
     Attributes:
-        order: [R, D] int32, column of row r removed at step k; [R, D / block] blocks if block > 1.
-        loss: as order, cost 0.5 * w_p^2 / A_pp of each step (0.5 * w_b^T A_bb^-1 w_b of a block).
-        damp: Damping that was used, relative to the mean diagonal of H; the most of any group.
+        order: [R, D] int32: the column that row r loses at step k; [R, D / block] blocks if block > 1.
+        loss: In the shape of order, the cost 0.5 * w_p^2 / A_pp of each step (0.5 * w_b^T A_bb^-1 w_b of a block).
+        damp: The damping that was used, relative to the mean diagonal of H; the largest of any group.
         weight: [R, D] dense weights, dead columns set to 0.
         hessian: [D, D] damped Hessian.
         hinv: [D, D] its inverse A.

@@ -47,7 +47,7 @@ class HessianAccumulator:
             resolve_threads("HessianAccumulator", threads)
         self.threads = threads
         self.count = 0
-        """Samples so far: rows of a linear layer's inputs, images of a convolution's."""
+        """How many samples were added, which are rows of a linear layer's inputs or images of a convolution's."""
         self._sum: torch.Tensor | None = None
         self._dtype = torch.float32
         self._finite: torch.Tensor | None = None  # whether all inputs on CUDA were
@@ -60,8 +60,8 @@ class HessianAccumulator:
 
         Raises:
             TypeError: x is not a tensor of floats.
-            ValueError: Wrong shape or device, NaN or Inf; the sum is as before. Of NaN and Inf on CUDA `hessian`
-                tells, so that nothing waits for the device here.
+            ValueError: Wrong shape or device, NaN or Inf; the sum is as before. On CUDA NaN and Inf are found when
+                `hessian` is read, so that nothing waits for the device here.
         """
         function = "HessianAccumulator.update"
         if self.geometry is not None and isinstance(x, torch.Tensor) and x.ndim == 3:
@@ -100,8 +100,8 @@ class HessianAccumulator:
             other: Not modified.
 
         Raises:
-            TypeError: other is no HessianAccumulator.
-            ValueError: It belongs to another kind or size of layer.
+            TypeError: other is not a HessianAccumulator.
+            ValueError: other belongs to another kind or size of layer.
         """
         function = "HessianAccumulator.merge"
         if not isinstance(other, HessianAccumulator):
@@ -135,7 +135,7 @@ class HessianAccumulator:
 
         Raises:
             RuntimeError: Before the first update.
-            ValueError: NaN or Inf in inputs on CUDA.
+            ValueError: Inputs on CUDA held NaN or Inf.
         """
         if self._sum is None:
             raise RuntimeError("HessianAccumulator.hessian: no update yet, so the size is unknown")

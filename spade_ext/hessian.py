@@ -37,8 +37,8 @@ def hessian(
         padding_mode: As nn.Conv2d.
         form: "auto", "tap_offsets" (products of shifted inputs, with their borders apart) or "direct" (unfolded in
             cache-sized pieces). On the CPU only.
-        precision: How float32 inputs are multiplied on CUDA: "default" (three fp16 tensor-core products, the error of float32) or
-            "fast" (one product, relative error about 1e-5). The CPU and float64 are always exact.
+        precision: How float32 inputs are multiplied on CUDA: "default" (three fp16 tensor-core products, with the error
+            of float32) or "fast" (one product, with a relative error of about 1e-5). The CPU and float64 ignore it.
         threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
         progress: None, True for a bar, or callback(done, total).
 

@@ -24,7 +24,7 @@ from spade_ext.errors import DampingWarning, SingularHessianError
 def damped_inverse(
     hessian: torch.Tensor, damp: float = 0.01, *, threads: int | None = None
 ) -> tuple[torch.Tensor, float]:
-    """Invert a damped Hessian, with more damping if it takes it.
+    """Invert a damped Hessian, with more damping if that is needed.
 
     A = (H' + damp * mean(diag H') * I)^-1, factorised in float64. H' is H with a unit diagonal in every
     dead column (H_jj = 0). If the sum is not positive definite, damp grows tenfold up to 1.

@@ -65,13 +65,13 @@ def obc_trace(
     """Eliminate every weight of each row in exact OBC order.
 
     One step on row w: p = argmin_j w_j^2 / A_jj over the kept weights, A the inverse Hessian of the kept set;
-    w -= A[:,p] w_p / A_pp; ties: lowest j. Already-zero weights and dead columns go first, at no loss.
+    w -= A[:,p] w_p / A_pp; ties: lowest j. Weights that are zero already and dead columns are removed first, at no loss.
 
     Args:
         weight: [R, D], or [G, R, D] of a layer of G groups; float32 or float64 (16-bit floats are computed in
             float32). Not modified.
         hessian: [D, D], H = X X^T, or one per group, [G, D, D]: only the lower triangle is read. Not modified.
-        block: Weights go in blocks of so many consecutive columns, by w_b^T A_bb^-1 w_b; divides D.
+        block: Weights are removed in blocks of so many consecutive columns, by w_b^T A_bb^-1 w_b; divides D.
         damp: Damping relative to the mean of the diagonal, in [0, 1e6]. Below 1e-3, or with a mean outside
             [1e-18, 1e18], the trace runs in float64.
         threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
@@ -128,11 +128,11 @@ def obc_prune(
     Args:
         weight: [R, D], or [G, R, D] of a layer of G groups. Not modified.
         hessian: As in obc_trace. Not modified.
-        sparsity: In [0, 1]; the ceil(sparsity numel) weights (blocks) of least loss of the whole layer go. Ignored
-            for n:m.
-        n: With m: n weights of each m consecutive ones of a row go.
+        sparsity: In [0, 1]; the ceil(sparsity numel) weights (blocks) of least loss of the whole layer are removed.
+            Ignored for n:m.
+        n: With m: of each m consecutive weights of a row n are removed.
         m: Divides D.
-        block: Weights go in blocks of so many consecutive columns; divides D. Not with n and m.
+        block: Weights are removed in blocks of so many consecutive columns; divides D. Not with n and m.
         structured: All rows lose the same ceil(sparsity D / block) blocks of columns, one after another those of least
             tr(A_bb^-1 W_b^T W_b); with block = taps of a kernel these are input channels. Computed in float64 by torch,
             so that threads and progress are not used. Not with n and m, nor for a layer of groups.
@@ -141,7 +141,7 @@ def obc_prune(
         progress: As in obc_trace.
 
     Returns:
-        Of weight's shape and dtype; pruned weights are exactly 0, kept ones the least-squares optimum.
+        A tensor of weight's shape and dtype. Pruned weights are exactly 0, kept ones the least-squares optimum.
 
     Raises:
         ValueError: Wrong shape, device, pattern or range, NaN or Inf.

@@ -230,8 +230,8 @@ def sparsegpt_prune(
     """Prune a layer with SparseGPT, with one Cholesky a Hessian.
 
     In each block of block_size columns the floor(sparsity * R * width) weights of least w^2 / U_jj^2 over all
-    rows go (U: upper Cholesky factor of H^-1; ties: lowest row-major index of the block), and the columns to
-    the right compensate: W[:, k] -= (W - Q)[:, j] / U_jj * U_jk. Dead columns (H_jj = 0) go first.
+    rows are removed (U: upper Cholesky factor of H^-1; ties: lowest row-major index of the block), and the columns to
+    the right compensate: W[:, k] -= (W - Q)[:, j] / U_jj * U_jk. Dead columns (H_jj = 0) are removed first.
 
     Args:
         weight: [R, D], or [S, R, D]; float32 or float64 (16-bit floats are computed in float32). Not modified.
@@ -239,7 +239,7 @@ def sparsegpt_prune(
             up to the limits of its dtype. Not modified.
         sparsity: In [0, 1]; 0.95 of 20 weights counts as 19. Ignored for n:m.
         block_size: Columns of a mask block, any number >= 1.
-        n: With m: n weights of each m consecutive ones of a row go.
+        n: With m: of each m consecutive weights of a row n are removed.
         m: Divides D.
         damp: Damping relative to the mean of the diagonal, in [0, 1e6].
         extra: Weights of each block that go beyond floor(sparsity * R * width), at most all; published: 1.
