@@ -37,7 +37,7 @@ class OBCTrace:
         weight: [R, D] dense weights, dead columns set to 0.
         hessian: [D, D] damped Hessian.
         hinv: [D, D] its inverse A.
-        block: Columns that go together.
+        block: The number of columns that are removed together.
 
     Example:
         >>> import torch, spade_ext

@@ -65,7 +65,7 @@ def obc_trace(
     """Eliminate every weight of each row in exact OBC order.
 
     One step on row w: p = argmin_j w_j^2 / A_jj over the kept weights, A the inverse Hessian of the kept set;
-    w -= A[:,p] w_p / A_pp; ties: lowest j. Weights that are zero already and dead columns are removed first, at no loss.
+    w -= A[:,p] w_p / A_pp; ties: lowest j. Zero weights and dead columns are removed first, at no loss.
 
     Args:
         weight: [R, D], or [G, R, D] of a layer of G groups; float32 or float64 (16-bit floats are computed in
