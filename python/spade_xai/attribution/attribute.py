@@ -171,7 +171,7 @@ def _prepared(
     batch_size: int,
 ) -> tuple[Tensor, Forward]:
     """The floating-point tensor to explain and the model as a function of it."""
-    model = _usable_model(model)
+    model = duplicate(model)
     count = len(x)
     score = target if callable(target) else None
     where = chosen_position(position, count, x.device)
@@ -190,18 +190,6 @@ def _prepared(
 
 def _usable(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
-
-
-def _usable_model(model: nn.Module) -> nn.Module:
-    """A copy whose tensors may take part in a graph."""
-    model = duplicate(model)
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None and parameter.is_inference():
-                module._parameters[name] = nn.Parameter(parameter.clone(), requires_grad=False)
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = _usable(buffer)
-    return model
 
 
 def _warn_if_degenerate(method: str, result: Tensor) -> None:

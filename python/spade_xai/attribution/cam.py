@@ -20,6 +20,7 @@ from spade_xai.attribution import guided
 from spade_xai.attribution.calls import check_eager
 from spade_xai.attribution.feature_maps import Layout, Layouts
 from spade_xai.attribution.method import Job, Method, Option, Options
+from spade_xai.models.copies import find_module
 
 Name = Literal["grad_cam", "guided_grad_cam"]
 
@@ -123,10 +124,9 @@ def _maps(method: str, job: Job) -> list[tuple[nn.Module, int, Layout]]:
 
 def _named_map(job: Job) -> tuple[nn.Module, int, Layout]:
     """The layer that job.layer names, at its last call."""
-    modules = dict(job.forward.model.named_modules())
-    if job.layer not in modules:
+    layer = None if job.layer is None else find_module(job.forward.model, job.layer)
+    if layer is None:
         raise ValueError(f"attribute: layer must name a layer of the model, got {job.layer!r}")
-    layer = modules[job.layer]
     for module, call, layout, output in reversed(_outputs(job)):
         if module is not layer:
             continue

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spade_xai.models.copies import find_module
+
 
 class AtLayer(nn.Module):
     """The model with the outputs of one layer given from outside; it still gets its real input.
@@ -21,13 +23,10 @@ class AtLayer(nn.Module):
 
     def __init__(self, model: nn.Module, name: str, lookup: bool) -> None:
         super().__init__()
-        try:
-            layer = model.get_submodule(name)
-        except AttributeError:
+        layer = find_module(model, name)
+        if layer is None:
             option = "embedding" if lookup else "layer"
-            raise ValueError(
-                f"attribute: {option} must name a layer of the model, got {name!r}"
-            ) from None
+            raise ValueError(f"attribute: {option} must name a layer of the model, got {name!r}")
         self.name, self.feed = name, _Feed(layer, lookup)
         for parent in list(model.modules()):
             for key, child in list(parent._modules.items()):

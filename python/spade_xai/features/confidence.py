@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from spade_ext.checks import check_int, check_seed
 from spade_xai.features.transforms import RandomTransforms
-from spade_xai.models.copies import check_model, unwrap
+from spade_xai.models.answers import class_logits, log_probabilities
+from spade_xai.models.copies import check_model, duplicate
 from spade_xai.models.preprocessing import Preprocessing
 
 
@@ -43,9 +44,11 @@ def confidence(
     )
     transforms = RandomTransforms.for_size(*images.shape[-2:])
     generator = torch.Generator().manual_seed(seed)
+    copy = duplicate(model)
+    found = []
     with torch.no_grad():
-        found = [
-            unwrap(model(known.normalize(transforms(images, generator)))).softmax(1)[:, neuron]
-            for _ in range(draws)
-        ]
+        for _ in range(draws):
+            output = copy(known.normalize(transforms(images, generator)))
+            logits = class_logits("confidence", output, len(images))
+            found.append(log_probabilities(logits)[:, neuron].exp().to(logits.dtype))
     return torch.stack(found).mean(0)

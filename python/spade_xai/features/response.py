@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from spade_ext.checks import check_int
-from spade_xai.models.copies import unwrap
+from spade_xai.models.copies import find_module, unwrap
 
 
 class Response:
@@ -35,10 +35,10 @@ class Response:
             given = (position,) if isinstance(position, int) else tuple(position)
             self.position = tuple(check_int(function, "position", k, 0) for k in given)
         if layer is not None:
-            names = dict(model.named_modules())
-            if layer not in names:
+            module = find_module(model, layer)
+            if module is None:
                 raise ValueError(f"{function}: layer must name a module, got {layer!r}")
-            names[layer].register_forward_hook(self._keep)
+            module.register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, args: object, output: Tensor) -> Tensor:
         self.output = output

@@ -94,7 +94,7 @@ def visualize(
     generator = torch.Generator().manual_seed(seed)
     made = _parametrization(size, count, generator, parametrization, start, decorrelate, spectrum)
     transform = _transforms(transforms, size) if image else None
-    copy = duplicate(model).requires_grad_(False)
+    copy = duplicate(model, frozen=True)
     first = next(copy.parameters(), torch.zeros(()))
     values = made.values.to(first.device).requires_grad_()
     response = Response(function, copy, neuron, layer, position)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.attribution.forward import slices
-from spade_xai.models.copies import duplicate, unwrap
+from spade_xai.models.answers import check_real, class_logits, log_probabilities
+from spade_xai.models.copies import check_model, duplicate
 from spade_xai.models.inputs import check_count
 from spade_xai.progress import Progress, reporting
 
@@ -78,7 +79,9 @@ def insertion(
     """Area under the model's confidence as the most salient pixels are added to a blank image.
 
     score = integral over the fraction f of pixels of p(target | f) / p(target | full image), by trapezoids. Higher is
-    better. p is the softmax; the order is that of decreasing saliency, ties in reading order.
+    better. p is the softmax, or the sigmoid of a model of one logit, whose only class is 0; the ratio is that of
+    logarithms, so that a class whose p is below any float has a score too. The order is that of decreasing saliency,
+    ties in reading order.
 
     Args:
         model: The model to ask: the dense one, whatever the maps come from. Not modified.
@@ -91,6 +94,10 @@ def insertion(
 
     Returns:
         float64 [B]; may exceed 1 where part of an image convinces more than the whole.
+
+    Raises:
+        TypeError, ValueError: An argument is not as above; the model's logits are not [B, classes] or not finite; the
+            target is so unlikely on the whole image that the score overflows.
 
     Source: Petsiuk et al. (BMVC 2018), normalised as in section 4.1 of the paper.
 
@@ -136,8 +143,7 @@ def _curve_area(
     progress: Progress = True,
 ) -> Tensor:
     _check_tensors(function, x=x, maps=maps)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{function}: model must be an nn.Module, got {type(model).__name__}")
+    check_model(function, model)
     if x.ndim != 4 or maps.shape != (len(x), *x.shape[2:]):
         raise ValueError(
             f"{function}: maps must be [B, H, W] of x [B, C, H, W], got {tuple(maps.shape)} for {tuple(x.shape)}"
@@ -149,6 +155,8 @@ def _curve_area(
     pixels = maps[0].numel()
     steps = min(steps, pixels)
     model = duplicate(model)
+    if isinstance(blank, Tensor):
+        check_real(function, "blank", blank)
     empty = torch.as_tensor(blank, dtype=x.dtype, device=x.device)
     _check_tensors(function, blank=empty)
     try:
@@ -166,31 +174,33 @@ def _curve_area(
     areas = []
     with torch.no_grad(), reporting(progress, function) as report:
         for b in range(len(x)):
-            probabilities = []
+            parts = []
             for part in slices(len(counts), batch_size):
                 chosen = (rank[b] < counts[part].view(-1, 1, 1))[:, None]
                 inside, outside = (x[b], empty[b]) if function == "insertion" else (empty[b], x[b])
-                logits = unwrap(model(torch.where(chosen, inside, outside)))
-                probabilities.append(logits.double().softmax(1))
-            p = torch.cat(probabilities)
-            full = p[-1] if function == "insertion" else p[0]
+                mixed = torch.where(chosen, inside, outside)
+                parts.append(log_probabilities(class_logits(function, model(mixed), len(mixed))))
+            log_p = torch.cat(parts)
+            full = log_p[-1] if function == "insertion" else log_p[0]
             if given is not None and not b:
                 _check_range(function, given, classes=len(full))
             label = full.argmax() if given is None else given[b]
-            areas.append(torch.trapezoid((p / full).index_select(1, label[None])[:, 0], fractions))
+            ratio = (log_p - full).index_select(1, label[None])[:, 0].exp()
+            areas.append(torch.trapezoid(ratio, fractions))
             if report is not None:
                 report(b + 1, len(x))
-    return torch.stack(areas)
+    scores = torch.stack(areas)
+    if not bool(scores.isfinite().all()):
+        raise ValueError(
+            f"{function}: target must not be all but impossible on the whole image, got a score that overflows"
+        )
+    return scores
 
 
 def _check_tensors(function: str, **tensors: object) -> None:
-    """Raise TypeError or ValueError for what is no tensor or not finite."""
+    """Raise TypeError or ValueError for what is no dense tensor of real numbers or not finite."""
     for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"{function}: {name} must be a torch.Tensor, got {type(value).__name__}"
-            )
-        if not torch.isfinite(value).all():
+        if not torch.isfinite(check_real(function, name, value)).all():
             raise ValueError(f"{function}: {name} must be finite, got NaN or Inf")
 
 
@@ -273,8 +283,7 @@ def paired(a: Tensor | Sequence[float], b: Tensor | Sequence[float]) -> Estimate
 def _flat(function: str, maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Maps and masks as [B, pixels]."""
     _check_tensors(function, maps=maps)
-    if not isinstance(masks, Tensor):
-        raise TypeError(f"{function}: masks must be a torch.Tensor, got {type(masks).__name__}")
+    check_real(function, "masks", masks)
     if maps.ndim < 2 or maps.shape != masks.shape:
         raise ValueError(
             f"{function}: maps and masks must have the same shape [B, ...], "

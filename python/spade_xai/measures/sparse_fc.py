@@ -17,7 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from spade_ext.checks import check_finite, check_int, check_range, check_tensor
-from spade_xai.models.copies import check_model, duplicate
+from spade_xai.models.copies import check_model, duplicate, find_module, plain
+from spade_xai.models.inputs import call
 from spade_xai.progress import Progress, reporting
 
 # From scikit-learn 1.8 on, l1_ratio alone says it.
@@ -59,7 +60,7 @@ def cache_features(
             f"{function}: batches must be an iterable of tensors, got {type(batches).__name__}"
         )
     copy = duplicate(model)
-    module = copy.get_submodule(layer)
+    module = _find_linear(function, copy, layer)
     seen: list[Tensor] = []
     module.register_forward_pre_hook(lambda m, args: seen.append(args[0].flatten(1)))
     with torch.no_grad():
@@ -69,7 +70,7 @@ def cache_features(
                     f"{function}: batches must hold tensors, got {type(batch).__name__}"
                 )
             for part in batch.split(batch_size):
-                copy(part)
+                call(copy, part)
     if not seen:
         raise ValueError(f"{function}: batches must give inputs of layer {layer!r}, got none")
     return torch.cat(seen)
@@ -78,7 +79,7 @@ def cache_features(
 def _find_linear(function: str, model: nn.Module, layer: str) -> nn.Linear:
     """The layer of that name."""
     check_model(function, model)
-    found = dict(model.named_modules()).get(layer)
+    found = find_module(plain(model), layer)
     if not isinstance(found, nn.Linear):
         got = "no module" if found is None else type(found).__name__
         raise TypeError(f"{function}: layer must name an nn.Linear, got {got} for {layer!r}")
@@ -213,8 +214,12 @@ def sparse_fc(
         new.weight.copy_(chosen.weight)
         new.bias.copy_(chosen.bias)
     sparse = duplicate(model)
-    sparse.set_submodule(layer, new)
-    return sparse.eval(), chosen
+    old = _find_linear("sparse_fc", sparse, layer)
+    for parent in list(sparse.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+    return sparse, chosen
 
 
 def _greatest_penalty(z: np.ndarray, y: np.ndarray, classes: int, l1_ratio: float) -> float:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.attribution.forward import slices
-from spade_xai.models.copies import duplicate, unwrap
+from spade_xai.models.answers import check_real, class_logits
+from spade_xai.models.copies import check_model, duplicate, find_module
 
 
 def gradient_noise_similarity(
@@ -40,6 +41,12 @@ def gradient_noise_similarity(
 
     Source: appendix I (100 copies; its noise level is not given).
     """
+    function = "gradient_noise_similarity"
+    check_model(function, model)
+    if not check_real(function, "x", x).is_floating_point():
+        raise TypeError(f"{function}: x must be of floating point, got {x.dtype}")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{function}: x must be finite, got NaN or Inf")
     if x.ndim < 2 or len(x) != 1:
         raise ValueError(
             f"gradient_noise_similarity: x must be one input [1, ...], got shape {tuple(x.shape)}"
@@ -51,8 +58,8 @@ def gradient_noise_similarity(
     if not noise >= 0:
         raise ValueError(f"gradient_noise_similarity: noise must be at least 0, got {noise}")
     model = duplicate(model)
-    modules = dict(model.named_modules())
-    unknown = [name for name in layers if name not in modules]
+    modules = {name: find_module(model, name) for name in layers}
+    unknown = [name for name, module in modules.items() if module is None]
     if unknown:
         raise ValueError(f"gradient_noise_similarity: layers must name modules, got {unknown}")
     outputs: dict[str, Tensor] = {}
@@ -64,8 +71,9 @@ def gradient_noise_similarity(
 
         return hook
 
-    for name in layers:
-        modules[name].register_forward_hook(keep(name))
+    for name, module in modules.items():
+        assert module is not None
+        module.register_forward_hook(keep(name))
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn(copies, *x.shape[1:], generator=generator) * noise
     sums: dict[str, Tensor] = {}  # of unit gradients
@@ -73,7 +81,12 @@ def gradient_noise_similarity(
     for part in slices(copies, batch_size):
         noisy = (x.detach() + draws[part].to(x, non_blocking=True)).requires_grad_()
         with torch.enable_grad():
-            logit = unwrap(model(noisy * 1))[:, target].sum()
+            logits = class_logits(function, model(noisy * 1), len(noisy))
+            if not 0 <= target < logits.shape[1]:
+                raise ValueError(
+                    f"{function}: target must be in [0, {logits.shape[1] - 1}], got {target}"
+                )
+            logit = logits[:, target].sum()
         wanted = {"input": noisy, **{name: outputs[name] for name in layers}}
         gradients = torch.autograd.grad(logit, list(wanted.values()))
         for name, gradient in zip(wanted, gradients, strict=True):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.attribution.forward import slices
-from spade_xai.models.copies import duplicate, unwrap
+from spade_xai.models.answers import check_real, class_logits, labels
+from spade_xai.models.copies import check_model, duplicate
 
 
 def dffot(
@@ -32,7 +33,7 @@ def dfmit(
     A text whose label never flips counts 1.
 
     Args:
-        model: A classifier called as model(ids, attention_mask=mask). Not modified.
+        model: A classifier called as model(ids, attention_mask=mask); the label of one logit is its sign. Not modified.
         ids: Token ids [B, T]. Not modified.
         scores: Importance of each token [B, T]. Not modified.
         tokens: Bool [B, T]: tokens that may be removed, and so neither padding nor special ones; None: all but padding.
@@ -59,6 +60,12 @@ def _flips(
     batch_size: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """For each text the least number of removed tokens that flips the label (0: none does), and the removable ones."""
+    check_model(function, model)
+    for name, tensor in (("ids", ids), ("scores", scores), ("tokens", tokens), ("mask", mask)):
+        if tensor is not None or name in ("ids", "scores"):
+            check_real(function, name, tensor)
+    if not torch.isfinite(scores).all():
+        raise ValueError(f"{function}: scores must be finite, got NaN or Inf")
     if ids.ndim != 2 or scores.shape != ids.shape:
         raise ValueError(
             f"{function}: ids and scores must have the same shape [B, T], "
@@ -77,9 +84,10 @@ def _flips(
             for part in slices(count + 1, batch_size):
                 removed = torch.arange(part.start, part.stop, device=ids.device)[:, None]
                 shorter, attention = _keep(ids[b], present[b] & (rank >= removed), pad)
-                labels = unwrap(model(shorter, attention_mask=attention)).argmax(1)
-                label = labels[0] if label is None else label
-                flipped = (labels != label).nonzero().flatten()
+                output = model(shorter, attention_mask=attention)
+                found = labels(class_logits(function, output, len(shorter)))
+                label = found[0] if label is None else label
+                flipped = (found != label).nonzero().flatten()
                 if len(flipped):
                     first[b] = part.start + int(flipped[0])
                     break

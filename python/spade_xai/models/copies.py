@@ -1,6 +1,7 @@
 """A model as its user gives it: checked, copied so that nothing of it changes, and the logits of what it answers."""
 
 import copy
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from spade_xai.models.computed import computes_weight, settle_weights
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
+WRAPPERS = ("network.", "module.", "_orig_mod.")
+"""Prefixes that wrappers put before a model's names; names and patterns fit with and without them."""
 _SHARDED = ("FullyShardedDataParallel", "FSDPModule")
 
 
@@ -66,7 +69,23 @@ def plain(model: nn.Module) -> nn.Module:
             return model
 
 
-def duplicate(model: nn.Module, *, share: bool = True) -> nn.Module:
+def find_module(model: nn.Module, name: str) -> nn.Module | None:
+    """The module of that name in a copy, or of the name without the prefixes of wrappers; None if there is none."""
+    modules = dict(model.named_modules())
+    return modules.get(name, modules.get(without_wrappers(name)))
+
+
+def without_wrappers(name: str) -> str:
+    """A name, or a pattern of names, without the prefixes of wrappers."""
+    start = "re:" if name.startswith("re:") else ""
+    rest = name[len(start) :]
+    prefixes = [*WRAPPERS, *(re.escape(prefix) for prefix in WRAPPERS if start)]
+    while prefix := next((p for p in prefixes if rest.startswith(p)), ""):
+        rest = rest[len(prefix) :]
+    return start + rest
+
+
+def duplicate(model: nn.Module, *, share: bool = True, frozen: bool = False) -> nn.Module:
     """Return a copy of the modules, in eval mode, whose runs change nothing of the model.
 
     The copy shares the parameters; its buffers are its own. It carries none of the hooks that the model's user
@@ -77,13 +96,14 @@ def duplicate(model: nn.Module, *, share: bool = True) -> nn.Module:
     Args:
         model: Not modified.
         share: Whether parameters are shared; otherwise the copy has its own.
+        frozen: Whether the copy's parameters take no gradients; they are then others, over the same values.
     """
     model = plain(model)
     with torch.inference_mode(False), torch.no_grad():
         try:
-            copied = copy.deepcopy(model, _memo(model, share, careful=False))
+            copied = copy.deepcopy(model, _memo(model, share, frozen, careful=False))
         except Exception:  # an attribute may raise anything when it is copied
-            copied = copy.deepcopy(model, _memo(model, share, careful=True))
+            copied = copy.deepcopy(model, _memo(model, share, frozen, careful=True))
         copied.eval()
         for module in _modules(copied):
             settle_weights(module)
@@ -91,7 +111,7 @@ def duplicate(model: nn.Module, *, share: bool = True) -> nn.Module:
                 hooks = module.__dict__[name]
                 for key in [k for k, hook in hooks.items() if not _is_part(hook)]:
                     del hooks[key]
-    return copied
+    return copied.requires_grad_(False) if frozen else copied
 
 
 def _is_part(hook: Any) -> bool:
@@ -117,12 +137,13 @@ def _modules(model: nn.Module) -> Iterator[nn.Module]:
             waiting.extend(value)
 
 
-def _memo(model: nn.Module, share: bool, careful: bool) -> dict[int, Any]:
+def _memo(model: nn.Module, share: bool, frozen: bool, careful: bool) -> dict[int, Any]:
     """What copy.deepcopy takes as copied already.
 
     Args:
         model: That will be copied.
         share: Whether its parameters are kept.
+        frozen: Whether others over their values take the place of those that are kept.
         careful: Look for attributes that cannot be copied, and share them.
     """
     memo: dict[int, Any] = {}
@@ -147,7 +168,7 @@ def _memo(model: nn.Module, share: bool, careful: bool) -> dict[int, Any]:
                 waiting.extend(value)
             elif isinstance(value, Tensor):
                 if id(value) in parameters and share and not value.is_inference():
-                    memo[id(value)] = value
+                    memo[id(value)] = nn.Parameter(value.detach(), False) if frozen else value
                 elif value.is_inference() or not value.is_leaf:
                     memo[id(value)] = _clone(value)
             elif careful:

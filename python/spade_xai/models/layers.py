@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from spade_xai.models.copies import without_wrappers
 from spade_xai.models.kinds import KINDS, Layer
 
 __all__ = [
@@ -21,9 +22,6 @@ __all__ = [
     "matches",
     "select_layers",
 ]
-
-WRAPPERS = ("network.", "module.", "_orig_mod.")
-"""Prefixes that wrappers put before a model's names; patterns fit with and without them."""
 
 
 @dataclass(frozen=True)
@@ -200,18 +198,8 @@ def fitting(names: Iterable[str], pattern: str) -> list[str]:
     direct = [name for name in names if matches(name, pattern)]
     if direct:
         return direct
-    plain = _unwrapped(pattern)
-    return [name for name in names if matches(_unwrapped(name), plain)]
-
-
-def _unwrapped(name: str) -> str:
-    """A name or pattern without the prefixes of wrappers."""
-    start = "re:" if name.startswith("re:") else ""
-    rest = name[len(start) :]
-    prefixes = [*WRAPPERS, *(re.escape(prefix) for prefix in WRAPPERS if start)]
-    while prefix := next((p for p in prefixes if rest.startswith(p)), ""):
-        rest = rest[len(prefix) :]
-    return start + rest
+    plain = without_wrappers(pattern)
+    return [name for name in names if matches(without_wrappers(name), plain)]
 
 
 def select_layers(

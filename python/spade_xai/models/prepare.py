@@ -137,6 +137,8 @@ def _split_shared(model: nn.Module, example: Tensor | None, kwargs: dict[str, An
 class _Restart:
     """Forward pre-hook: the next calls are the first of a pass."""
 
+    part_of_model = True
+
     def __init__(self, modules: list[PerCall]) -> None:
         self.modules = modules
 

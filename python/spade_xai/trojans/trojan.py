@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from spade_ext.checks import check_int, check_range, check_seed, check_shape, check_tensor
 from spade_xai.models.copies import check_model, duplicate, unwrap
-from spade_xai.models.inputs import device_of
+from spade_xai.models.inputs import call, device_of
 from spade_xai.progress import Progress, reporting
 from spade_xai.trojans.patch import check_picture, check_strengths, plant, read_patch
 
@@ -224,7 +224,7 @@ def predictions(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tenso
     check_int("predictions", "batch_size", batch_size, 1)
     network = duplicate(model)
     with torch.no_grad():
-        return torch.cat([unwrap(network(part)).argmax(1) for part in images.split(batch_size)])
+        return torch.cat([call(network, part).argmax(1) for part in images.split(batch_size)])
 
 
 def effective(
