@@ -29,9 +29,9 @@ from spade_xai.models.layers import Layer
 from spade_xai.progress import Stages
 from spade_xai.tracing.builder import TraceBuilder
 from spade_xai.tracing.hessians import Hessians
-from spade_xai.tracing.options import Options
-from spade_xai.tracing.pruning import Problem, prune_layers
-from spade_xai.tracing.run import Run
+from spade_xai.tracing.options import TraceOptions
+from spade_xai.tracing.pruning.registry import METHODS
+from spade_xai.tracing.run import TracingRun
 
 SPARSITY = 0.9
 BATCH = 64  # augmentations in one forward pass
@@ -161,9 +161,9 @@ def _sampled(
     augmentations = min(configuration.augmentations, part.augmentations)
     scale = configuration.augmentations / augmentations
     settings = {**settings, "augmentations": augmentations}
-    options = Options(function="latency", depthwise=False, max_memory=None, **settings)
+    options = TraceOptions(function="latency", **settings)
     with Stages(None) as stages, torch.no_grad():
-        run = Run(model, [image], options, None, stages)
+        run = TracingRun(model, [image], options, stages)
         sums = Hessians(run.model, run.layers, options.function, options.forward_precision)
         sums.run(run.batches(run.sources[0]))
         start = time.perf_counter()
@@ -216,8 +216,9 @@ def _some_rows(builder: TraceBuilder, layer: Layer, hessian: Tensor, rows: int) 
             damped_inverse(h, DAMP)
         inverting = time.perf_counter() - start
     start = time.perf_counter()
-    problem = Problem(replace(layer, rows=rows), weight[:, :rows], hessian[None], SPARSITY)
-    ((result,),) = prune_layers([problem], method="obc", damp=DAMP)
+    method = METHODS["obc"]
+    prepared = method.prepare(replace(layer, rows=rows), weight[:, :rows], hessian, DAMP)
+    (result,) = method.prune([prepared], [SPARSITY])
     spent = time.perf_counter() - start
     seconds = inverting + max(0.0, spent - inverting) * layer.rows / rows
     if result.weights is None:
@@ -232,8 +233,9 @@ def _some_samples(builder: TraceBuilder, layer: Layer, hessian: Tensor, samples:
     """Prune a layer with SparseGPT for so many samples at once; the time for each."""
     weight = layer.read(builder.dense)
     start = time.perf_counter()
-    problem = Problem(layer, weight, hessian.expand(samples, *hessian.shape), SPARSITY)
-    (results,) = prune_layers([problem], method="sparsegpt", damp=DAMP)
+    method = METHODS["sparsegpt"]
+    prepared = [method.prepare(layer, weight, hessian, DAMP)] * samples
+    results = method.prune(prepared, [SPARSITY] * samples)
     seconds = (time.perf_counter() - start) / samples
     start = time.perf_counter()
     builder.note(layer, results[0], seconds)

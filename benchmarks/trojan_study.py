@@ -18,7 +18,6 @@ from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.reports import tables
 from spade_xai.reports.demo import LAST
 from spade_xai.reports.evaluate import Evaluation, evaluate
-from spade_xai.reports.explain import TRACERS
 from spade_xai.reports.report import write_atomically
 from spade_xai.tracing.schedule import linear
 from spade_xai.trojans.backdoored import load_network, load_pictures, metadata, network
@@ -109,7 +108,9 @@ def joined(parts: Sequence[Evaluation]) -> Evaluation:
         }
         for metric, methods in parts[0].scores.items()
     }
-    fidelity = {tracer: [f for part in parts for f in part.fidelity[tracer]] for tracer in TRACERS}
+    fidelity = {
+        tracer: [f for part in parts for f in part.fidelity[tracer]] for tracer in parts[0].fidelity
+    }
     seconds = {stage: sum(part.seconds[stage] for part in parts) for stage in parts[0].seconds}
     return Evaluation(scores, fidelity, seconds, sum(part.traces for part in parts))
 

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import spade_xai.reports.demo
-import spade_xai.tuning.cache
 from spade_xai import load_trace
+from spade_xai.tracing.pruning.exact_obc import ExactOBC
 
 COMMANDS = ["trace", "explain", "evaluate", "tune", "demo"]
 
@@ -49,7 +49,7 @@ def test_trace_of_several_as_json(run, pictures):
     assert [entry["file"] for entry in found] == ["traces/a.safetensors", "traces/b.safetensors"]
     assert all([x["name"] for x in entry["layers"]] == ["3"] for entry in found)
     assert found[0]["fidelity"]["sample"]["count"] == 1
-    assert set(found[0]["seconds"]) == {"augment", "forward", "hessian", "prune"}
+    assert set(found[0]["seconds"]) == {"augment", "forward", "hessian", "prune", "fidelity"}
 
 
 def test_images_of_one_name_in_two_folders(run, pictures):
@@ -122,7 +122,7 @@ def test_tune_and_what_it_gives_to_trace(run, pictures, monkeypatch):
         raise AssertionError("everything is in the checkpoint")
 
     with monkeypatch.context() as patch:
-        patch.setattr(spade_xai.tuning.cache, "order_layer", none)
+        patch.setattr(ExactOBC, "prepare", none)
         code, out, _ = run(*arguments, "--json")
     assert code == 0
     assert json.loads(out)["sparsity"] == tuned

@@ -37,7 +37,7 @@ def files():
             ["trace", "pictures/a.png", "--size", "8"],
             "cannot be run on an image of shape (3, 8, 8)",
         ),
-        (["trace", "pictures/a.png", "-s", "most"], "--sparsity must be a ratio"),
+        (["trace", "pictures/a.png", "-s", "most"], "--sparsity must be faithful, a ratio"),
         (["trace", "pictures/a.png", "-s", "absent.toml"], "absent.toml"),
         (["trace", "pictures/a.png", "-s", "1.5"], "sparsity must be in [0, 1], got 1.5"),
         (["trace", "pictures/a.png", "-l", "head"], "'head' takes none"),

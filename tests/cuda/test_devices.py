@@ -7,7 +7,7 @@ from torch import nn
 
 import spade_ext
 from spade_ext import HessianAccumulator, OBCTrace, reference
-from spade_xai.tracing.result import Packed, pack_bits
+from spade_xai.tracing.packed import Packed, pack_bits
 from spade_xai.tracing.trace import trace, trace_many
 
 SIZES = [(1, 1), (3, 2), (5, 31), (7, 33), (4, 129), (3, 300)]

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from spade_xai import metrics
+from spade_xai import metrics, trace
 from spade_xai.measures.baselines import edge_map, magnitude_prune, random_map
 from spade_xai.measures.sparse_fc import cache_features, elastic_net_path, sparse_fc
 
@@ -74,13 +74,45 @@ def test_magnitude_pruning_removes_the_smallest():
     assert named[0].weight is model[0].weight and int((named[3].weight == 0).sum()) == 10
     tied = nn.Linear(4, 1)
     nn.init.ones_(tied.weight)
-    assert magnitude_prune(tied, {"": 0.5}).weight.tolist() == [[0, 0, 1, 1]]
-    with pytest.raises(
-        ValueError, match="magnitude_prune: sparsity must name layers with weights, got 'x'"
-    ):
+    assert magnitude_prune(tied, 0.5).weight.tolist() == [[0, 0, 1, 1]]
+    with pytest.raises(ValueError, match="magnitude_prune: sparsity must take a layer, 'x'"):
         magnitude_prune(model, {"x": 0.5})
-    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\], got 1.5 for 3"):
+    with pytest.raises(ValueError, match=r"'3' must be in \[0, 1\], got 1.5"):
         magnitude_prune(model, {"3": 1.5})
+    with pytest.raises(ValueError, match="sparsity must be given: no sample tells"):
+        magnitude_prune(model, "faithful")
+
+
+def test_magnitude_pruning_takes_the_layers_that_traces_take():
+    torch.manual_seed(0)
+    model = nn.ModuleDict({
+        "depthwise": nn.Conv2d(4, 4, 3, groups=4),
+        "attention": nn.MultiheadAttention(8, 2),
+        "head": nn.Linear(8, 2),
+    })  # fmt: skip
+    sparse = magnitude_prune(model, 0.5)
+    assert sparse["depthwise"].weight is model["depthwise"].weight
+    attention = sparse["attention"]
+    for i in range(3):
+        assert int((attention.in_proj_weight[8 * i : 8 * (i + 1)] == 0).sum()) == 32
+    assert int((attention.out_proj.weight == 0).sum()) == 32
+    named = magnitude_prune(model, {"attention.q_proj": 0.25, "depthwise": 0.5}, depthwise=True)
+    assert int((named["attention"].in_proj_weight == 0).sum()) == 16
+    assert int((named["depthwise"].weight == 0).sum()) == 18
+    assert named["head"].weight is model["head"].weight
+
+
+def test_a_magnitude_trace_has_the_weights_of_magnitude_pruning():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    made = trace(
+        model, torch.rand(5, 6), method="magnitude", sparsity=0.5, augment=None, progress=False
+    )
+    sparse = magnitude_prune(model, 0.5)
+    for name in ("0", "2"):
+        weight = made.model.get_submodule(name).weight
+        assert torch.equal(weight, sparse.get_submodule(name).weight)
+    assert all(x.status == "pruned" and x.relative_loss > 0 for x in made.layers)
 
 
 @pytest.fixture(scope="module")

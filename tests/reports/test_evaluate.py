@@ -105,9 +105,13 @@ def test_one_image_has_no_control_and_no_standard_error(model, images):
 def test_errors(model, images):
     with pytest.raises(ValueError, match="evaluate: planted or clean must be given"):
         evaluate(model)
-    with pytest.raises(ValueError, match="evaluate: tracers are SPADE, FastSPADE, got 'OBC'"):
+    with pytest.raises(
+        ValueError, match="evaluate: tracers are SPADE, FastSPADE, Magnitude, got 'OBC'"
+    ):
         evaluate(model, clean=images, tracers=["OBC"])
-    with pytest.raises(ValueError, match="explain: tracers are SPADE, FastSPADE, got 'OBC'"):
+    with pytest.raises(
+        ValueError, match="explain: tracers are SPADE, FastSPADE, Magnitude, got 'OBC'"
+    ):
         explain(model, images, ["a", "b", "c"], tracers=["OBC"])
 
 
@@ -127,7 +131,7 @@ def test_explanations(model, images):
     assert [layer["name"] for layer in layers] == ["0", "2", "5"]
     assert summary["traces"]["FastSPADE"]["fidelity"]["sample"]["count"] == 1
     seconds = summary["traces"]["FastSPADE"]["seconds"]
-    assert set(seconds) == {"augment", "forward", "hessian", "prune", "maps"}
+    assert set(seconds) == {"augment", "forward", "hessian", "prune", "fidelity", "maps"}
 
 
 def test_display_of_maps_and_classes():

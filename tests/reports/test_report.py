@@ -10,7 +10,8 @@ from PIL import Image
 
 from spade_xai.reports.explain import Explanation
 from spade_xai.reports.report import grid, html, png, sparsity_chart, write_atomically
-from spade_xai.tracing.result import Agreement, Fidelity, LayerReport
+from spade_xai.tracing.fidelity import Agreement, Fidelity
+from spade_xai.tracing.layer_report import LayerReport
 
 
 def layer(name, got):

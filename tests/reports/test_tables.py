@@ -10,7 +10,7 @@ import torch
 
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import Evaluation
-from spade_xai.tracing.result import Agreement, Fidelity
+from spade_xai.tracing.fidelity import Agreement, Fidelity
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,9 @@ from spade_ext import hessian, obc_prune
 from spade_xai.exceptions import MemoryLimitWarning
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing.augment import augmented
-from spade_xai.tracing.file import load_trace
 from spade_xai.tracing.memory import parse_memory, plan_memory
-from spade_xai.tracing.pruning import Problem, prune_layers
+from spade_xai.tracing.pruning.registry import METHODS
+from spade_xai.tracing.result import load_trace
 from spade_xai.tracing.trace import trace, trace_many
 
 OPTIONS = {"augmentations": 24, "batch_size": 8, "progress": False, "sparsity": 0.5}
@@ -101,7 +101,8 @@ def test_agreement_is_the_overlap_of_the_masks(model, sample):
 def test_a_memory_limit_splits_the_work_and_changes_nothing(model, sample, method):
     options = {**OPTIONS, "augment": noise, "method": method}
     whole = trace(model, sample, **options)
-    needed = plan_memory(find_layers(model), method=method, samples=1, max_memory=None).bytes
+    whole_plan = plan_memory(find_layers(model), method=METHODS[method], samples=1, max_memory=None)
+    needed = whole_plan.bytes
     with pytest.warns(MemoryLimitWarning, match="2 groups of layers"):
         parts = trace(model, sample, max_memory=needed - 1, **options)
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
@@ -112,7 +113,7 @@ def test_a_memory_limit_splits_the_work_and_changes_nothing(model, sample, metho
 
 def test_a_memory_limit_splits_samples_first(model):
     layers = find_layers(model)
-    options = {"method": "sparsegpt"}
+    options = {"method": METHODS["sparsegpt"]}
     one, five = (plan_memory(layers, samples=n, max_memory=None, **options).bytes for n in (1, 5))
     plan = plan_memory(layers, samples=5, max_memory=five - 1, **options)
     assert plan.samples == 4 and len(plan.parts) == 1
@@ -157,7 +158,7 @@ def test_progress_of_each_stage_ends_at_its_total(model, sample):
     for steps in seen.values():
         assert [done for done, _ in steps] == sorted(done for done, _ in steps)
         assert steps[-1][0] == steps[-1][1]
-    assert set(result.timings) == {"augment", "forward", "hessian", "prune"}
+    assert set(result.timings) == {"augment", "forward", "hessian", "prune", "fidelity"}
     assert all(seconds > 0 for seconds in result.timings.values())
 
 
@@ -218,9 +219,9 @@ def test_a_file_of_another_model_is_refused_with_the_first_difference(model, sam
     ("changes", "error", "message"),
     [
         (
-            {"method": "magnitude"},
+            {"method": "random"},
             ValueError,
-            "trace: method must be one of obc, sparsegpt, got 'magnitude'",
+            "trace: method must be one of obc, sparsegpt, magnitude, got 'random'",
         ),
         (
             {"augmentations": 0},
@@ -302,6 +303,6 @@ def test_damping_of_a_grouped_layer_is_the_largest_of_its_groups(method, order):
     (layer,) = find_layers(conv)
     indefinite = torch.tensor([[1.0, 1.05], [1.05, 1.0]])  # least eigenvalue -0.05
     hessian = torch.stack([torch.eye(2), indefinite])[list(order)]
-    problem = Problem(layer, layer.read(conv), hessian[None], 0.5)
-    ((result,),) = prune_layers([problem], method=method, damp=0.0)
+    prepared = METHODS[method].prepare(layer, layer.read(conv), hessian, 0.0)
+    (result,) = METHODS[method].prune([prepared], [0.5])
     assert result.damp == pytest.approx(0.1)

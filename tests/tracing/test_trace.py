@@ -10,7 +10,7 @@ from torch import nn
 from spade_ext import DampingWarning
 from spade_xai import schedule
 from spade_xai.models.precision import forward_precision
-from spade_xai.tracing.file import load_trace
+from spade_xai.tracing.result import load_trace
 from spade_xai.tracing.trace import trace, trace_many
 
 OPTIONS = {"augmentations": 24, "batch_size": 8, "progress": False}

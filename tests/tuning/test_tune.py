@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-import spade_xai.tuning.cache
-from spade_xai.tracing.run import Run
+from spade_xai.tracing.pruning.exact_obc import ExactOBC
+from spade_xai.tracing.run import TracingRun
 from spade_xai.tracing.trace import trace
 from spade_xai.tuning.tune import tune
 
@@ -70,19 +70,17 @@ def test_each_layer_is_eliminated_once_a_sample_and_solved_once_a_candidate(
     calls = Counter()
 
     def count(name):
-        run = getattr(spade_xai.tuning.cache, name)
-        monkeypatch.setattr(
-            spade_xai.tuning.cache, name, lambda *a: calls.update([name]) or run(*a)
-        )
+        run = getattr(ExactOBC, name)
+        monkeypatch.setattr(ExactOBC, name, lambda *a: calls.update([name]) or run(*a))
 
-    count("order_layer")
-    count("weights_at")
+    count("prepare")
+    count("prune")
     result = tune(model, samples, metric_for(samples), grid=GRID, augment=noise, **OPTIONS)
-    assert calls["order_layer"] == 3 * len(samples)
+    assert calls["prepare"] == 3 * len(samples)
     candidates = 3 * (len(GRID) - 1)  # a ratio of 0 needs no solution
     settled = sum(result.sparsity[name] > 0 for name in ("5", "2"))  # again, for earlier layers
     assert settled > 0
-    assert calls["weights_at"] == (candidates + settled) * len(samples)
+    assert calls["prune"] == (candidates + settled) * len(samples)
 
 
 def test_groups_share_a_ratio_and_ties_take_the_lower(model, samples):
@@ -118,10 +116,8 @@ def test_resumes_with_nothing_lost(model, samples, tmp_path, monkeypatch, at, to
     options = {**OPTIONS, "augment": noise, "grid": GRID}
     whole = tune(model, samples, metric, **options)
     eliminated = []
-    order = spade_xai.tuning.cache.order_layer
-    monkeypatch.setattr(
-        spade_xai.tuning.cache, "order_layer", lambda *a: eliminated.append(a) or order(*a)
-    )
+    order = ExactOBC.prepare
+    monkeypatch.setattr(ExactOBC, "prepare", lambda *a: eliminated.append(a) or order(*a))
     with pytest.raises(KeyboardInterrupt):
         tune(model, samples, Interrupting(metric, at), checkpoint=path, **options)
     assert len(path.read_text().splitlines()) == 1 + at
@@ -202,14 +198,14 @@ def test_device_takes_a_copy_and_precision_reaches_the_passes(
 ):
     ran = []
 
-    compute = Run.hessians
+    compute = TracingRun.hessians
 
     def hessians(run, *arguments, **options):
         found = compute(run, *arguments, **options)
         ran.append((run.model is not model, run.device, found))
         return found.copy()
 
-    monkeypatch.setattr(Run, "hessians", hessians)
+    monkeypatch.setattr(TracingRun, "hessians", hessians)
     options = {**OPTIONS, "augment": None, "grid": [0.5, 0.9], "method": method}
     metric = metric_for(samples)
     results = [
@@ -254,7 +250,7 @@ def test_errors(model, samples):
         ({"groups": ["head"]}, "groups must take a layer, 'head' takes none"),
         ({"metric": lambda m, i: float("nan")}, "metric must be finite, got nan for sample 0"),
         ({"forward_precision": "half"}, "tune: forward_precision must be one of float32"),
-        ({"method": "magnitude"}, "tune: method must be one of obc, sparsegpt"),
+        ({"method": "random"}, "tune: method must be one of obc, sparsegpt"),
     ]:
         with pytest.raises(ValueError, match=message):
             run(**changes)

@@ -24,8 +24,8 @@ def evaluate(
     masks: o.Masks = None,
     methods: o.Maps = list(GRADIENT_METHODS),  # noqa: B006
     z_box: o.ZBox = False,
-    tracers: o.Tracers = [o.Tracer.SPADE, o.Tracer.FAST],  # noqa: B006
-    sparsity: o.Sparsity = "linear:0.99",
+    tracers: o.Tracers = ["SPADE", "FastSPADE"],  # noqa: B006
+    sparsity: o.Sparsity = "faithful",
     pruning: PruningOptions,
     out: Annotated[
         Path | None,
@@ -50,11 +50,10 @@ def evaluate(
     images = torch.cat([picture.x for picture in pictures])
     found_masks = [picture.mask for picture in pictures if picture.mask is not None]
     planted = (images, torch.stack(found_masks)) if found_masks else None
-    names = [tracer.value for tracer in tracers]
     bars = show_progress(progress)
     found = evaluate_maps(
         given.model, planted, images if planted is None else None, methods=methods,
-        tracers=names, controls=names[:1], progress=bars,
+        tracers=tracers, controls=tracers[:1], progress=bars,
         report=(lambda line: typer.echo(line, err=True)) if bars else None,
         z_box=z_box,
         **given.trace_arguments({"sparsity": o.parse_sparsity(sparsity), **pruning.arguments()}),

@@ -38,8 +38,8 @@ def explain(
         typer.Option(min=0, help="Class to explain; default: what the model answers."),
     ] = None,
     z_box: o.ZBox = False,
-    tracers: o.Tracers = [o.Tracer.SPADE],  # noqa: B006
-    sparsity: o.Sparsity = "linear:0.99",
+    tracers: o.Tracers = ["SPADE"],  # noqa: B006
+    sparsity: o.Sparsity = "faithful",
     pruning: PruningOptions,
     out: Annotated[
         Path,
@@ -70,7 +70,7 @@ def explain(
     for picture in given.pictures():
         found += explain_images(
             given.model, picture.x, [picture.name], pictures=picture.image[None], target=target,
-            methods=methods, tracers=[tracer.value for tracer in tracers], z_box=z_box,
+            methods=methods, tracers=tracers, z_box=z_box,
             progress=show_progress(progress), **arguments,
         )  # fmt: skip
         files.append(out / f"{picture.stem}.png")

@@ -11,15 +11,9 @@ import typer
 from spade_xai.attribution.methods import METHODS
 from spade_xai.tracing import schedule
 from spade_xai.tracing.augment import RECIPES, STEPS, ImageAugment
+from spade_xai.tracing.pruning.registry import TRACERS
 
 MODEL, PRUNING, OUTPUT = "Model and images", "Pruning", "Output"
-
-
-class Tracer(str, enum.Enum):
-    """The paper's names of the pruning methods."""
-
-    SPADE = "SPADE"
-    FAST = "FastSPADE"
 
 
 class Precision(str, enum.Enum):
@@ -40,6 +34,17 @@ def _check_device(name: str | None) -> str | None:
             "this machine has no CUDA device, or PyTorch was built without CUDA"
         )
     return name
+
+
+def _check_tracer(name: str) -> str:
+    for title in TRACERS:
+        if name.lower() == title.lower():
+            return title
+    raise typer.BadParameter(f"tracers are {', '.join(TRACERS)}, got {name!r}")
+
+
+def _check_tracers(names: list[str]) -> list[str]:
+    return [_check_tracer(name) for name in names]
 
 
 def _check_methods(names: list[str]) -> list[str]:
@@ -116,14 +121,25 @@ Masks = Annotated[
     ),
 ]
 Tracers = Annotated[
-    list[Tracer], typer.Option("--tracer", "-t", rich_help_panel=PRUNING, help="May be repeated.")
-]
-OneTracer = Annotated[Tracer, typer.Option("--tracer", "-t", rich_help_panel=PRUNING)]
+    list[str],
+    typer.Option(
+        "--tracer", "-t", callback=_check_tracers, rich_help_panel=PRUNING,
+        help=f"Pruning method, may be repeated: {', '.join(TRACERS)}.",
+    ),
+]  # fmt: skip
+OneTracer = Annotated[
+    str,
+    typer.Option(
+        "--tracer", "-t", callback=_check_tracer, rich_help_panel=PRUNING,
+        help=f"Pruning method: {', '.join(TRACERS)}.",
+    ),
+]  # fmt: skip
 Sparsity = Annotated[
     str,
     typer.Option(
         "--sparsity", "-s", rich_help_panel=PRUNING,
-        help="A ratio, uniform:RATIO, linear:LAST, last_block:RATIO, or a JSON or TOML file of patterns and ratios.",
+        help="faithful (as sparse as the answer is kept), a ratio, uniform:RATIO, linear:LAST, last_block:RATIO, "
+        "last_blocks:COUNT:RATIO (and the head), or a JSON or TOML file of patterns and ratios.",
     ),
 ]  # fmt: skip
 Augment = Annotated[
@@ -197,15 +213,22 @@ Progress = Annotated[
 
 
 def parse_sparsity(text: str) -> schedule.Sparsity:
-    """A ratio, a schedule, or the path of a file."""
+    """A ratio, a schedule, "faithful", or the path of a file."""
     name, _, value = text.partition(":")
     named: dict[str, Callable[[float], schedule.Schedule]] = {
         "uniform": schedule.uniform,
         "linear": schedule.linear,
         "last_block": schedule.last_block,
     }
+    if text == schedule.FAITHFUL:
+        return text
     if name in named:
         return named[name](_ratio(value or "0.99", text))
+    if name == "last_blocks":
+        count, _, ratio = value.partition(":")
+        if not count.isdecimal():
+            raise _refused(text)
+        return schedule.last_blocks(int(count), _ratio(ratio or "0.99", text))
     if Path(text).suffix in (".json", ".toml"):
         return Path(text)
     return _ratio(text, text)
@@ -215,10 +238,14 @@ def _ratio(value: str, text: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise ValueError(
-            "--sparsity must be a ratio, uniform:RATIO, linear:LAST, last_block:RATIO or a JSON or "
-            f"TOML file, got {text!r}"
-        ) from None
+        raise _refused(text) from None
+
+
+def _refused(text: str) -> ValueError:
+    return ValueError(
+        "--sparsity must be faithful, a ratio, uniform:RATIO, linear:LAST, last_block:RATIO, "
+        f"last_blocks:COUNT:RATIO or a JSON or TOML file, got {text!r}"
+    )
 
 
 def parse_augment(text: str) -> str | ImageAugment | None:

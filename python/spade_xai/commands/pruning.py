@@ -4,19 +4,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from spade_xai.commands import options as o
+from spade_xai.tracing.options import TraceOptions
 
 
 @dataclass(frozen=True)
 class PruningOptions:
-    """How to vary an image and what to prune; see `trace`."""
+    """The fields of `TraceOptions` that commands take, as text of a command line."""
 
     augment: o.Augment = "resnet"
-    augmentations: o.Augmentations = 1024
+    augmentations: o.Augmentations = TraceOptions.augmentations
     layers: o.Layers = None
-    depthwise: o.Depthwise = False
-    damp: o.Damp = 0.01
-    batch_size: o.BatchSize = 64
-    seed: o.Seed = 0
+    depthwise: o.Depthwise = TraceOptions.depthwise
+    damp: o.Damp = TraceOptions.damp
+    batch_size: o.BatchSize = TraceOptions.batch_size
+    seed: o.Seed = TraceOptions.seed
     max_memory: o.MaxMemory = None
     device: o.Device = None
     forward_precision: o.ForwardPrecision = o.Precision.FLOAT32

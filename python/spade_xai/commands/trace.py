@@ -22,7 +22,8 @@ from spade_xai.commands.output import (
 )
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
-from spade_xai.reports.explain import TRACERS, short_fidelity
+from spade_xai.reports.explain import short_fidelity
+from spade_xai.tracing.pruning.registry import TRACERS
 from spade_xai.tracing.result import Trace
 from spade_xai.tracing.trace import trace as trace_one
 from spade_xai.tracing.trace import trace_many
@@ -32,8 +33,8 @@ from spade_xai.tracing.trace import trace_many
 def trace(
     inputs: InputOptions,
     *,
-    tracer: o.OneTracer = o.Tracer.SPADE,
-    sparsity: o.Sparsity = "linear:0.99",
+    tracer: o.OneTracer = "SPADE",
+    sparsity: o.Sparsity = "faithful",
     pruning: PruningOptions,
     sequential: Annotated[
         bool,
@@ -62,7 +63,7 @@ def trace(
     given = load_inputs(inputs)
     arguments = given.trace_arguments(
         {
-            "method": TRACERS[tracer.value],
+            "method": TRACERS[tracer],
             "sparsity": o.parse_sparsity(sparsity),
             "progress": show_progress(progress),
             **pruning.arguments(),

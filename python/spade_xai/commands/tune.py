@@ -21,8 +21,9 @@ from spade_xai.commands.output import (
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
 from spade_xai.measures import metrics
-from spade_xai.reports.explain import TRACERS, image_map
+from spade_xai.reports.explain import image_map
 from spade_xai.tracing.file import describe
+from spade_xai.tracing.pruning.registry import TRACERS
 from spade_xai.tracing.schedule import GRID
 from spade_xai.trojans.trojan import predictions
 from spade_xai.tuning.identity import digest_of_text
@@ -49,7 +50,7 @@ def tune(
         ),
     ] = None,
     z_box: o.ZBox = False,
-    tracer: o.OneTracer = o.Tracer.SPADE,
+    tracer: o.OneTracer = "SPADE",
     pruning: PruningOptions,
     checkpoint: Annotated[
         Path | None,
@@ -83,7 +84,7 @@ def tune(
         MapMetric(given.model, pictures, methods, pruning.seed, z_box),
         grid=o.parse_numbers("--grid", grid),
         groups=[group.split(",") for group in groups] if groups else None,
-        method=TRACERS[tracer.value], checkpoint=checkpoint, progress=show_progress(progress),
+        method=TRACERS[tracer], checkpoint=checkpoint, progress=show_progress(progress),
         **given.trace_arguments(pruning.arguments()),
     )  # fmt: skip
     tuned.save(out)

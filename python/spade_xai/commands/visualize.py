@@ -69,8 +69,8 @@ def visualize(
     transforms: Annotated[
         bool, typer.Option(help="Shift, scale and rotate at random before each step.")
     ] = True,
-    tracer: o.OneTracer = o.Tracer.SPADE,
-    sparsity: o.Sparsity = "linear:0.99",
+    tracer: o.OneTracer = "SPADE",
+    sparsity: o.Sparsity = "faithful",
     pruning: PruningOptions,
     out: Annotated[
         Path,
@@ -111,7 +111,7 @@ def visualize(
             yield picture.name, picture.image, picture.x
 
     found = facets(
-        given.model, samples(), chosen, shape, layer=layer, tracer=tracer.value, count=count,
+        given.model, samples(), chosen, shape, layer=layer, tracer=tracer, count=count,
         preprocessing=given.preprocessing, visualization=visualization,
         progress=show_progress(progress), report=None if as_json else typer.echo, **arguments,
     )  # fmt: skip
@@ -121,7 +121,7 @@ def visualize(
             files.append(out / (f"{stem}.png" if count == 1 else f"{stem}_{k}.png"))
             write_atomically(files[-1], _as_png(image))
     name = class_name(given.classes, chosen) if layer is None else f"channel {chosen} of {layer}"
-    page = facet_page(found, name, tracer=tracer.value, classes=given.classes)
+    page = facet_page(found, name, tracer=tracer, classes=given.classes)
     write_atomically(out / "report.html", page.encode())
     if as_json:
         entries = [

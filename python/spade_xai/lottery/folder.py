@@ -23,7 +23,7 @@ from spade_xai.lottery.storage import (
     write_state,
 )
 from spade_xai.lottery.train import Training
-from spade_xai.tracing.result import Packed, pack_bits
+from spade_xai.tracing.packed import Packed, pack_bits
 
 
 @dataclass(frozen=True)

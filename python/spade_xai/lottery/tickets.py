@@ -24,7 +24,7 @@ from spade_xai.lottery.kernel_scores import gradcam_scores, hessian_scores
 from spade_xai.lottery.networks import find_head, find_last_maps
 from spade_xai.lottery.storage import RunError, read_json, read_state, write_state, write_text
 from spade_xai.lottery.train import Round, Trained, Training, answers, train_round
-from spade_xai.tracing.result import Packed, pack_bits
+from spade_xai.tracing.packed import Packed, pack_bits
 
 CRITERIA = ("magnitude", "random", "sparsegpt", "obc", "gradcam", "structured")
 CALIBRATION = 128  # training pictures that Hessians and Grad-CAM scores are made of

@@ -1,12 +1,13 @@
 """What a result is compared with: maps that ignore the model, and models pruned without the sample."""
 
-from collections.abc import Mapping
-
 import kornia
 import torch
 from torch import Tensor, nn
 
 from spade_xai.models.copies import duplicate
+from spade_xai.models.layers import find_layers, select_layers
+from spade_xai.tracing.pruning.magnitude import cut
+from spade_xai.tracing.schedule import FAITHFUL, Sparsity, resolve_sparsity
 
 
 def random_map(x: Tensor, *, seed: int = 0) -> Tensor:
@@ -39,36 +40,29 @@ def edge_map(x: Tensor, *, detector: str = "sobel") -> Tensor:
     raise ValueError(f"edge_map: detector must be 'sobel' or 'canny', got {detector!r}")
 
 
-def magnitude_prune(model: nn.Module, sparsity: float | Mapping[str, float]) -> nn.Module:
+def magnitude_prune(model: nn.Module, sparsity: Sparsity, *, depthwise: bool = False) -> nn.Module:
     """Return a copy of model whose weights of least magnitude are zero.
 
-    In each layer floor(sparsity * numel) weights go; ties go by lowest index. The copy is in eval mode and shares all
-    tensors that are not pruned with the model.
+    In each layer floor(sparsity * numel) weights go; ties go by lowest index. The layers are those that `trace`
+    prunes, attention projections among them, and depthwise convolutions only if asked for. The copy is in eval mode
+    and shares all tensors that are not pruned with the model. `trace(..., method="magnitude")` gives the same weights
+    as a trace.
 
     Args:
         model: Not modified.
-        sparsity: One ratio in [0, 1] for every convolution and linear layer, or {layer name: ratio}.
+        sparsity: A ratio in [0, 1], a schedule, patterns and ratios, or the path of a file, as in `trace`.
+        depthwise: Prune depthwise convolutions too.
     """
+    function = "magnitude_prune"
+    if sparsity == FAITHFUL:
+        raise ValueError(f"{function}: sparsity must be given: no sample tells what is faithful")
     sparse = duplicate(model)
-    modules = dict(sparse.named_modules())
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    if isinstance(sparsity, Mapping):
-        ratios = dict(sparsity)
-    else:
-        ratios = {name: sparsity for name, m in modules.items() if isinstance(m, kinds)}
-    for name, ratio in ratios.items():
-        weight = getattr(modules.get(name), "weight", None)
-        if not isinstance(weight, Tensor):
-            raise ValueError(
-                f"magnitude_prune: sparsity must name layers with weights, got {name!r}"
-            )
-        if not 0 <= ratio <= 1:
-            raise ValueError(f"magnitude_prune: sparsity must be in [0, 1], got {ratio} for {name}")
-        # 1e-9: 0.95 x 20 counts as 19, whatever its binary expansion
-        count = int(ratio * weight.numel() + 1e-9)
-        pruned = weight.detach().clone()
-        pruned.view(-1)[pruned.abs().flatten().argsort(stable=True)[:count]] = 0
-        modules[name].weight = nn.Parameter(pruned, requires_grad=weight.requires_grad)
+    everything = find_layers(model)
+    layers = select_layers(everything, None, depthwise=depthwise, function=function)
+    ratios = resolve_sparsity(function, sparsity, layers, everything)
+    for layer in layers:
+        if ratios[layer.name] > 0:
+            layer.write(sparse, cut(layer.read(model), ratios[layer.name]))
     return sparse
 
 

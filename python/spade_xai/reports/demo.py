@@ -14,7 +14,7 @@ from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.progress import Progress
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import evaluate
-from spade_xai.reports.explain import TRACERS, explain
+from spade_xai.reports.explain import explain
 from spade_xai.reports.report import html, write_atomically
 from spade_xai.tracing.schedule import linear
 from spade_xai.trojans import backdoored
@@ -123,7 +123,7 @@ def run_demo(
         images,
         names,
         methods=methods,
-        tracers=tuple(TRACERS),
+        tracers=("SPADE", "FastSPADE"),
         seed=seed,
         progress=progress,
         **options,

@@ -16,13 +16,10 @@ from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.measures import baselines, metrics
 from spade_xai.measures.metrics import Estimate
 from spade_xai.progress import Progress
-from spade_xai.reports.explain import (
-    TRACERS,
-    check_tracers,
-    image_map,
-    short_fidelity,
-)
-from spade_xai.tracing.result import Fidelity, Trace
+from spade_xai.reports.explain import check_tracers, image_map, short_fidelity
+from spade_xai.tracing.fidelity import Fidelity
+from spade_xai.tracing.pruning.registry import TRACERS
+from spade_xai.tracing.result import Trace
 from spade_xai.tracing.trace import trace_many
 from spade_xai.trojans.trojan import predictions
 
@@ -91,7 +88,7 @@ def evaluate(
     clean: Tensor | None = None,
     *,
     methods: Sequence[str] = GRADIENT_METHODS,
-    tracers: Sequence[str] = tuple(TRACERS),
+    tracers: Sequence[str] = ("SPADE", "FastSPADE"),
     controls: Sequence[str] = ("SPADE",),
     seed: int = 0,
     z_box: bool = False,

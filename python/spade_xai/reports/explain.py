@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from spade_xai.attribution.attribute import attribute, pixel_map
 from spade_xai.attribution.methods import GRADIENT_METHODS, MethodName
 from spade_xai.progress import Progress
-from spade_xai.tracing.result import Fidelity, LayerReport, Trace
+from spade_xai.tracing.fidelity import Fidelity
+from spade_xai.tracing.layer_report import LayerReport
+from spade_xai.tracing.pruning.registry import TRACERS
+from spade_xai.tracing.result import Trace
 from spade_xai.tracing.trace import trace
 from spade_xai.trojans.trojan import predictions
-
-TRACERS = {"SPADE": "obc", "FastSPADE": "sparsegpt"}
-"""The paper's names of the pruning methods."""
 
 
 @dataclass

@@ -13,9 +13,10 @@ from spade_xai.features.confidence import confidence
 from spade_xai.features.visualize import visualize
 from spade_xai.models.preprocessing import Preprocessing
 from spade_xai.progress import Progress
-from spade_xai.reports.explain import TRACERS, check_tracers, class_name, short_fidelity
+from spade_xai.reports.explain import check_tracers, class_name, short_fidelity
 from spade_xai.reports.report import embedded, figure_of
-from spade_xai.tracing.result import Fidelity
+from spade_xai.tracing.fidelity import Fidelity
+from spade_xai.tracing.pruning.registry import TRACERS
 from spade_xai.tracing.trace import trace
 from spade_xai.trojans.trojan import predictions
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spade_ext.files import written_whole
 from spade_xai.reports.explain import Explanation, class_name, unit_range
-from spade_xai.tracing.result import LayerReport
+from spade_xai.tracing.layer_report import LayerReport
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

@@ -2,12 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from spade_xai.models.layers import Layer, Unsupported
-from spade_xai.tracing.options import Options
-from spade_xai.tracing.pruning import Pruned
-from spade_xai.tracing.result import LayerReport, Packed, Source, Trace
+from spade_xai.tracing.layer_report import (
+    LayerReport,
+    left_report,
+    pruned_report,
+    unsupported_report,
+)
+from spade_xai.tracing.options import TraceOptions
+from spade_xai.tracing.packed import Packed
+from spade_xai.tracing.prepared import PreparedLayers
+from spade_xai.tracing.pruning.method import PrunedLayer
+from spade_xai.tracing.result import Trace
+from spade_xai.tracing.sample import TracedSample
+from spade_xai.tracing.verdict import Verdict
 
 
 class TraceBuilder:
@@ -32,61 +42,54 @@ class TraceBuilder:
         ratios: Mapping[str, float],
         left_out: Mapping[str, tuple[str, str]],
         unsupported: Sequence[Unsupported],
-        options: Options,
-        source: Source,
+        options: TraceOptions,
+        source: TracedSample,
     ) -> None:
         self.given, self.unsupported = given, unsupported
         self.dense, self.layers, self.ratios, self.left_out = dense, layers, ratios, left_out
         self.options, self.source = options, source
         self.packed: dict[str, Packed] = {}
         self.reports: dict[str, LayerReport] = {}
+        self.verdict: Verdict | None = None
+        self.prepared: PreparedLayers | None = None
 
-    def note(self, layer: Layer, result: Pruned, seconds: float) -> None:
-        """Keep a layer's result."""
-        if result.weights is None:
-            status = "failed"
-        else:
-            self.packed[layer.name] = Packed.of(result.weights)
-            status = "damped" if result.damp > self.options.damp else "pruned"
-        self.reports[layer.name] = self._report(
-            layer, status, result.loss, result.relative_loss, result.damp, seconds
+    def note(
+        self, layer: Layer, result: PrunedLayer, seconds: float, packed: Packed | None = None
+    ) -> None:
+        """Keep a layer's result, with its weights unless they are packed already."""
+        if packed is None and result.weights is not None:
+            packed = Packed.of(result.weights)
+        if packed is not None:
+            self.packed[layer.name] = packed
+        asked = self.ratios.get(layer.name, 0.0)
+        self.reports[layer.name] = pruned_report(
+            layer, asked, result, packed, self.dense, self.options.damp, seconds
         )
 
-    def _report(
-        self, layer: Layer, status: str, loss: float = 0.0, relative: float = 0.0, damp: float = 0.0,
-        seconds: float = 0.0, reason: str = "",
-    ) -> LayerReport:  # fmt: skip
-        packed = self.packed.get(layer.name)
-        kept = len(packed.values) if packed else int(layer.read(self.dense).count_nonzero())
-        got = 1 - kept / layer.numel if layer.numel else 0.0
-        return LayerReport(
-            layer.name, layer.rows, layer.cols, self.ratios.get(layer.name, 0.0), got, loss,
-            relative, damp, seconds, status, reason,
-        )  # fmt: skip
+    def pruned(self, model: nn.Module) -> None:
+        """Write the weights so far into a model."""
+        for name, packed in self.packed.items():
+            like: Tensor = self.layers[name].read(model)
+            self.layers[name].write(model, packed.weights().to(like))
 
-    def trace(self, timings: Mapping[str, float]) -> Trace:
-        """The trace, with the seconds of each stage."""
+    def trace(self, timings: Mapping[str, float], *, keep: bool = False) -> Trace:
+        """The trace, with the seconds of each stage and, to keep, the prepared layers."""
         reports = []
         for name, layer in self.layers.items():
             left = "dense" if self.ratios.get(name, 0.0) == 0 else "unused"
             status, reason = self.left_out.get(name, (left, ""))
-            reports.append(self.reports.get(name) or self._report(layer, status, reason=reason))
-        for other in self.unsupported:
-            zeros = other.zeros / max(1, other.rows * other.cols)
-            reports.append(
-                LayerReport(
-                    other.name, other.rows, other.cols, 0.0, zeros, 0.0, 0.0, 0.0, 0.0, "unsupported",
-                    other.reason,
-                )
-            )  # fmt: skip
+            asked = self.ratios.get(name, 0.0)
+            found = self.reports.get(name)
+            reports.append(found or left_report(layer, asked, status, self.dense, reason))
+        reports += [unsupported_report(other) for other in self.unsupported]
         settings = {
-            "method": self.options.method,
+            "method": self.options.pruning.name,
             "augment": repr(self.source.augment),
             "augmentations": self.source.augmentations,
             "damp": self.options.damp,
             "seed": self.options.seed,
         }
         return Trace(
-            self.given, reports, settings, dict(timings), dict(self.layers), self.packed,
-            self.source,
+            self.given, reports, settings, dict(timings), self.verdict, dict(self.layers), self.packed,
+            self.source, self.prepared if keep else None,
         )  # fmt: skip

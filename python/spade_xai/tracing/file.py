@@ -4,16 +4,18 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, get_args, get_origin
+from dataclasses import asdict, fields
+from typing import Any, Protocol, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
 from spade_ext.files import parse_json, read_tensors, write_tensors
 from spade_xai.models.copies import check_model, duplicate
-from spade_xai.models.layers import find_layers
-from spade_xai.tracing.result import LayerReport, Packed, Trace
+from spade_xai.models.layers import Layer, find_layers
+from spade_xai.tracing.layer_report import LayerReport
+from spade_xai.tracing.packed import Packed
+from spade_xai.tracing.verdict import Verdict
 
 _FORMAT = "spade_xai.Trace.2"
 
@@ -34,8 +36,19 @@ def describe(value: Tensor) -> list[str]:
     return [str(list(value.shape)), str(value.dtype), digest]
 
 
+class Saved(Protocol):
+    """What is saved of a trace."""
+
+    dense: nn.Module
+    layers: list[LayerReport]
+    settings: dict[str, Any]
+    timings: dict[str, float]
+    verdict: Verdict | None
+    _packed: dict[str, Packed]
+
+
 def save_trace(
-    trace: Trace, path: str | os.PathLike[str], further: Mapping[str, Any] | None = None
+    trace: Saved, path: str | os.PathLike[str], further: Mapping[str, Any] | None = None
 ) -> None:
     """Write a trace: to a temporary file beside path, then renamed.
 
@@ -52,6 +65,7 @@ def save_trace(
         "shapes": json.dumps({name: packed.shape for name, packed in trace._packed.items()}),
         "settings": json.dumps(trace.settings),
         "timings": json.dumps(trace.timings),
+        "verdict": json.dumps(None if trace.verdict is None else asdict(trace.verdict)),
         "model": json.dumps(fingerprint(trace.dense)),
         "further": json.dumps(further or {}),
     }
@@ -70,18 +84,19 @@ def read_further(path: str | os.PathLike[str]) -> tuple[list[LayerReport], dict[
     return layers, timings, parse_json(metadata.get("further", "{}"))
 
 
-def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
-    """Read a trace that was saved, for the model it was made from.
+TraceParts = tuple[
+    list[LayerReport],
+    dict[str, Any],
+    dict[str, float],
+    Verdict | None,
+    dict[str, Layer],
+    dict[str, Packed],
+]
+"""Reports, settings, timings, verdict, layers and weights."""
 
-    Args:
-        path: Of the file.
-        model: The dense model, with the same weights. Not modified.
 
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not a trace, damaged, or made from another model; the first difference is named.
-    """
-    function = "load_trace"
+def read_trace(function: str, path: str | os.PathLike[str], model: nn.Module) -> TraceParts:
+    """The parts of a trace that was saved for the model; see load_trace."""
     check_model(function, model)
     tensors, metadata = read_tensors(function, path, _FORMAT)
     layers, settings, timings = _notes(function, path, metadata)
@@ -89,6 +104,7 @@ def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
         made_from, shapes = parse_json(metadata["model"]), parse_json(metadata["shapes"])
         _expect(made_from, "model", dict[str, list[str]])
         _expect(shapes, "shapes", dict[str, list[int]])
+        verdict = _verdict(parse_json(metadata.get("verdict", "null")))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{function}: {path} is damaged: {error!r}") from None
     _check_same(function, str(path), made_from, fingerprint(model))
@@ -101,7 +117,19 @@ def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
         if entry is None or layer is None or entry.shape != tuple(layer.read(plain).shape):
             raise ValueError(f"{function}: {path} is damaged: layer {name} does not fit its shape")
         packed[name] = entry
-    return Trace(model, layers, settings, timings, found, packed)
+    return layers, settings, timings, verdict, found, packed
+
+
+def _verdict(parts: Any) -> Verdict | None:
+    if parts is None:
+        return None
+    _expect(parts, "verdict", dict[str, Any])
+    _expect(parts["reasons"], "reasons", list[str])
+    verdict = Verdict(**{**parts, "reasons": tuple(parts["reasons"])})
+    for field in fields(verdict):
+        if field.name != "reasons":
+            _expect(getattr(verdict, field.name), field.name, field.type)
+    return verdict
 
 
 def _notes(

@@ -12,6 +12,7 @@ import torch
 from spade_ext import memory as cuda_memory
 from spade_xai.exceptions import MemoryLimitWarning
 from spade_xai.models.layers import Layer
+from spade_xai.tracing.pruning.method import PruningMethod, hessian_bytes
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _CPU = torch.device("cpu")
@@ -55,47 +56,13 @@ def available_memory(device: torch.device = _CPU) -> int | None:
         return None
 
 
-def hessian_bytes(layer: Layer, itemsize: int) -> int:
-    """Bytes of a layer's Hessians."""
-    return layer.groups * layer.cols**2 * itemsize
-
-
-def pruning_bytes(layer: Layer, method: str, samples: int) -> int:
-    """Bytes that pruning a layer on the CPU takes beside its Hessians."""
-    square = layer.cols**2 * 4
-    if method == "obc":
-        # inverse and damped Hessian, a triangle a thread; order, losses and weights
-        return (2 + torch.get_num_threads()) * square + 16 * layer.numel
-    return samples * (layer.groups * 2 * square + 8 * layer.numel)
-
-
-def cuda_pruning_bytes(layers: Sequence[Layer], method: str, samples: int) -> int:
-    """Bytes that pruning layers on CUDA takes beside their Hessians and the scratch memory of the native calls."""
-    if method == "obc":
-        # five matrices of the inverse in float64; order, losses and weights
-        return max(x.groups * x.cols**2 * 40 + 16 * x.numel for x in layers)
-    # the samples' Hessians of one layer side by side; all weights
-    stacked = max(hessian_bytes(x, 4) for x in layers) * samples
-    return stacked + samples * sum(4 * x.numel for x in layers)
-
-
-def _least_scratch(layer: Layer, method: str, device: torch.device) -> int:
-    """Bytes of scratch that native calls on CUDA take at least: for one row, by exact OBC, or one sample's group."""
-    if device.type != "cuda":
-        return 0
-    if method == "obc":
-        return cuda_memory.least_obc_scratch(layer.cols)
-    rows = layer.rows // layer.groups
-    return cuda_memory.least_sparsegpt_scratch(rows, layer.cols, layer.taps, device)
-
-
 def scratch_bytes(
-    layers: Sequence[Layer], method: str, samples: int, held: int, max_memory: int | None
+    layers: Sequence[Layer], method: PruningMethod, samples: int, held: int, max_memory: int | None
 ) -> int | None:
     """Bytes of scratch that native calls on CUDA may take, beside held bytes of Hessians, within max_memory."""
     if max_memory is None:
         return None
-    return max(0, max_memory - held - cuda_pruning_bytes(layers, method, samples))
+    return max(0, max_memory - held - method.cuda_pruning_bytes(layers, samples))
 
 
 @dataclass(frozen=True)
@@ -106,35 +73,40 @@ class Plan:
         parts: Layers whose Hessians are held at once; each part runs the model over all augmentations.
         samples: Samples whose Hessians are held at once.
         bytes: Most memory at one time, beyond the model and one batch of activations.
+        keeps: Whether prepared layers of all samples may stay in memory as well.
     """
 
     parts: tuple[tuple[Layer, ...], ...]
     samples: int
     bytes: int
+    keeps: bool = False
 
 
 def _need(
     layers: Sequence[Layer],
-    method: str,
+    method: PruningMethod,
     samples: int,
     device: torch.device,
     scratch: Mapping[str, int],
+    keep: bool = False,
 ) -> int:
     """Bytes for layers whose Hessians are held at once, with the least scratch of each by name."""
-    held = sum(hessian_bytes(x, 4) for x in layers) * samples
+    held = sum(hessian_bytes(x) for x in layers) * samples
+    if keep:
+        held += sum(method.kept_bytes(x) for x in layers) * samples
     sums = sum(hessian_bytes(x, 8) for x in layers)  # of the sample whose passes run
     if device.type == "cuda":
-        pruning = cuda_pruning_bytes(layers, method, samples)
+        pruning = method.cuda_pruning_bytes(layers, samples)
         pruning += max(scratch[x.name] for x in layers)
     else:
-        pruning = max(pruning_bytes(x, method, samples) for x in layers)
+        pruning = max(method.pruning_bytes(x, samples) for x in layers)
     return held + max(sums, pruning)
 
 
 def plan_memory(
     layers: Sequence[Layer],
     *,
-    method: str,
+    method: PruningMethod,
     samples: int,
     max_memory: int | None,
     function: str = "trace",
@@ -144,7 +116,7 @@ def plan_memory(
 
     Args:
         layers: In order of execution.
-        method: "obc" or "sparsegpt".
+        method: That prunes.
         samples: Samples that would be pruned together.
         max_memory: Bytes; None takes half of what the device has available.
         function: Named in errors and warnings.
@@ -154,12 +126,13 @@ def plan_memory(
         ValueError: max_memory is given and one layer alone takes more.
     """
     if not layers:
-        return Plan((), samples, 0)
+        return Plan((), samples, 0, True)
     limit = max_memory
     if limit is None:
         free = available_memory(device)
         limit = free // 2 if free is not None else 2**62
-    scratch = {x.name: _least_scratch(x, method, device) for x in layers}
+    cuda = device.type == "cuda"
+    scratch = {x.name: method.least_scratch(x, device) if cuda else 0 for x in layers}
     together = samples
 
     def need(some: Sequence[Layer]) -> int:
@@ -185,6 +158,8 @@ def plan_memory(
             f"{together} of {samples} samples at once, {len(parts)} groups of layers, as many passes over the "
             f"augmentations; limit {limit / 1e9:.2f} GB",
             MemoryLimitWarning,
-            stacklevel=5,
+            stacklevel=7,
         )
-    return Plan(tuple(tuple(part) for part in parts), together, peak)
+    keeping = _need(layers, method, together, device, scratch, keep=True)
+    keeps = len(parts) == 1 and keeping <= limit
+    return Plan(tuple(tuple(part) for part in parts), together, peak, keeps)

@@ -2,17 +2,16 @@
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from spade_ext import DampingWarning
 from spade_ext.memory import scratch_within
-from spade_xai.exceptions import UnprunedLayerWarning
+from spade_xai.exceptions import SparsityWarning, UnfaithfulTraceWarning, UnprunedLayerWarning
 from spade_xai.models.copies import duplicate
-from spade_xai.models.inputs import Inputs, device_of, rebatch
+from spade_xai.models.inputs import Inputs, device_of
 from spade_xai.models.layers import (
     Layer,
     Unsupported,
@@ -23,19 +22,26 @@ from spade_xai.models.layers import (
     select_layers,
 )
 from spade_xai.progress import Stages
-from spade_xai.tracing.augment import augmented
 from spade_xai.tracing.builder import TraceBuilder
+from spade_xai.tracing.copies import working_copy
+from spade_xai.tracing.faithful import FaithfulSearch
 from spade_xai.tracing.hessians import Hessians, execution_order
 from spade_xai.tracing.memory import plan_memory, scratch_bytes
-from spade_xai.tracing.options import Options, read_sample, working_copy
-from spade_xai.tracing.pruning import Problem, prune_layers
-from spade_xai.tracing.result import Source, Trace
-from spade_xai.tracing.schedule import resolve_sparsity
+from spade_xai.tracing.options import TraceOptions
+from spade_xai.tracing.prepared import PreparedLayers
+from spade_xai.tracing.pruning.method import Prepared
+from spade_xai.tracing.result import Trace
+from spade_xai.tracing.sample import TracedSample, read_sample
+from spade_xai.tracing.schedule import FAITHFUL, resolve_sparsity
+from spade_xai.tracing.verdict import Probe
 
 Item = TypeVar("Item", Layer, Unsupported)
 
+MISSED = 0.02
+"""How far below the sparsity asked for a layer may stay without a warning."""
 
-class Run:
+
+class TracingRun:
     """A model and the samples to prune it for.
 
     Attributes:
@@ -43,27 +49,23 @@ class Run:
         dense: A copy of it that shares its parameters, in which computed weights are parameters; only read.
         model: The working copy.
         device: Of the working copy; samples, Hessians and pruning are there.
-        sources: One a sample.
+        sources: One per sample.
         layers: Layers that can be pruned, in order of execution.
         calls: How often a pass of the model reads each.
-        ratios: Sparsity of each.
+        faithful: Whether the ratios are chosen for each sample.
+        ratios: Sparsity of each; 1 where it is chosen for each sample.
         left_out: Status of the layers that were chosen but cannot be pruned, and the reason.
         found: Every chosen layer by name: those of layers, then those left out.
         unsupported: The chosen weights that belong to no layer that can be pruned.
     """
 
     def __init__(
-        self,
-        dense: nn.Module,
-        samples: Sequence[Any],
-        options: Options,
-        device: torch.device | str | None,
-        stages: Stages,
+        self, given: nn.Module, samples: Sequence[Any], options: TraceOptions, stages: Stages
     ) -> None:
         function = options.function
-        self.given, self.options, self.stages = dense, options, stages
-        self.model = working_copy(function, dense, device)
-        self.dense = duplicate(dense)
+        self.given, self.options, self.stages = given, options, stages
+        self.model = working_copy(function, given, options.device)
+        self.dense = duplicate(given)
         self.device = device_of(self.model)
         self.sources = [read_sample(options, sample, self.device) for sample in samples]
         everything, others = find_layers(self.dense), find_unsupported(self.dense)
@@ -96,21 +98,19 @@ class Run:
                 )
         order = [*(layer.name for layer in self.layers), *self.left_out]
         self.found = {name: by_name[name] for name in order}
-        self.ratios = resolve_sparsity(function, options.sparsity, self.layers, everything)
+        self.faithful = options.sparsity == FAITHFUL
+        asked = 1.0 if self.faithful else options.sparsity
+        self.ratios = resolve_sparsity(function, asked, self.layers, everything)
         for name, reason in odd.items():
             warnings.warn(
                 f"{function}: layer {name} is left dense: {reason}",
                 UnprunedLayerWarning,
-                stacklevel=5,
+                stacklevel=7,
             )
 
-    def batches(self, source: Source) -> Iterator[Inputs]:
+    def batches(self, source: TracedSample) -> Iterator[Inputs]:
         """The augmentations of a sample in batches; the time to make them is counted."""
-        function, size = self.options.function, self.options.batch_size
-        parts = augmented(
-            function, source.inputs, source.augment, source.augmentations, source.seed
-        )
-        whole = rebatch(parts, size)
+        whole = source.batches(self.options.function, self.options.batch_size)
         while True:
             with self.stages.timed("augment"):
                 batch = next(whole, None)
@@ -120,7 +120,7 @@ class Run:
 
     def hessians(
         self,
-        source: Source,
+        source: TracedSample,
         layers: Sequence[Layer],
         turn: int,
         turns: int,
@@ -151,58 +151,92 @@ class Run:
             taken = {layer.name: sums.take(layer) for layer in layers}
         return {name: h for name, h in taken.items() if h is not None}
 
-    def builder(self, source: Source) -> TraceBuilder:
+    def builder(self, source: TracedSample) -> TraceBuilder:
         """An empty trace of a sample."""
         return TraceBuilder(
-            self.given, self.dense, self.found, self.ratios, self.left_out, self.unsupported,
+            self.given, self.dense, self.found, dict(self.ratios), self.left_out, self.unsupported,
             self.options, source,
         )  # fmt: skip
 
-    def prune(self, sequential: bool) -> list[Trace]:
-        """Prune every layer with a ratio above 0, for each sample."""
+    def prune(self, *, sequential: bool = False, keep: bool = False) -> list[Trace]:
+        """Prune every layer with a ratio above 0, for each sample.
+
+        Args:
+            sequential: Each layer for the inputs that the sparse layers before it give.
+            keep: Have the traces keep what other sparsities are made from, where it fits into the memory.
+        """
         todo = [layer for layer in self.layers if self.ratios[layer.name] > 0]
         builders = [self.builder(source) for source in self.sources]
-        total = len(todo) * len(builders)
+        reference = duplicate(self.model)  # stays dense, whatever a sequential run writes
+        self.stages.counts["prune"] = 0
+        if not sequential or self.faithful:
+            self._parallel(todo, builders, reference, keep and not sequential)
         if sequential:
-            steps = _steps(todo)
-            for i, step in enumerate(steps):
-                hessians = [
-                    self.hessians(builder.source, step, i, len(steps), stop_early=True)
-                    for builder in builders
-                ]
-                for layer in step:
-                    weights = self._prune_layers([layer], builders, hessians, total).get(layer.name)
-                    if weights is not None:
-                        layer.write(self.model, weights)
-        else:
-            plan = plan_memory(
-                todo,
-                method=self.options.method,
-                samples=len(builders),
-                max_memory=self.options.max_memory,
-                function=self.options.function,
-                device=self.device,
-            )
-            turn, turns = 0, len(builders) * len(plan.parts)
-            for start in range(0, len(builders), plan.samples):
-                some = builders[start : start + plan.samples]
-                for part in plan.parts:
-                    hessians = []
-                    for builder in some:
-                        hessians.append(self.hessians(builder.source, part, turn, turns))
-                        turn += 1
-                    for layers in self._at_once(part):
-                        self._prune_layers(layers, some, hessians, total)
+            chosen = builders[0].ratios
+            builders = [self.builder(source) for source in self.sources]
+            for builder in builders:
+                builder.ratios = chosen
+            self._sequential([x for x in todo if chosen[x.name] > 0], builders)
+        self._judge(builders, reference)
         timings = {stage: seconds / len(builders) for stage, seconds in self.stages.seconds.items()}
-        traces = [builder.trace(timings) for builder in builders]
+        traces = [builder.trace(timings, keep=keep) for builder in builders]
         _warn(self.options.function, traces)
         return traces
 
-    def _at_once(self, layers: Sequence[Layer]) -> Sequence[Sequence[Layer]]:
-        """On CUDA the layers of SparseGPT share launches; elsewhere each frees its Hessians before the next."""
-        if self.device.type == "cuda" and self.options.method == "sparsegpt":
-            return [layers]
-        return [[layer] for layer in layers]
+    def _parallel(
+        self,
+        todo: Sequence[Layer],
+        builders: Sequence[TraceBuilder],
+        reference: nn.Module,
+        keep: bool,
+    ) -> None:
+        """Prune all layers for the dense model's inputs."""
+        options = self.options
+        plan = plan_memory(
+            todo,
+            method=options.pruning,
+            samples=len(builders),
+            max_memory=options.most_memory,
+            function=options.function,
+            device=self.device,
+        )
+        total = len(todo) * len(builders)
+        turn, turns = 0, len(builders) * len(plan.parts)
+        for start in range(0, len(builders), plan.samples):
+            some = builders[start : start + plan.samples]
+            if self.faithful or (keep and plan.keeps):
+                for builder in some:
+                    builder.prepared = PreparedLayers(
+                        options.pruning, options.damp, self.dense, self.device, not plan.keeps
+                    )
+            for part in plan.parts:
+                hessians = []
+                for builder in some:
+                    hessians.append(self.hessians(builder.source, part, turn, turns))
+                    turn += 1
+                together = options.pruning.together(self.device)
+                for layers in [part] if together else [[layer] for layer in part]:
+                    self._prune_layers(layers, some, hessians, total)
+            if self.faithful:
+                for builder in some:
+                    self._search(builder, reference)
+                    if not keep:
+                        builder.prepared = None
+
+    def _sequential(self, todo: Sequence[Layer], builders: Sequence[TraceBuilder]) -> None:
+        """Prune layer after layer for the inputs that the sparse layers before it give."""
+        steps = _steps(todo)
+        self.stages.counts["prune"] = 0
+        for i, step in enumerate(steps):
+            hessians = [
+                self.hessians(builder.source, step, i, len(steps), stop_early=True)
+                for builder in builders
+            ]
+            for layer in step:
+                self._prune_layers([layer], builders, hessians, len(todo) * len(builders), now=True)
+                packed = builders[0].packed.get(layer.name)
+                if packed is not None:
+                    layer.write(self.model, packed.weights().to(layer.read(self.model)))
 
     def _prune_layers(
         self,
@@ -210,43 +244,79 @@ class Run:
         builders: Sequence[TraceBuilder],
         hessians: list[dict[str, Tensor]],
         total: int,
-    ) -> dict[str, Tensor]:
-        """Prune layers for each sample that uses them; weights of the layers pruned for the first sample."""
+        now: bool = False,
+    ) -> None:
+        """Prepare layers for each sample that uses them and, unless ratios are chosen later, prune them."""
         done = self.stages.counts.get("prune", 0)
         held = sum(h.nbytes for found in hessians for h in found.values())
-        users: list[list[TraceBuilder]] = []
-        problems: list[Problem] = []
-        for layer in layers:
-            ready = [
-                (builder, found.pop(layer.name))
-                for builder, found in zip(builders, hessians, strict=True)
-                if layer.name in found
-            ]
-            if ready:
-                users.append([builder for builder, _ in ready])
-                stacked = _stack([h for _, h in ready])
-                weight = layer.read(self.dense).to(stacked.device)
-                problems.append(Problem(layer, weight, stacked, self.ratios[layer.name]))
-        count = sum(map(len, users))
+        method, options = self.options.pruning, self.options
+        users: list[TraceBuilder] = []
+        prepared: list[Prepared] = []
+        count = sum(layer.name in found for layer in layers for found in hessians)
 
-        def report(part: int, whole: int) -> None:
+        def report(part: float, whole: float) -> None:
             self.stages.report("prune", done + count * part / max(1, whole), total)
 
         self.stages.report("prune", done, total)
         start = time.perf_counter()
-        method, limit = self.options.method, self.options.max_memory
-        with scratch_within(scratch_bytes(layers, method, len(builders), held, limit)):
-            results = prune_layers(problems, method=method, damp=self.options.damp, progress=report)
-        seconds = (time.perf_counter() - start) / max(1, count)
-        first = {}
-        for problem, some, of_layer in zip(problems, users, results, strict=True):
-            for builder, result in zip(some, of_layer, strict=True):
-                builder.note(problem.layer, result, seconds)
-                if builder is builders[0] and result.weights is not None:
-                    first[problem.layer.name] = result.weights
+        limit = scratch_bytes(layers, method, len(builders), held, options.most_memory)
+        with scratch_within(limit):
+            for layer in layers:
+                for builder, found in zip(builders, hessians, strict=True):
+                    if layer.name not in found:
+                        continue
+                    hessian = found.pop(layer.name)
+                    before, share = len(prepared), max(1, count)
+
+                    def part(some: int, whole: int, before: int = before, n: int = share) -> None:
+                        report(before + some / max(1, whole), n)
+
+                    weight = layer.read(self.dense).to(hessian.device)
+                    prepared.append(
+                        method.prepare(layer, weight, hessian, options.damp, progress=part)
+                    )
+                    users.append(builder)
+            if now or not self.faithful:
+                ratios = [b.ratios[x.layer.name] for b, x in zip(users, prepared, strict=True)]
+                results = method.prune(prepared, ratios)
+                seconds = (time.perf_counter() - start) / max(1, count)
+                for builder, x, result in zip(users, prepared, results, strict=True):
+                    builder.note(x.layer, result, seconds)
+        for builder, x in zip(users, prepared, strict=True):
+            if builder.prepared is not None:
+                builder.prepared.put(x)
         self.stages.add("prune", time.perf_counter() - start)
         self.stages.report("prune", done + len(layers) * len(builders), total)
-        return first
+
+    def _search(self, builder: TraceBuilder, reference: nn.Module) -> None:
+        """Choose the ratios of one sample."""
+        prepared = builder.prepared
+        if prepared is None:
+            raise RuntimeError("TracingRun: the layers of a sample were not kept for the search")
+        function, start = self.options.function, time.perf_counter()
+
+        def report(done: int, total: int) -> None:
+            self.stages.report("fidelity", done, total)
+
+        with self.stages.timed("fidelity"), scratch_within(self.options.most_memory):
+            probe = Probe(function, reference, builder.source, self.options.batch_size)
+            found = FaithfulSearch(function, reference, self.layers, prepared, probe, report).run()
+        builder.ratios = {**dict.fromkeys(self.ratios, 0.0), **found.ratios}
+        seconds = (time.perf_counter() - start) / max(1, len(found.results))
+        for name, result in found.results.items():
+            builder.note(self.found[name], result, seconds, found.packed.get(name))
+        builder.verdict = found.verdict
+
+    def _judge(self, builders: Sequence[TraceBuilder], reference: nn.Module) -> None:
+        """Say of each trace whether it is faithful."""
+        with self.stages.timed("fidelity"):
+            for builder in builders:
+                if builder.verdict is None:
+                    sparse = duplicate(reference)
+                    builder.pruned(sparse)
+                    size = self.options.batch_size
+                    probe = Probe(self.options.function, reference, builder.source, size)
+                    builder.verdict = probe.judge(sparse)
 
 
 def _chosen(items: Sequence[Item], patterns: list[str] | None) -> list[Item]:
@@ -256,11 +326,6 @@ def _chosen(items: Sequence[Item], patterns: list[str] | None) -> list[Item]:
     names = [x.name for x in items]
     chosen = {name for pattern in patterns for name in fitting(names, pattern)}
     return [x for x in items if x.name in chosen]
-
-
-def _stack(hessians: list[Tensor]) -> Tensor:
-    """[S, G, D, D] of S Hessians; a view of one alone."""
-    return hessians[0][None] if len(hessians) == 1 else torch.stack(hessians)
 
 
 def _steps(layers: Sequence[Layer]) -> list[list[Layer]]:
@@ -277,7 +342,7 @@ def _steps(layers: Sequence[Layer]) -> list[list[Layer]]:
 
 
 def _warn(function: str, traces: Sequence[Trace]) -> None:
-    """Say which layers needed more damping or failed."""
+    """Say which layers needed more damping, failed or missed their sparsity, and which traces are not faithful."""
     for status, what in (
         ("damped", "needed more damping than asked for"),
         ("failed", "have no Hessian that can be inverted, even at damp = 1, and were left dense"),
@@ -285,4 +350,30 @@ def _warn(function: str, traces: Sequence[Trace]) -> None:
         names = dict.fromkeys(x.name for t in traces for x in t.layers if x.status == status)
         if names:
             text = ", ".join(names)
-            warnings.warn(f"{function}: layers {what}: {text}", DampingWarning, stacklevel=4)
+            warnings.warn(f"{function}: layers {what}: {text}", DampingWarning, stacklevel=6)
+    missed: Mapping[str, str] = {
+        x.name: f"{x.name} (asked {x.sparsity_asked:g}, got {x.sparsity_got:.3f})"
+        for t in traces
+        for x in t.layers
+        if x.status in ("pruned", "damped") and x.sparsity_got < x.sparsity_asked - MISSED
+    }
+    if missed:
+        text = ", ".join(missed.values())
+        warnings.warn(
+            f"{function}: layers got less than the sparsity asked for, as they have too few weights per block: {text}",
+            SparsityWarning,
+            stacklevel=6,
+        )
+    unfaithful = [(i, t.verdict) for i, t in enumerate(traces) if t.verdict and not t.faithful]
+    if unfaithful:
+        index, verdict = unfaithful[0]
+        which = (
+            "the trace is" if len(traces) == 1 else f"{len(unfaithful)} of {len(traces)} traces are"
+        )
+        first = "" if len(traces) == 1 else f"of the first (sample {index} of its group), "
+        warnings.warn(
+            f"{function}: {which} not faithful to the dense model: {first}{'; '.join(verdict.reasons)}. "
+            'sparsity="faithful" chooses sparsities that keep the answer',
+            UnfaithfulTraceWarning,
+            stacklevel=6,
+        )

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spade_ext.checks import check_int
 from spade_ext.files import is_signed, parse_json
-from spade_xai.models.layers import Layer, check_pattern, fitting
+from spade_xai.models.layers import Layer, check_pattern, fitting, matches
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,6 +23,9 @@ SPARSITY_FORMAT = "spade_xai.Sparsity.1"
 
 Schedule = Callable[[Sequence[str]], dict[str, float]]
 """Takes the layers' names in order of execution, returns the ratio of each; a missing one stays dense."""
+
+FAITHFUL = "faithful"
+"""Stands for ratios that are chosen for each sample, as large as the trace stays faithful; see `trace`."""
 
 Sparsity = float | str | os.PathLike[str] | Mapping[str, float] | Schedule
 
@@ -80,8 +84,44 @@ def last_block(ratio: float = 0.99, *, pattern: str | None = None) -> Schedule:
     return assign
 
 
+def last_blocks(count: int, ratio: float = 0.99) -> Schedule:
+    """One ratio in the last blocks of the network and in the head after them, nothing elsewhere.
+
+    The last block is that of last_block; the blocks before it are its siblings, such as `layer3` of a ResNet. Every
+    layer from the first of the chosen blocks on gets the ratio, the head among them.
+
+    Args:
+        count: How many blocks.
+        ratio: Of their layers and of the head.
+
+    Example:
+        >>> schedule.last_blocks(2, 0.9)(["stem", "a.0", "a.1", "b.0", "b.1", "c.0", "c.1", "head"])
+        {'b.0': 0.9, 'b.1': 0.9, 'c.0': 0.9, 'c.1': 0.9, 'head': 0.9}
+    """
+    check_int("schedule.last_blocks", "count", count, 1)
+    check_ratio("schedule.last_blocks", "ratio", ratio)
+
+    def assign(names: Sequence[str]) -> dict[str, float]:
+        if not names:
+            raise ValueError("schedule.last_blocks: names must hold a layer, got none")
+        blocks = find_blocks(names)
+        if count > len(blocks):
+            raise ValueError(
+                f"schedule.last_blocks: count must be at most the {len(blocks)} blocks of the network, got {count}"
+            )
+        first = next(i for i, name in enumerate(names) if matches(name, blocks[-count]))
+        return dict.fromkeys(names[first:], ratio)
+
+    return assign
+
+
 def find_last_block(names: Sequence[str]) -> str:
     """Name of the last block, as last_block says."""
+    return find_blocks(names)[-1]
+
+
+def find_blocks(names: Sequence[str]) -> list[str]:
+    """Names of the last block and its siblings of several layers, in their order; of a plain stack, its layers."""
     prefix, inside = "", list(names)
     while True:
         children: dict[str, list[str]] = {}
@@ -89,10 +129,10 @@ def find_last_block(names: Sequence[str]) -> str:
             children.setdefault(prefix + name[len(prefix) :].split(".")[0], []).append(name)
         blocks = [child for child, members in children.items() if len(members) > 1]
         if not blocks:
-            return inside[-1]
+            return inside
         block = blocks[-1]
         if 2 * len(children[block]) <= len(names):
-            return block
+            return blocks
         prefix, inside = f"{block}.", children[block]
 
 

@@ -1,4 +1,4 @@
-"""Hessians and OBC orders of the samples of a calibration set, computed once and kept in files."""
+"""Layers prepared for the samples of a calibration set, computed once and kept in files."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,17 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from spade_ext import OBCTrace, SingularHessianError
-from spade_ext.files import format_of, read_tensors, sweep, write_tensors
+from spade_ext.files import read_tensors, sweep, write_tensors
 from spade_ext.memory import scratch_within
 from spade_xai.models.copies import duplicate
 from spade_xai.models.layers import Layer
 from spade_xai.tracing.memory import plan_memory, scratch_bytes
-from spade_xai.tracing.pruning import Problem, order_layer, prune_layers, weights_at
-from spade_xai.tracing.result import Packed
-from spade_xai.tracing.run import Run
+from spade_xai.tracing.packed import Packed
+from spade_xai.tracing.pruning.method import Prepared
+from spade_xai.tracing.run import TracingRun
 
-_HESSIAN, _FAILED, _WEIGHTS = (f"spade_xai.Cache.{x}.1" for x in ("hessian", "failed", "weights"))
+_WEIGHTS = "spade_xai.Cache.weights.1"
 
 
 class SampleCache:
@@ -34,8 +33,9 @@ class SampleCache:
         layers: Those to keep.
     """
 
-    def __init__(self, folder: Path, inputs: str, run: Run, layers: Sequence[Layer]) -> None:
+    def __init__(self, folder: Path, inputs: str, run: TracingRun, layers: Sequence[Layer]) -> None:
         self.folder, self.run, self.layers = folder, run, list(layers)
+        self.method = run.options.pruning
         self.key = hashlib.blake2b(inputs.encode(), digest_size=8).hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
@@ -45,25 +45,21 @@ class SampleCache:
         name = hashlib.blake2b(layer.name.encode(), digest_size=8).hexdigest()
         return self.folder / f"{self.key}-{sample}-{name}.{part}.safetensors"
 
-    def _whole(self, sample: int, layer: Layer) -> bool:
-        if self.run.options.method == "sparsegpt":
-            return self._path(sample, layer, "hessian").exists()
-        if self._path(sample, layer, "failed").exists():
-            return True
-        return self._path(sample, layer, "order").exists()
+    def _prepared(self, sample: int, layer: Layer) -> Path:
+        return self._path(sample, layer, "prepared")
 
     @torch.no_grad()
     def fill(self, sample: int) -> None:
         """Compute what is missing of a sample."""
         if sample in self._filled:
             return
-        missing = [layer for layer in self.layers if not self._whole(sample, layer)]
+        missing = [x for x in self.layers if not self._prepared(sample, x).exists()]
         options = self.run.options
         plan = plan_memory(
             missing,
-            method=options.method,
+            method=self.method,
             samples=1,
-            max_memory=options.max_memory,
+            max_memory=options.most_memory,
             function="tune",
             device=self.run.device,
         )
@@ -81,22 +77,13 @@ class SampleCache:
     ) -> AbstractContextManager[None]:
         """Native calls on CUDA within the limit, beside the Hessians that are held."""
         held = sum(h.nbytes for h in hessians.values())
-        options = self.run.options
-        return scratch_within(scratch_bytes([layer], options.method, 1, held, options.max_memory))
+        limit = self.run.options.most_memory
+        return scratch_within(scratch_bytes([layer], self.method, 1, held, limit))
 
     def _keep(self, sample: int, layer: Layer, hessian: Tensor) -> None:
-        if self.run.options.method == "sparsegpt":
-            write_tensors(
-                "tune", self._path(sample, layer, "hessian"), _HESSIAN, {"hessian": hessian}
-            )
-            return
-        try:
-            weight = layer.read(self.run.dense).to(hessian.device)
-            order = order_layer(weight, hessian, self.run.options.damp)
-        except SingularHessianError:
-            write_tensors("tune", self._path(sample, layer, "failed"), _FAILED, {})
-            return
-        order.save(self._path(sample, layer, "order"))
+        weight = layer.read(self.run.dense).to(hessian.device)
+        prepared = self.method.prepare(layer, weight, hessian, self.run.options.damp)
+        self.method.save(prepared, self._prepared(sample, layer))
 
     @torch.no_grad()
     def weights(self, sample: int, layer: Layer, ratio: float) -> Tensor:
@@ -107,35 +94,27 @@ class SampleCache:
         held = self._held(sample, layer)
         if held is None:
             return dense
-        if isinstance(held, OBCTrace):
-            return weights_at(held, ratio).to(dense)
-        device = self.run.device
-        hessian = held.to(device)
-        problem = Problem(layer, dense.to(device), hessian[None], ratio)
-        with self._scratch(layer, {layer.name: hessian}):
-            ((pruned,),) = prune_layers([problem], method="sparsegpt", damp=self.run.options.damp)
-        return dense if pruned.weights is None else pruned.weights.to(dense.device)
+        with self._scratch(layer, {layer.name: held.hessian}):
+            (pruned,) = self.method.prune([held], [ratio])
+        return dense if pruned.weights is None else pruned.weights.to(dense)
 
-    def _held(self, sample: int, layer: Layer) -> OBCTrace | Tensor | None:
-        """Order or Hessian; None if the layer cannot be pruned for the sample, or the sample does not use it."""
+    def _held(self, sample: int, layer: Layer) -> Prepared | None:
+        """The prepared layer; None if the sample does not use it."""
         self.fill(sample)
-        for part, read in (("order", OBCTrace.load), ("hessian", _read_hessian)):
-            path = self._path(sample, layer, part)
-            if not path.exists():
-                continue
-            try:
-                return read(path)
-            except ValueError:  # damaged: it is computed again
-                path.unlink()
-                self._filled.discard(sample)
-                self.fill(sample)
-                return read(path)
-        failed = self._path(sample, layer, "failed")
-        if failed.exists() and format_of(failed) != _FAILED:
-            failed.unlink()
+        path = self._prepared(sample, layer)
+        if not path.exists():
+            return None
+        try:
+            return self._read(path, layer)
+        except ValueError:  # damaged: it is computed again
+            path.unlink()
             self._filled.discard(sample)
-            return self._held(sample, layer)
-        return None
+            self.fill(sample)
+            return self._read(path, layer)
+
+    def _read(self, path: Path, layer: Layer) -> Prepared:
+        weight = layer.read(self.run.dense).to(self.run.device)
+        return self.method.load(path, layer, weight, self.run.options.damp)
 
     def model(self, sample: int, ratios: dict[str, float]) -> nn.Module:
         """The model pruned for a sample at these ratios; it shares other tensors with the dense one."""
@@ -161,7 +140,3 @@ class SampleCache:
         packed = Packed.of(weights)
         write_tensors("tune", path, _WEIGHTS, {"bits": packed.bits, "values": packed.values})
         return weights
-
-
-def _read_hessian(path: Path) -> Tensor:
-    return read_tensors("tune", path, _HESSIAN)[0]["hessian"]

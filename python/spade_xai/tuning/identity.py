@@ -16,7 +16,7 @@ from spade_xai.models.inputs import Inputs, call, take
 from spade_xai.models.layers import Layer
 from spade_xai.tracing.augment import ImageAugment
 from spade_xai.tracing.file import describe, fingerprint
-from spade_xai.tracing.run import Run
+from spade_xai.tracing.run import TracingRun
 from spade_xai.tracing.text_augment import TextAugment
 
 _DEPTH = 8  # of values inside values that are looked at
@@ -24,7 +24,7 @@ _DEPTH = 8  # of values inside values that are looked at
 
 def identity_of(
     model: nn.Module,
-    run: Run,
+    run: TracingRun,
     ratios: Sequence[float],
     groups: Sequence[Sequence[Layer]],
     measure: object,
@@ -39,7 +39,7 @@ def identity_of(
     plain = (str, ImageAugment, TextAugment, type(None))
     augment = repr(options.augment) if isinstance(options.augment, plain) else told(options.augment)
     inputs = [
-        weights, coarse(answers), samples.hexdigest(), options.method, augment, options.augmentations,
+        weights, coarse(answers), samples.hexdigest(), options.pruning.name, augment, options.augmentations,
         options.damp, options.seed, options.forward_precision,
     ]  # fmt: skip
     return {
@@ -47,7 +47,7 @@ def identity_of(
         "samples": f"{len(run.sources)}: {samples.hexdigest()}",
         "forward": json.dumps(answers),
         "measure": told(measure),
-        "method": options.method,
+        "method": options.pruning.name,
         "augment": augment,
         "augmentations": str(options.augmentations),
         "damp": str(options.damp),

@@ -3,21 +3,20 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from spade_ext.files import write_json
 from spade_xai.measures.metrics import mean
 from spade_xai.models.layers import Layer, check_pattern, fitting
-from spade_xai.progress import StageCallback, Stages
-from spade_xai.tracing.augment import Augmentation
-from spade_xai.tracing.memory import parse_memory
-from spade_xai.tracing.options import Options
-from spade_xai.tracing.run import Run
+from spade_xai.progress import Stages
+from spade_xai.tracing.options import TraceKeywords, TraceOptions, takes_trace_options
+from spade_xai.tracing.run import TracingRun
 from spade_xai.tracing.schedule import GRID, SPARSITY_FORMAT, check_ratio
 from spade_xai.tuning.cache import SampleCache
 from spade_xai.tuning.identity import identity_of
@@ -65,6 +64,7 @@ class Tuned:
         write_json(path, SPARSITY_FORMAT, asdict(self))
 
 
+@takes_trace_options("sparsity")
 def tune(
     model: nn.Module,
     samples: Iterable[Any],
@@ -72,20 +72,9 @@ def tune(
     *,
     grid: Sequence[float] = GRID,
     groups: Sequence[str | Sequence[str]] | None = None,
-    method: str = "obc",
-    augment: str | Augmentation | None = "auto",
-    augmentations: int = 1024,
-    layers: str | Iterable[str] | None = None,
-    depthwise: bool = False,
-    damp: float = 0.01,
-    batch_size: int = 64,
-    seed: int = 0,
-    device: torch.device | str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
-    progress: bool | StageCallback | None = True,
-    max_memory: int | str | None = None,
-    forward_precision: str = "float32",
+    **options: Unpack[TraceKeywords],
 ) -> Tuned:
     """Choose each layer group's sparsity, last group first, by the mean metric over the samples.
 
@@ -103,22 +92,11 @@ def tune(
         grid: Ratios to try.
         groups: Patterns, or lists of patterns, of the layers that share a ratio; layers that none takes stay dense.
             None: each layer is a group.
-        method: As in trace.
-        augment: As in trace.
-        augmentations: As in trace.
-        layers: As in trace.
-        depthwise: As in trace.
-        damp: As in trace.
-        batch_size: As in trace.
-        seed: As in trace.
-        device: Where to run a copy of the model and to prune it, as in trace; the metric gets sparse models on the
-            device of model.
         checkpoint: File that every score is appended to as it comes. A run with the same arguments goes on
             where an interrupted one ended; one with others is refused.
         cache: Folder for Hessians and orders. None: the checkpoint's name with ".cache", or a temporary folder.
-        progress: True for bars, or callback(stage, done, total); stage "tune" counts calls of the metric.
-        max_memory: As in trace.
-        forward_precision: As in trace.
+        **options: The fields of `TraceOptions` but sparsity. The metric gets sparse models on the device of model,
+            whatever device says; stage "tune" of progress counts calls of the metric.
 
     Returns:
         Tuned.
@@ -134,17 +112,14 @@ def tune(
     if not grid:
         raise ValueError("tune: grid must hold at least one ratio, got none")
     ratios = sorted({check_ratio("tune", "grid", ratio) for ratio in grid})
-    options = Options(
-        "tune", method, 1.0, augment, augmentations, layers, depthwise, damp, batch_size, seed,
-        parse_memory("tune", max_memory), forward_precision,
-    )  # fmt: skip
+    given = replace(TraceOptions(**options, function="tune"), sparsity=1.0)
     with (
-        Stages(progress) as stages,
+        Stages(given.progress) as stages,
         torch.inference_mode(False),
         tempfile.TemporaryDirectory(prefix="spade-tune-") as temporary,
     ):
         with torch.no_grad():
-            run = Run(model, held, options, device, stages)
+            run = TracingRun(model, held, given, stages)
         grouped = _groups(groups, run.layers)
         identity = identity_of(model, run, ratios, grouped, metric)
         log = ScoreLog(checkpoint, identity)
@@ -182,7 +157,7 @@ class Search:
 
     def __init__(
         self,
-        run: Run,
+        run: TracingRun,
         store: SampleCache,
         log: ScoreLog,
         metric: Metric,

@@ -1,0 +1,156 @@
+"""SPADE: exact OBC, whose elimination order serves every sparsity."""
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spade_ext import DampingWarning, OBCTrace, SingularHessianError, obc_trace
+from spade_ext.files import read_tensors, write_tensors
+from spade_ext.memory import least_obc_scratch
+from spade_xai.models.layers import Layer
+from spade_xai.tracing.pruning.method import (
+    FLOAT32,
+    Prepared,
+    PrunedLayer,
+    PruningMethod,
+    Report,
+    all_finite,
+    failed_layer,
+    hessian_bytes,
+    layer_losses,
+    pruned_layer,
+)
+
+
+@dataclass(frozen=True)
+class Eliminated(Prepared):
+    """A layer with its elimination order; None if the Hessian is not positive definite even at damp = 1."""
+
+    order: OBCTrace | None
+
+
+class ExactOBC(PruningMethod):
+    """Exact Optimal Brain Compression.
+
+    Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), Algorithm 1.
+    """
+
+    name = "obc"
+    title = "SPADE"
+    place = 0
+
+    def prepare(
+        self,
+        layer: Layer,
+        weight: Tensor,
+        hessian: Tensor,
+        damp: float,
+        progress: Report | None = None,
+    ) -> Eliminated:
+        """Eliminate every weight."""
+        if not all_finite([hessian])[0]:
+            return Eliminated(layer, weight, hessian, damp, None)
+        single = len(weight) == 1
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DampingWarning)  # reported with the layer instead
+                order = obc_trace(
+                    weight[0] if single else weight,
+                    hessian[0] if single else hessian,
+                    damp=damp,
+                    progress=progress,
+                )
+        except SingularHessianError:
+            return Eliminated(layer, weight, hessian, damp, None)
+        return Eliminated(layer, weight, hessian, damp, order)
+
+    def prune(
+        self,
+        prepared: Sequence[Prepared],
+        ratios: Sequence[float],
+        progress: Report | None = None,
+    ) -> list[PrunedLayer]:
+        """Solve the weights that stay: those of least loss over all groups and rows of a layer go."""
+        results = []
+        for i, (x, ratio) in enumerate(zip(prepared, ratios, strict=True)):
+            results.append(_at(_eliminated(x), ratio))
+            if progress is not None:
+                progress(i + 1, len(prepared))
+        return results
+
+    def losses(self, prepared: Prepared, ratios: Sequence[float]) -> list[float] | None:
+        """From the losses of the elimination: twice their sum is the damped error of the layer."""
+        x = _eliminated(prepared)
+        if x.order is None:
+            return [0.0 if ratio == 0 else float("inf") for ratio in ratios]
+        whole = layer_losses(x.weight, torch.zeros_like(x.weight), x.hessian)[1]
+        sums = x.order.loss.flatten().sort().values.double().cumsum(0) * 2 / whole.clamp_min(1e-300)
+        counts = [min(len(sums), round(ratio * len(sums))) for ratio in ratios]
+        at = torch.tensor([max(0, count - 1) for count in counts], device=sums.device)
+        found: list[float] = sums[at].tolist()
+        return [loss if count else 0.0 for loss, count in zip(found, counts, strict=True)]
+
+    def pruning_bytes(self, layer: Layer, samples: int) -> int:
+        """Inverse and damped Hessian, a triangle per thread; order, losses and weights."""
+        square = layer.cols**2 * FLOAT32
+        return (2 + torch.get_num_threads()) * square + 16 * layer.numel
+
+    def cuda_pruning_bytes(self, layers: Sequence[Layer], samples: int) -> int:
+        """Five matrices of the inverse in float64; order, losses and weights."""
+        return max(x.groups * x.cols**2 * 40 + 16 * x.numel for x in layers)
+
+    def kept_bytes(self, layer: Layer) -> int:
+        """Damped Hessian and its inverse; order, losses and weights."""
+        return 2 * hessian_bytes(layer) + 12 * layer.numel
+
+    def least_scratch(self, layer: Layer, device: torch.device) -> int:
+        """That of one row."""
+        return least_obc_scratch(layer.cols)
+
+    def save(self, prepared: Prepared, path: str | os.PathLike[str]) -> None:
+        """Write order and Hessians."""
+        x = _eliminated(prepared)
+        tensors = {"hessian": x.hessian}
+        metadata = {"failed": json.dumps(x.order is None)}
+        if x.order is not None:
+            for name in ("order", "loss", "weight", "hinv"):
+                tensors[name] = getattr(x.order, name)
+            tensors["damped"] = x.order.hessian
+            metadata["damp"] = json.dumps(x.order.damp)
+        write_tensors("tune", path, self.file_format, tensors, metadata)
+
+    def load(
+        self, path: str | os.PathLike[str], layer: Layer, weight: Tensor, damp: float
+    ) -> Eliminated:
+        """Read what save wrote."""
+        tensors, metadata = read_tensors("tune", path, self.file_format)
+        tensors = {name: tensor.to(weight.device) for name, tensor in tensors.items()}
+        order = None
+        if not json.loads(metadata["failed"]):
+            order = OBCTrace(
+                tensors["order"], tensors["loss"], json.loads(metadata["damp"]), tensors["weight"],
+                tensors["damped"], tensors["hinv"],
+            )  # fmt: skip
+        return Eliminated(layer, weight, tensors["hessian"], damp, order)
+
+
+def _eliminated(prepared: Prepared) -> Eliminated:
+    if not isinstance(prepared, Eliminated):
+        raise TypeError(f"ExactOBC: prepared must be its own, got {type(prepared).__name__}")
+    return prepared
+
+
+def _at(x: Eliminated, ratio: float) -> PrunedLayer:
+    if x.order is None:
+        return failed_layer(x.damp)
+    try:
+        pruned = x.order.prune(ratio).reshape(x.weight.shape)
+    except SingularHessianError:
+        return failed_layer(x.damp)
+    losses = layer_losses(x.weight, pruned, x.hessian).tolist()
+    return pruned_layer(pruned.to(x.weight.dtype), x.order.damp, losses)

@@ -1,0 +1,184 @@
+"""What a pruning method is: how it prepares a layer for one sample, prunes it to any sparsity, and what that takes."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from spade_ext.files import read_tensors, write_tensors
+from spade_xai.models.layers import Layer
+
+Report = Callable[[int, int], object]
+"""Takes how much of a long elimination is done, and its total."""
+
+FLOAT32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A layer of one sample, from which the method prunes it to any sparsity.
+
+    Attributes:
+        layer: The layer.
+        weight: Its weights [G, R, D]. Not modified.
+        hessian: [G, D, D] of the sample. Not modified.
+        damp: Damping asked for, relative to the mean diagonal.
+    """
+
+    layer: Layer
+    weight: Tensor
+    hessian: Tensor
+    damp: float
+
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """A layer pruned for one sample.
+
+    Attributes:
+        weights: [groups, rows / groups, cols]; None if no damping made the Hessian positive definite, or it is out of
+            the range of its dtype.
+        damp: Damping that was used, the largest of the groups.
+        loss: ||(W - W') X||^2 over the augmentations.
+        relative_loss: loss / ||W X||^2.
+    """
+
+    weights: Tensor | None
+    damp: float
+    loss: float
+    relative_loss: float
+
+
+class PruningMethod(ABC):
+    """How layers are pruned for a sample.
+
+    A subclass is one file of this folder. Only prepare, prune and pruning_bytes must be written; the rest has
+    defaults that suit a method which needs nothing but weights and Hessians.
+
+    Attributes:
+        name: Of the method, as `trace(method=...)` takes it.
+        title: The paper's name of it, as commands and reports call it.
+        aliases: Further names.
+        place: In lists of all methods.
+        samples_together: Whether several samples are pruned at once with gain, as trace_many does.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    place: ClassVar[int] = 100
+    samples_together: ClassVar[bool] = False
+
+    @abstractmethod
+    def prepare(
+        self,
+        layer: Layer,
+        weight: Tensor,
+        hessian: Tensor,
+        damp: float,
+        progress: Report | None = None,
+    ) -> Prepared:
+        """Do once what every sparsity needs.
+
+        Args:
+            layer: The layer.
+            weight: [G, R, D]. Not modified.
+            hessian: [G, D, D]. Not modified.
+            damp: Damping relative to the mean diagonal.
+            progress: Callback(done, total) of a long elimination.
+        """
+
+    @abstractmethod
+    def prune(
+        self,
+        prepared: Sequence[Prepared],
+        ratios: Sequence[float],
+        progress: Report | None = None,
+    ) -> list[PrunedLayer]:
+        """Prune each of the prepared layers to its ratio in [0, 1].
+
+        Args:
+            prepared: Of any layers and samples, those of a layer side by side; what can run together does.
+            ratios: As many.
+            progress: Callback(done, total).
+        """
+
+    def losses(self, prepared: Prepared, ratios: Sequence[float]) -> list[float] | None:
+        """||(W - W') X||^2 / ||W X||^2 at each ratio, where it is known without pruning; else None."""
+        return None
+
+    @abstractmethod
+    def pruning_bytes(self, layer: Layer, samples: int) -> int:
+        """Bytes that pruning a layer on the CPU for so many samples takes beside its Hessians."""
+
+    @abstractmethod
+    def cuda_pruning_bytes(self, layers: Sequence[Layer], samples: int) -> int:
+        """As pruning_bytes, on CUDA and without the scratch memory of the native calls."""
+
+    def kept_bytes(self, layer: Layer) -> int:
+        """Bytes of a prepared layer beside its weight and Hessian."""
+        return 0
+
+    def least_scratch(self, layer: Layer, device: torch.device) -> int:
+        """Bytes of scratch that the native calls of a layer take on a CUDA device at least."""
+        return 0
+
+    @property
+    def file_format(self) -> str:
+        """Of the files that save writes."""
+        return f"spade_xai.Prepared.{self.name}.1"
+
+    def together(self, device: torch.device) -> bool:
+        """Whether layers share launches on the device; if not, each frees its Hessians before the next."""
+        return False
+
+    def save(self, prepared: Prepared, path: str | os.PathLike[str]) -> None:
+        """Write what load needs, whole or not at all."""
+        write_tensors("tune", path, self.file_format, {"hessian": prepared.hessian})
+
+    def load(
+        self, path: str | os.PathLike[str], layer: Layer, weight: Tensor, damp: float
+    ) -> Prepared:
+        """Read what save wrote, for the same weight, onto its device."""
+        tensors, _ = read_tensors("tune", path, self.file_format)
+        return Prepared(layer, weight, tensors["hessian"].to(weight.device), damp)
+
+
+def hessian_bytes(layer: Layer, itemsize: int = FLOAT32) -> int:
+    """Bytes of a layer's Hessians."""
+    return layer.groups * layer.cols**2 * itemsize
+
+
+def all_finite(hessians: Sequence[Tensor]) -> list[bool]:
+    """Whether finite inputs have overflowed no entry of each; the largest are on the diagonal."""
+    finite = [h.diagonal(dim1=-2, dim2=-1).isfinite().all() for h in hessians]
+    found: list[bool] = torch.stack(finite).tolist() if finite else []
+    return found
+
+
+def layer_losses(weight: Tensor, pruned: Tensor, hessian: Tensor) -> Tensor:
+    """||(W - W') X||^2 and ||W X||^2 [2] float64, by tr(D H D^T); scaled so that no H overflows."""
+    w = weight.to(hessian.dtype)
+    mean = hessian.diagonal(dim1=-2, dim2=-1).mean(dtype=torch.float64)
+    scale = torch.ldexp(torch.ones_like(mean), torch.frexp(mean)[1] // 2)
+
+    def square(d: Tensor) -> Tensor:
+        d = d / scale
+        return ((d @ hessian) * d).sum(dtype=torch.float64).clamp_min(0) * scale * scale
+
+    return torch.stack([square(w - pruned.to(hessian.dtype)), square(w)])
+
+
+def pruned_layer(weights: Tensor, damp: float, losses: Sequence[float]) -> PrunedLayer:
+    """The result with what layer_losses gave."""
+    loss, whole = losses
+    return PrunedLayer(weights, damp, loss, loss / whole if whole > 0 else 0.0)
+
+
+def failed_layer(damp: float) -> PrunedLayer:
+    """The result of a layer whose Hessian no damping makes positive definite."""
+    return PrunedLayer(None, max(1.0, damp), 0.0, 0.0)

@@ -1,0 +1,158 @@
+"""Whether a trace is faithful: whether it answers as the dense model does, on the sample and near it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spade_xai.models.inputs import Inputs, call, first_tensor, move, take
+from spade_xai.tracing.nearby import nearby
+from spade_xai.tracing.sample import TracedSample
+
+LEAST_KEPT = 0.75
+"""Share of the inputs near the sample that must keep the dense model's answer."""
+
+LEAST_PROBABILITY = 0.5
+"""What must be left of the dense model's probability of its answer, on the sample and near it."""
+
+LEAST_ROWS = 0.9
+"""Share of a sample's rows that must keep their answers; of a single row, all."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a sparse model answers beside the dense one.
+
+    Attributes:
+        faithful: Whether it answers as the dense model does.
+        reasons: Why it does not; empty if it does.
+        dense_answer: Class of the dense model's largest logit for the sample (of its first row).
+        dense_probability: That the dense model gives it.
+        answer: Class of the sparse model's largest logit.
+        probability: That the sparse model gives its own answer.
+        probability_kept: Mean ratio of the sparse to the dense probability of the dense answer, over the rows.
+        nearby_kept: Share of inputs near the sample with the dense model's answer; 1 if there are none.
+        nearby_count: How many inputs near the sample the dense model answers as the sample itself.
+    """
+
+    faithful: bool
+    reasons: tuple[str, ...]
+    dense_answer: int
+    dense_probability: float
+    answer: int
+    probability: float
+    probability_kept: float
+    nearby_kept: float
+    nearby_count: int
+
+
+class Probe:
+    """The dense model's answers on a sample and near it, which sparse models are compared with.
+
+    Args:
+        function: Named in errors.
+        dense: Not modified.
+        sample: That was traced.
+        batch_size: Inputs in one pass.
+    """
+
+    def __init__(
+        self, function: str, dense: nn.Module, sample: TracedSample, batch_size: int = 64
+    ) -> None:
+        self.function, self.batch_size = function, batch_size
+        self.batches: list[Inputs] = [sample.inputs]
+        close = nearby(function, sample)
+        if close is not None:
+            self.batches.append(close)
+        self.dense = self.logits(dense)
+        self.answers = [logits.argmax(-1) for logits in self.dense]
+
+    def logits(self, model: nn.Module) -> list[Tensor]:
+        """Logits [rows, classes] float64 of the sample and, if there are inputs near it, of those."""
+        with torch.no_grad():
+            return [self._of(model, batch) for batch in self.batches]
+
+    def _of(self, model: nn.Module, batch: Inputs) -> Tensor:
+        count = len(first_tensor(batch))
+        parts = [
+            logits_of(self.function, model, take(batch, slice(k, k + self.batch_size)))
+            for k in range(0, count, self.batch_size)
+        ]
+        return torch.cat(parts)
+
+    def judge(self, sparse: nn.Module) -> Verdict:
+        """Compare a sparse model's answers."""
+        return self._compare(self.logits(sparse))
+
+    def _compare(self, sparse: Sequence[Tensor]) -> Verdict:
+        own, answers = self.dense[0], self.answers[0]
+        reasons = []
+        if not all(bool(logits.isfinite().all()) for logits in sparse):
+            reasons.append("its outputs are not finite")
+            sparse = [logits.nan_to_num() for logits in sparse]
+        same = float((sparse[0].argmax(-1) == answers).double().mean())
+        before, after = (_probabilities(x, answers) for x in (own, sparse[0]))
+        left = float((after / before.clamp_min(1e-300)).mean())
+        answer, dense_answer = int(sparse[0][0].argmax()), int(answers[0])
+        if same < LEAST_ROWS:
+            reasons.append(
+                f"it answers class {answer} where the dense model answers {dense_answer}"
+                if len(answers) == 1
+                else f"it gives {same:.0%} of the sample's rows the dense model's answer"
+            )
+        if left < LEAST_PROBABILITY:
+            reasons.append(f"it leaves {left:.0%} of the answer's probability")
+        kept, count = 1.0, 0
+        if len(sparse) > 1:
+            kept, count, close = self._near(sparse[1])
+            if kept < LEAST_KEPT:
+                reasons.append(
+                    f"it keeps the answer of {kept:.0%} of {count} inputs near the sample"
+                )
+            if close < LEAST_PROBABILITY:
+                reasons.append(f"it leaves {close:.0%} of the answer's probability near the sample")
+        return Verdict(
+            not reasons, tuple(reasons), dense_answer, float(before[0]), answer,
+            float(sparse[0][0].softmax(-1)[answer]), left, kept, count,
+        )  # fmt: skip
+
+    def _near(self, sparse: Tensor) -> tuple[float, int, float]:
+        """Share of kept answers, their number and what is left of their probability, where the dense one is equal."""
+        answers = self.answers[0].repeat(-(-len(sparse) // len(self.answers[0])))[: len(sparse)]
+        there = self.answers[1] == answers
+        count = int(there.sum())
+        if count == 0:
+            return 1.0, 0, 1.0
+        wanted = answers[there]
+        kept = float((sparse[there].argmax(-1) == wanted).double().mean())
+        before, after = (_probabilities(x[there], wanted) for x in (self.dense[1], sparse))
+        return kept, count, float((after / before.clamp_min(1e-300)).mean())
+
+
+def _probabilities(logits: Tensor, answers: Tensor) -> Tensor:
+    return logits.softmax(-1).gather(-1, answers[:, None])[:, 0]
+
+
+def logits_of(function: str, model: nn.Module, batch: Inputs) -> Tensor:
+    """The model's outputs as float64 [rows, classes], classes last.
+
+    A single logit z per input becomes the two logits (0, z), so that class 1 is its answer where z > 0. A batch of
+    one whose forward pass drops that dimension gets it back.
+
+    Raises:
+        ValueError: The outputs do not fit the batch.
+    """
+    logits = call(model, move(batch, model)).double()
+    count = len(first_tensor(batch))
+    if logits.ndim == 1 and len(logits) == count:
+        logits = logits[:, None]
+    elif logits.ndim == 1 and count == 1:
+        logits = logits[None]
+    if logits.ndim < 2 or len(logits) != count:
+        raise ValueError(
+            f"{function}: model must give logits [B, classes], got shape {tuple(logits.shape)} "
+            f"for a batch of {count}"
+        )
+    logits = logits.flatten(0, -2)
+    return torch.cat([torch.zeros_like(logits), logits], -1) if logits.shape[-1] == 1 else logits
