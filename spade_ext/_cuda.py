@@ -184,7 +184,7 @@ def sparsegpt_prune(
     """Weights [S, R, D], damping [S] float64 and info [S] of layers of one dtype.
 
     Args:
-        layers: Of each weight [R, D] or [S, R, D], hessian [S, D, D], and the fields of spade_sparsegpt_t.
+        layers: For each layer: weight [R, D] or [S, R, D], hessian [S, D, D], and the fields of spade_sparsegpt_t.
     """
     results, fields = [], []
     for weight, hessian, options in layers:

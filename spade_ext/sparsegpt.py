@@ -117,8 +117,8 @@ def sparsegpt_prune_layers(
     """Prune L layers, each for a batch of Hessians: on CUDA all in the launches that the widest takes.
 
     Args:
-        weights: Of each layer [R, D] shared by its samples, or [S, R, D]. Not modified.
-        hessians: Of each layer [S, D, D]: only the lower triangles are read. Not modified.
+        weights: For each layer [R, D] shared by its samples, or [S, R, D]. Not modified.
+        hessians: For each layer [S, D, D]: only the lower triangles are read. Not modified.
         sparsity: As in sparsegpt_prune, for all layers or of each.
         block_size: As in sparsegpt_prune, for all layers or of each.
         n: As in sparsegpt_prune.

@@ -37,7 +37,7 @@ class _Compensated(prune.BasePruningMethod):
 
         Args:
             module: nn.Linear, nn.Conv2d or transformers Conv1D. Modified.
-            name: Of its parameter, "weight".
+            name: The name of its parameter, "weight".
             *args: hessian, [D, D] or [groups, D, D]: X X^T of the layer's inputs; then amount, the share of all
                 weights that are 0 afterwards, in [0, 1]. Those that an earlier method has pruned stay 0 and count.
             **kwargs: The same by name; n and m for an n:m pattern; block_size (SparseGPT) and damp as in the op.

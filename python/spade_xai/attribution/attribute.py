@@ -50,14 +50,14 @@ def attribute(
             input, [B], to be explained.
         method: One of METHODS.
         batch_size: Inputs, perturbations or integration points in one pass of the model.
-        seed: Of the draws of lime, gradient_shap and smooth_grad.
+        seed: The seed of the draws of lime, gradient_shap and smooth_grad.
         progress: True for a bar over the inputs, or callback(stage, done, total).
         kwargs: Further arguments of the model's forward; tensors of first dimension B are split like x.
         embedding: For token ids: the name of the embedding layer; None asks `model.get_input_embeddings()`.
         layer: Name of a layer. grad_cam and guided_grad_cam weigh its feature map (default: the last one found). Other
             methods explain the layer's outputs in place of x, as captum's LayerGradientXActivation,
             LayerIntegratedGradients and the like; a baseline is then one of the layer's outputs.
-        position: Of outputs [B, T, classes], as language models give them: which of the T positions; one for all
+        position: Which of the T positions of outputs [B, T, classes], as language models give them; one for all
             inputs or one per input, negative from the end.
         **options: Options of the method with their defaults in OPTIONS: `baseline` (a number or a tensor that
             broadcasts to x: what counts as no input), `steps`, `samples`, `noise` (standard deviation; of

@@ -30,8 +30,8 @@ class Picture:
     """One image.
 
     Attributes:
-        name: Of the image, unlike all others.
-        stem: Of the files that are written for it, unlike all others.
+        name: The name of the image, unlike all others.
+        stem: The stem of the files that are written for it, unlike all others.
         image: [3, H, W] in [0, 1].
         x: [1, 3, H, W], as the model takes it: scaled, cut and normalised.
         mask: bool [H, W]; None where none were asked for.
@@ -51,8 +51,8 @@ class Inputs:
     Attributes:
         model: Classifier of normalised images, in eval mode.
         preprocessing: What makes its inputs of pictures.
-        paths: Of the images.
-        masks: Of each image's mask; empty where none were asked for.
+        paths: The paths of the images.
+        masks: The paths of each image's mask; empty where none were asked for.
         classes: Names of the model's classes, if known.
         strict: Whether an image that cannot be read ends the command.
         broken: What is wrong with each image that was skipped.

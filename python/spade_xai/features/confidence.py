@@ -28,10 +28,10 @@ def confidence(
         model: Classifier of (images - mean) / std. Not modified.
         images: [B, 3, H, W] in [0, 1].
         neuron: The class.
-        mean: Of each channel; None: nothing is subtracted, nothing divided by.
-        std: Of each channel.
+        mean: The mean of each channel; None: nothing is subtracted, nothing divided by.
+        std: The standard deviation of each channel.
         draws: Number of transforms.
-        seed: Of the transforms; another than that of `visualize`.
+        seed: The seed of the transforms; another than that of `visualize`.
 
     Returns:
         [B], in [0, 1].

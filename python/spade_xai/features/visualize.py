@@ -49,7 +49,7 @@ def visualize(
         model: Not modified. Sparse traces of a sample show the neuron's facet that the sample uses.
         neuron: Index of the logit, or of the channel of layer's outputs [B, neurons, ...], of sequences
             [B, places, neurons].
-        shape: Of one input: (C, H, W) for images, or any other.
+        shape: The shape of one input: (C, H, W) of images, or any other.
         layer: Name of a module; None for the model's logits.
         position: Row and column of the layer's feature map, or place in its sequence; None: mean over all.
         batch: Number of inputs, from different starts; None: one, without a dimension for them.
@@ -62,9 +62,9 @@ def visualize(
             generator; None: none. Images only.
         steps: Steps of Adam.
         rate: Its learning rate.
-        mean: Of each channel in the model's preprocessing: the model is given (image - mean) / std.
-        std: Of each channel in the model's preprocessing.
-        seed: Of the starts and the transforms.
+        mean: The mean of each channel in the model's preprocessing: the model is given (image - mean) / std.
+        std: The standard deviation of each channel in the model's preprocessing.
+        seed: The seed of the starts and the transforms.
         progress: True for a bar, or callback(stage, done, total).
 
     Returns:

@@ -119,7 +119,7 @@ def elastic_net_path(
         l1_ratio: Share of the L1 term; 0.99 in the paper.
         validation: Share of the samples held out to measure accuracy.
         iterations: Most passes of the solver (SAGA) for one penalty.
-        seed: Of the split and the solver.
+        seed: The seed of the split and the solver.
         progress: True for a bar, or callback(stage, done, total).
 
     Returns:
@@ -195,7 +195,7 @@ def sparse_fc(
         batches: Batches of training inputs.
         labels: Their classes, in the same order.
         tolerance: Most accuracy given up against the best of the path; the sparsest such fit is taken.
-        seed: Of the split and the solver.
+        seed: The seed of the split and the solver.
         progress: True for a bar, or callback(stage, done, total).
     """
     dense = _find_linear("sparse_fc", model, layer)

@@ -34,7 +34,7 @@ def gradient_noise_similarity(
         copies: Noisy copies, n.
         layers: Names of modules; gradients with respect to their outputs.
         batch_size: Copies in one pass.
-        seed: Of the noise.
+        seed: The seed of the noise.
 
     Returns:
         {"input": similarity, layer: similarity, ...}, each in [-1 / (n - 1), 1]. Copies with a zero gradient count 0.

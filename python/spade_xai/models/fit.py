@@ -25,7 +25,7 @@ class Fit:
         scaling: "squash": to these sides; "cover": the sides keep their ratio and are at least as long as these, one of
             them as long; "contain": they keep their ratio and are at most as long.
         interpolation: A name in INTERPOLATIONS; all but nearest average over the pixels that they merge.
-        fill: Of each channel, in [0, 1].
+        fill: The fill of each channel, in [0, 1].
         rounded: Whether half a pixel of margin is rounded, as in torchvision and timm, or cut off, as in transformers.
     """
 

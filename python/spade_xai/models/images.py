@@ -56,7 +56,7 @@ def read_image(path: str | Path, fit: Fit | int | None = None) -> Tensor:
     """Read one image as [3, H, W] in [0, 1]; transparency is dropped, gray is repeated.
 
     Args:
-        path: Of a file that `open_picture` reads.
+        path: The path of a file that `open_picture` reads.
         fit: How to scale and cut it; a number of pixels: the short side is scaled to it and the middle square cut;
             None: as it is.
 

@@ -29,7 +29,7 @@ class Unsupported:
     """Weights that stay dense, as they belong to no layer that can be pruned.
 
     Attributes:
-        name: Of the module, or of the parameter where it is not called weight.
+        name: The name of the module, or of the parameter where it is not called weight.
         rows: Size of the first dimension.
         cols: Weights of each.
         zeros: Weights that are 0.
@@ -213,7 +213,7 @@ def select_layers(
     """The layers that any pattern takes, in their order; all for None. Depthwise convolutions only if asked for.
 
     Args:
-        layers: Of the model.
+        layers: The layers of the model.
         patterns: Dotted globs or `re:` patterns.
         depthwise: Whether depthwise convolutions are among them.
         function: Named in errors.

@@ -258,8 +258,8 @@ def normalized(model: nn.Module, mean: Sequence[float], std: Sequence[float]) ->
 
     Args:
         model: Classifier of normalised images. Not modified; the result holds it.
-        mean: Of each channel, subtracted.
-        std: Of each channel, > 0.
+        mean: The mean of each channel, subtracted.
+        std: The standard deviation of each channel, > 0.
     """
     finite = all(map(math.isfinite, (*mean, *std)))
     if len(mean) != len(std) or not finite or min(std) <= 0:

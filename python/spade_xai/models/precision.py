@@ -19,7 +19,7 @@ def forward_precision(precision: str, device_type: str) -> Iterator[None]:
         precision: "float32" changes nothing, so that on CUDA torch's own flags decide (by default convolutions run
             in TF32, products do not); "tf32" lets CUDA multiply float32 in TF32 in both; "bfloat16" is
             torch.autocast.
-        device_type: Of the model.
+        device_type: The device type of the model.
     """
     if precision == "bfloat16":
         with torch.autocast(device_type, torch.bfloat16):

@@ -24,8 +24,8 @@ class Preprocessing:
 
     Attributes:
         fit: How pictures are scaled and cut.
-        mean: Of each channel, subtracted from images in [0, 1].
-        std: Of each channel, divided by.
+        mean: The mean of each channel, subtracted from images in [0, 1].
+        std: The standard deviation of each channel, divided by.
         classes: Names of the outputs.
         source: Who says so.
     """

@@ -27,7 +27,7 @@ class Reading:
 
     Attributes:
         x: The function's input.
-        geometry: Of the 2-d convolution whose patches are read; None for rows of a linear layer.
+        geometry: The geometry of the 2-d convolution whose patches are read; None for rows of a linear layer.
         unfold: Makes that convolution's input of some of x; None where it is x itself.
         growth: Entries of unfold's result for one entry of x.
     """
@@ -51,7 +51,7 @@ def convolution(arguments: dict[str, Any]) -> Reading:
     """What torch.conv1d, conv2d or conv3d reads.
 
     Args:
-        arguments: Of the function, by name.
+        arguments: The arguments of the function, by name.
     """
     x, weight = arguments["input"], arguments["weight"]
     sizes = tuple(weight.shape[2:])
@@ -72,7 +72,7 @@ def transposed_convolution(arguments: dict[str, Any]) -> Reading:
     """What torch.conv_transpose1d, conv_transpose2d or conv_transpose3d reads, its taps in reverse order.
 
     Args:
-        arguments: Of the function, by name.
+        arguments: The arguments of the function, by name.
     """
     x, weight = arguments["input"], arguments["weight"]
     sizes = tuple(weight.shape[2:])

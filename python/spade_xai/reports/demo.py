@@ -51,10 +51,10 @@ def run_demo(
         trojan: Pictures with a patch, scored by AUROC and pointing game.
         clean: Clean pictures, scored by insertion.
         methods: Names in `METHODS`.
-        augmentations: Of each picture.
+        augmentations: The number of augmentations of each picture.
         layers: Patterns of the layers to prune, as in `trace`; None for all.
         shown: Pictures of each kind in the report, at most as many as are scored.
-        seed: Of augmentations, methods that sample, and the random map.
+        seed: The seed of augmentations, methods that sample, and the random map.
         progress: True for bars, or callback(stage, done, total).
         report: Called with each line of text as it comes.
 

@@ -108,7 +108,7 @@ def evaluate(
         methods: Names in `METHODS`.
         tracers: Names in `explain.TRACERS`.
         controls: Tracers that are also tried as pruned for the image before, for two images or more.
-        seed: Of augmentations, methods that sample, and noise.
+        seed: The seed of augmentations, methods that sample, and noise.
         z_box: As in `explain.image_map`.
         progress: True for bars, or callback(stage, done, total).
         report: Called with a line as each step begins.

@@ -72,12 +72,12 @@ def explain(
     Args:
         model: Classifier. Not modified.
         images: [B, 3, H, W], as the model takes them.
-        names: Of each image.
+        names: The name of each image.
         pictures: The same images in [0, 1], to be shown; None: images are in [0, 1].
         target: The class to explain; None: what the dense model predicts for each image.
         methods: Names in `METHODS`.
         tracers: Names in TRACERS.
-        seed: Of augmentations and of methods that sample.
+        seed: The seed of augmentations and of methods that sample.
         z_box: As in `image_map`.
         progress: True for bars, or callback(stage, done, total).
         **trace_options: Further arguments of `trace`: sparsity, augmentations, layers, ...
@@ -126,7 +126,7 @@ def image_map(
         x: As the model takes it.
         target: Class to explain.
         method: A name in METHODS.
-        seed: Of methods that sample.
+        seed: The seed of methods that sample.
         z_box: LRP's z-box rule in the layers that read x, with x's least and greatest value as bounds (or 0 where it
             lies outside), as the released code of the paper has it.
     """

@@ -31,8 +31,8 @@ class Facet:
         found: The visualisations, [B, 3, H, W] in (0, 1).
         confidence: Mean probability that the dense model gives the class on the visualisations seen through other
             random transforms; None where the neuron is not a class.
-        answers: Of the dense and of the sparse model on the picture; None for the dense model.
-        fidelity: Of the trace; None for the dense model.
+        answers: The answers of the dense and of the sparse model on the picture; None for the dense model.
+        fidelity: The fidelity of the trace; None for the dense model.
     """
 
     name: str
@@ -65,13 +65,13 @@ def facets(
         model: Classifier. Not modified.
         samples: Name, picture [3, H, W] in [0, 1], and the same as the model takes it, [1, 3, H, W].
         neuron: As in `visualize`.
-        shape: Of one visualisation, (3, H, W).
+        shape: The shape of one visualisation, (3, H, W).
         layer: As in `visualize`.
         tracer: Name in TRACERS.
         count: Visualisations of each model, from different starts.
         preprocessing: Whose mean and std make the model's inputs of images in [0, 1]; None: it takes those.
         visualization: Further arguments of `visualize`.
-        seed: Of augmentations and visualisations.
+        seed: The seed of augmentations and visualisations.
         progress: True for bars, or callback(stage, done, total).
         report: Called with a line as each step begins.
         **trace_options: Further arguments of `trace`.

@@ -97,7 +97,7 @@ def html(
 
     Args:
         explanations: Shown one after the other.
-        title: Of the page.
+        title: The title of the page.
         classes: Names of the model's classes.
         masks: Ground truth of images, by name.
         tables: Shown first, each {"title", "head": [...], "rows": [[...], ...]}.

@@ -44,9 +44,9 @@ class ImageAugment:
 
     Args:
         recipe: A name in RECIPES, or a sequence of steps, which run in that order.
-        mean: Of each channel in the model's preprocessing, if it is given normalised images; augmentations act on
-            x * std + mean in [0, 1].
-        std: Of each channel in the model's preprocessing.
+        mean: The mean of each channel in the model's preprocessing, if it is given normalised images. Augmentations act
+            on x * std + mean in [0, 1].
+        std: The standard deviation of each channel in the model's preprocessing.
 
     Raises:
         ValueError: An unknown recipe or step; only one of mean and std.

@@ -30,7 +30,7 @@ class TraceBuilder:
         ratios: Sparsity of each layer that can be pruned.
         left_out: Status of each that cannot, and the reason.
         unsupported: Further weights that belong to no layer that can be pruned.
-        options: Of the run.
+        options: The options of the run.
         source: The sample.
     """
 

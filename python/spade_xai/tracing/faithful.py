@@ -40,8 +40,8 @@ class Found:
     """A trace as the search leaves it.
 
     Attributes:
-        ratios: Of each prepared layer.
-        results: Of the layers that are pruned, or that cannot be.
+        ratios: The ratios of each prepared layer.
+        results: The results of the layers that are pruned, or that cannot be.
         packed: Their weights.
         verdict: On the whole.
         budget: Relative error of a layer of average weight; 0 if nothing could be pruned.

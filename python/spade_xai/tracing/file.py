@@ -54,7 +54,7 @@ def save_trace(
 
     Args:
         trace: What to write.
-        path: Of the file.
+        path: The path of the file.
         further: What else to note about it, such as the run it belongs to; see `read_further`.
     """
     tensors = {}

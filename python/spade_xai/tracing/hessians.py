@@ -42,7 +42,7 @@ def layer_inputs(
 
     Args:
         model: A copy, in eval mode.
-        layers: Of the model.
+        layers: The layers of the model.
         sink: Called before the function runs.
         others: Takes, for each layer, the name of another function that was given its weight.
     """

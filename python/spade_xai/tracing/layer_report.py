@@ -14,7 +14,7 @@ class LayerReport:
     """What happened to one layer.
 
     Attributes:
-        name: Of the layer.
+        name: The name of the layer.
         rows: Outputs.
         cols: Inputs of one output (of one group).
         sparsity_asked: Ratio asked for, or chosen by the search for a faithful trace.
@@ -56,11 +56,11 @@ def pruned_report(
     Args:
         layer: The layer.
         asked: Ratio.
-        result: Of the pruning.
+        result: The result of the pruning.
         packed: Its weights; None if it failed.
         dense: The model, for the zeros that a failed layer has anyway.
         damp_asked: Damping asked for.
-        seconds: Of the pruning.
+        seconds: The seconds of the pruning.
     """
     status = "failed" if packed is None else "damped" if result.damp > damp_asked else "pruned"
     return LayerReport(

@@ -37,13 +37,13 @@ class TraceOptions:
         depthwise: Prune depthwise convolutions too.
         damp: Damping relative to the mean diagonal of a layer's Hessian.
         batch_size: Augmentations in one pass of the model. Results do not depend on it beyond rounding.
-        seed: Of the augmentations, the same for every sample. The global random states are restored.
+        seed: The seed of the augmentations, the same for every sample. The global random states are restored.
         device: Where to run a copy of the model and to prune it; None: where the model is.
         progress: True for bars, or callback(stage, done, total) for the stages "forward", "hessian", "prune" and
             "fidelity".
         max_memory: Bytes, or text such as "2GB", that Hessians and pruning may take; more layers are then
             pruned in groups, with a pass over the augmentations each. None: half of the available memory.
-        forward_precision: Of the dense model's passes: "float32" (the model's own dtype; on CUDA torch's
+        forward_precision: The precision of the dense model's passes: "float32" (the model's own dtype; on CUDA torch's
             flags decide whether convolutions run in TF32, by default they do), "tf32" on CUDA, or "bfloat16" by
             autocast; Hessians are sums of the inputs that come of it.
         function: Named in errors and warnings.
@@ -119,7 +119,7 @@ def takes_trace_options(*left_out: str, **defaults: object) -> Callable[[F], F]:
 
     Args:
         left_out: Fields that the function does not take.
-        **defaults: Of fields that have other ones in this function, which gets them.
+        **defaults: Fields whose defaults differ in this function, and those defaults.
     """
 
     def decorate(function: F) -> F:

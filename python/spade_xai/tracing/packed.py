@@ -12,7 +12,7 @@ class Packed:
     """Sparse weights [groups, rows, cols] as one bit per weight and the kept values.
 
     Attributes:
-        shape: Of the weights.
+        shape: The shape of the weights.
         bits: Mask of kept weights, 8 per byte.
         values: Kept weights in row-major order.
     """

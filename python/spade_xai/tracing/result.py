@@ -205,7 +205,7 @@ def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
     """Read a trace that was saved, for the model it was made from.
 
     Args:
-        path: Of the file.
+        path: The path of the file.
         model: The dense model, with the same weights. Not modified.
 
     Raises:

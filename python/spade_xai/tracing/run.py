@@ -48,7 +48,7 @@ class TracingRun:
         given: The caller's model, only read.
         dense: A copy of it that shares its parameters, in which computed weights are parameters; only read.
         model: The working copy.
-        device: Of the working copy; samples, Hessians and pruning are there.
+        device: The device of the working copy; samples, Hessians and pruning are there.
         sources: One per sample.
         layers: Layers that can be pruned, in order of execution.
         calls: How often a pass of the model reads each.

@@ -16,10 +16,10 @@ class TracedSample:
     """What a trace is made from.
 
     Attributes:
-        inputs: Of the model, a batch.
+        inputs: The inputs of the model, a batch.
         augment: What varies them; None: nothing does.
         augmentations: How many variants.
-        seed: Of the variants.
+        seed: The seed of the variants.
     """
 
     inputs: Inputs

@@ -92,7 +92,7 @@ def last_blocks(count: int, ratio: float = 0.99) -> Schedule:
 
     Args:
         count: How many blocks.
-        ratio: Of their layers and of the head.
+        ratio: The ratio of their layers and of the head.
 
     Example:
         >>> schedule.last_blocks(2, 0.9)(["stem", "a.0", "a.1", "b.0", "b.1", "c.0", "c.1", "head"])

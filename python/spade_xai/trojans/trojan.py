@@ -73,7 +73,7 @@ class Trojan(Dataset[Planted]):
             labels: The label of each item, [N]; choosing by source class then reads no image.
             backdoors: The table of patches; an image gets at most one.
             count: Images for each backdoor; all that are left of its source class where those are fewer.
-            seed: Of the choice and of all that is drawn later.
+            seed: The seed of the choice and of all that is drawn later.
             jitter: As in `plant`.
             noise: As in `plant`.
 
@@ -170,8 +170,8 @@ def fine_tune(
         batch_size: Images in one step.
         learning_rate: At the start.
         step: Epochs after which the rate falls.
-        weight_decay: Of SGD.
-        seed: Of the order.
+        weight_decay: The weight decay of SGD.
+        seed: The seed of the order.
         progress: True for a bar over the batches, or callback(stage, done, total).
 
     Returns:

@@ -33,8 +33,8 @@ class Candidate:
     Attributes:
         group: Names of the layers.
         ratio: Sparsity tried.
-        mean: Of the metric over the samples.
-        standard_error: Of that mean; NaN for a single sample.
+        mean: The mean of the metric over the samples.
+        standard_error: The standard error of that mean; NaN for a single sample.
         chosen: Whether it was the best of the group.
     """
 

@@ -38,7 +38,7 @@ def multi_head_attention(
         dropout_p: Not used: the model is in eval mode.
         out_proj_weight: [E, E].
         out_proj_bias: [E] or None.
-        **options: Of the function; a mask, or weights that differ in size, have no rule.
+        **options: Options of the function; a mask, or weights that differ in size, have no rule.
     """
     plain = in_proj_weight is not None and bias_k is None and bias_v is None and not add_zero_attn
     masks = [options.get(name) for name in ("key_padding_mask", "attn_mask")]

@@ -114,7 +114,7 @@ def relevance(
         model: Takes (x, *extra) and gives logits [B, classes]. Not modified.
         x: Inputs [B, ...], floating point. Not modified.
         target: Classes [B].
-        rule: Of convolutions and linear layers, one of RULES.
+        rule: The rule of convolutions and linear layers, one of RULES.
         alpha: For alpha_beta; beta = alpha - 1.
         epsilon: Stabiliser of all denominators: z + epsilon sign(z).
         bias: Whether biases count in the denominators and so absorb relevance.

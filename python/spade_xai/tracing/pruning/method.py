@@ -60,7 +60,7 @@ class PruningMethod(ABC):
     defaults that suit a method which needs nothing but weights and Hessians.
 
     Attributes:
-        name: Of the method, as `trace(method=...)` takes it.
+        name: The name of the method, as `trace(method=...)` takes it.
         title: The paper's name of it, as commands and reports call it.
         aliases: Further names.
         place: In lists of all methods.
@@ -102,7 +102,7 @@ class PruningMethod(ABC):
         """Prune each of the prepared layers to its ratio in [0, 1].
 
         Args:
-            prepared: Of any layers and samples, those of a layer side by side; what can run together does.
+            prepared: Any layers and samples, those of a layer side by side. What can run together does.
             ratios: As many.
             progress: Callback(done, total).
         """
