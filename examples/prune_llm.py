@@ -10,6 +10,7 @@ prune_model changes: give it `AutoModelForCausalLM.from_pretrained(...)` and bat
 
 import argparse
 import copy
+import json
 import math
 from pathlib import Path
 
@@ -88,6 +89,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--sparsity", type=float, default=0.5)
     parser.add_argument("--pattern", help="n:m in place of a sparsity")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="a file for the results")
     options = parser.parse_args(arguments)
     train, test = texts()
     dense = trained(train, options.steps, options.seed)
@@ -106,6 +108,9 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         results[method] = perplexity(model, test)
     for name, value in results.items():
         print(f"{name:10} perplexity per byte {value:.2f}")
+    if options.json:
+        asked = {name: getattr(options, name) for name in ("steps", "sparsity", "pattern", "seed")}
+        options.json.write_text(json.dumps({**asked, "perplexity": results}, indent=2) + "\n")
     return results
 
 
