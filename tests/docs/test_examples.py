@@ -16,21 +16,7 @@ def is_explained(thing):
     return callable(thing)
 
 
-PENDING = (
-    "Trace",
-    "Tuned",
-    "baselines",
-    "load_trace",
-    "schedule",
-    "trace",
-    "trace_many",
-    "tune",
-)  # of spade_xai
-EXPLAINED = {
-    name: thing
-    for name, thing in public()
-    if is_explained(thing) and not (name.startswith("spade_xai") and name.split(".")[1] in PENDING)
-}
+EXPLAINED = {name: thing for name, thing in public() if is_explained(thing)}
 
 
 @pytest.mark.parametrize("name", EXPLAINED)

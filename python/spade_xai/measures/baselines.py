@@ -11,7 +11,14 @@ from spade_xai.tracing.schedule import FAITHFUL, Sparsity, resolve_sparsity
 
 
 def random_map(x: Tensor, *, seed: int = 0) -> Tensor:
-    """Uniform noise in [0, 1) for each image [B, C, H, W]: [B, H, W]."""
+    """Uniform noise in [0, 1) for each image [B, C, H, W]: [B, H, W].
+
+    Example:
+        >>> import torch
+        >>> from spade_xai import baselines
+        >>> baselines.random_map(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 8, 8])
+    """
     _check_images("random_map", x)
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(len(x), *x.shape[2:], generator=generator).to(x.device)
@@ -28,6 +35,12 @@ def edge_map(x: Tensor, *, detector: str = "sobel") -> Tensor:
 
     Returns:
         float32 [B, H, W].
+
+    Example:
+        >>> import torch
+        >>> from spade_xai import baselines
+        >>> baselines.edge_map(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 8, 8])
     """
     _check_images("edge_map", x)
     gray = x.float().mean(1, keepdim=True)
@@ -52,6 +65,14 @@ def magnitude_prune(model: nn.Module, sparsity: Sparsity, *, depthwise: bool = F
         model: Not modified.
         sparsity: A ratio in [0, 1], a schedule, patterns and ratios, or the path of a file, as in `trace`.
         depthwise: Prune depthwise convolutions too.
+
+    Example:
+        >>> import torch
+        >>> from spade_xai import baselines
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4))
+        >>> sparse = baselines.magnitude_prune(model, 0.5)
+        >>> int((sparse[0].weight == 0).sum())
+        16
     """
     function = "magnitude_prune"
     if sparsity == FAITHFUL:

@@ -38,6 +38,21 @@ class Trace:
         timings: Seconds of the stages "augment", "forward", "hessian", "prune", "fidelity"; of a batch of samples, an
             equal share.
         verdict: Whether it answers as the dense model does; None of a trace from an older file.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spade_xai import trace
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> image = torch.rand(1, 3, 4, 4)
+        >>> result = trace(model, image, sparsity=0.5, augmentations=64, progress=False)
+        >>> logits = result.model(image)  # a plain module, pruned
+        >>> result.masks()["1"].shape  # which weights are kept
+        torch.Size([16, 48])
+        >>> sparser = result.at(0.75)  # from the same elimination
+        >>> sparser.layers[0].sparsity_got
+        0.75
+        >>> answers_alike = sparser.faithful
     """
 
     dense: nn.Module
@@ -211,5 +226,16 @@ def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
     Raises:
         FileNotFoundError: No such file.
         ValueError: Not a trace, damaged, or made from another model; the first difference is named.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spade_xai import load_trace, trace
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> image = torch.rand(1, 3, 4, 4)
+        >>> trace(model, image, sparsity=0.5, augmentations=64, progress=False).save("image.safetensors")
+        >>> again = load_trace("image.safetensors", model)
+        >>> again.layers[0].sparsity_got
+        0.5
     """
     return Trace(model, *read_trace("load_trace", path, model))

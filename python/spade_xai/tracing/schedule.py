@@ -15,6 +15,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+__all__ = ["GRID", "last_block", "last_blocks", "linear", "load", "patterns", "uniform"]
+
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)
 """The ratios of the paper's experiments (appendix B)."""
 
@@ -31,7 +33,13 @@ Sparsity = float | str | os.PathLike[str] | Mapping[str, float] | Schedule
 
 
 def uniform(ratio: float) -> Schedule:
-    """The same ratio in every layer."""
+    """The same ratio in every layer.
+
+    Example:
+        >>> from spade_xai import schedule
+        >>> schedule.uniform(0.9)(["conv", "fc"])
+        {'conv': 0.9, 'fc': 0.9}
+    """
     check_ratio("schedule.uniform", "ratio", ratio)
     return lambda names: dict.fromkeys(names, ratio)
 
@@ -44,6 +52,11 @@ def linear(last: float = 0.99, *, grid: Sequence[float] | None = GRID) -> Schedu
         grid: Each ratio is rounded to the nearest of these; None leaves it.
 
     Source: appendix B of the paper.
+
+    Example:
+        >>> from spade_xai import schedule
+        >>> schedule.linear(0.9, grid=None)(["first", "middle", "last"])
+        {'first': 0.0, 'middle': 0.45, 'last': 0.9}
     """
     check_ratio("schedule.linear", "last", last)
     for ratio in grid or ():
@@ -69,6 +82,11 @@ def last_block(ratio: float = 0.99, *, pattern: str | None = None) -> Schedule:
     stack of layers has no block; its last layer is taken.
 
     Source: appendix H of the paper ("pruning the fourth component").
+
+    Example:
+        >>> from spade_xai import schedule
+        >>> schedule.last_block(0.99)(["stem", "block1.a", "block1.b", "block2.a", "block2.b", "head"])
+        {'block2.a': 0.99, 'block2.b': 0.99}
     """
     check_ratio("schedule.last_block", "ratio", ratio)
 
@@ -95,6 +113,7 @@ def last_blocks(count: int, ratio: float = 0.99) -> Schedule:
         ratio: The ratio of their layers and of the head.
 
     Example:
+        >>> from spade_xai import schedule
         >>> schedule.last_blocks(2, 0.9)(["stem", "a.0", "a.1", "b.0", "b.1", "c.0", "c.1", "head"])
         {'b.0': 0.9, 'b.1': 0.9, 'c.0': 0.9, 'c.1': 0.9, 'head': 0.9}
     """
@@ -140,6 +159,11 @@ def patterns(ratios: Mapping[str, float]) -> Schedule:
     """Ratios by dotted globs or `re:` patterns; the last pattern that takes a layer counts.
 
     Layers that no pattern takes stay dense.
+
+    Example:
+        >>> from spade_xai import schedule
+        >>> schedule.patterns({"block*": 0.9, "block1.a": 0.5})(["stem", "block1.a", "block2.a"])
+        {'block1.a': 0.5, 'block2.a': 0.9}
     """
     for pattern, ratio in ratios.items():
         check_ratio("schedule.patterns", repr(pattern), ratio)
@@ -159,6 +183,13 @@ def load(path: str | os.PathLike[str]) -> dict[str, float]:
     Raises:
         FileNotFoundError: No such file.
         ValueError: Neither JSON nor TOML, not a table of ratios, or a file of `tune` that was changed.
+
+    Example:
+        >>> from spade_xai import schedule
+        >>> from pathlib import Path
+        >>> _ = Path("ratios.json").write_text('{"layer4": 0.9}')
+        >>> schedule.load("ratios.json")
+        {'layer4': 0.9}
     """
     file = Path(path)
     try:

@@ -51,6 +51,16 @@ def trace(
         SparsityWarning: A layer got less than the sparsity asked for.
 
     Source: Moakhar, Iofinova, Frantar, Alistarh, "SPADE" (ICML 2024), Algorithm 1.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spade_xai import trace
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> image = torch.rand(1, 3, 4, 4)
+        >>> result = trace(model, image, sparsity=0.5, augmentations=64, progress=False)
+        >>> float((result.model[1].weight == 0).float().mean())
+        0.5
     """
     given = TraceOptions(**options, function="trace")
     (result,) = _traced(model, [sample], given, sequential=sequential, keep=True)
@@ -75,6 +85,17 @@ def trace_many(
 
     Yields:
         Trace of each sample, in order.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spade_xai import trace_many
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> image = torch.rand(1, 3, 4, 4)
+        >>> images = torch.rand(3, 3, 4, 4)
+        >>> traces = trace_many(model, images, sparsity=0.5, augmentations=64, progress=False)
+        >>> [result.layers[0].sparsity_got for result in traces]
+        [0.5, 0.5, 0.5]
     """
     given = TraceOptions(**options, function="trace_many")
     check_count("trace_many", "group", group)

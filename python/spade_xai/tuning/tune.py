@@ -53,6 +53,17 @@ class Tuned:
         sparsity: Ratio of each layer in order of execution.
         score: Mean of the metric with all of them.
         history: Every candidate in the order tried.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spade_xai import tune
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> image = torch.rand(1, 3, 4, 4)
+        >>> def metric(sparse, index):  # higher is better
+        ...     return -float((sparse(image) - model(image)).norm().detach())
+        >>> tuned = tune(model, [image], metric, grid=[0.0, 0.5], augmentations=64, progress=False)
+        >>> tuned.save("tuned.json")  # trace(..., sparsity="tuned.json") takes it
     """
 
     sparsity: dict[str, float]
@@ -105,6 +116,18 @@ def tune(
         ValueError: An argument is not as above; the checkpoint belongs to another run; the metric is not finite.
 
     Source: section 3.2 and appendix B of the paper.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spade_xai import tune
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> image = torch.rand(1, 3, 4, 4)
+        >>> def metric(sparse, index):  # higher is better
+        ...     return -float((sparse(image) - model(image)).norm().detach())
+        >>> tuned = tune(model, [image], metric, grid=[0.0, 0.5], augmentations=64, progress=False)
+        >>> sorted(tuned.sparsity)
+        ['1', '3']
     """
     held = list(samples)
     if not held:
