@@ -34,4 +34,4 @@ class PlainGradientWarning(SpadeWarning):
 
 
 class DegenerateMapWarning(SpadeWarning):
-    """A map is zero everywhere, or has entries that are not finite."""
+    """A map is zero everywhere, has entries that are not finite, or has outgrown what it explains."""

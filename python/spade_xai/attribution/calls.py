@@ -173,14 +173,3 @@ def run_under(
     """The model's outputs with `calls` in charge."""
     with torch.enable_grad(), calls:
         return functional_call(model, state, (x, *extra))
-
-
-def check_eager(method: str, model: nn.Module) -> None:
-    """Refuse scripted modules, whose function calls nothing can see."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            where = name.removeprefix("model.").removeprefix("model") or "the model"
-            raise ValueError(
-                f"attribute: {method} must see the functions a model calls, which torch.jit hides: give the model "
-                f"before torch.jit.script or torch.jit.trace, got a scripted module at {where!r}"
-            )

@@ -10,6 +10,7 @@ Source: Selvaraju et al. (ICCV 2017).
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spade_xai.attribution import guided
-from spade_xai.attribution.calls import check_eager
-from spade_xai.attribution.feature_maps import Layout, Layouts
+from spade_xai.attribution.feature_maps import Following, Layout
 from spade_xai.attribution.method import Job, Method, Option, Options
 from spade_xai.models.copies import find_module
 
@@ -40,18 +40,14 @@ def _cam(method: str, job: Job, options: Options) -> Tensor:
         raise ValueError(
             f"attribute: {method} needs x [B, C, H, W], got shape {tuple(job.x.shape)}"
         )
-    check_eager(method, job.forward.model)
-    found = [_named_map(job)] if job.layer is not None else _maps(method, job)
+    found = _named_map(job) if job.layer is not None else _last_map(job)
     cam = None
-    for module, call, layout in found:
+    if found is not None:
+        module, call, layout = found
         features, gradient = _features(job, module, call)
-        if gradient is None:
-            continue
-        features, gradient = (layout.as_map(t) for t in (features, gradient))
-        if cam is None or bool(gradient.any()):
+        if gradient is not None:
+            features, gradient = (layout.as_map(t) for t in (features, gradient))
             cam = (gradient.mean((2, 3), keepdim=True) * features).sum(1, keepdim=True).relu()
-        if bool(gradient.any()):
-            break  # else only the class token goes on from here
     if cam is not None:
         return _resized(cam, job.x.shape[2:], options["interpolation"])
     if job.layer is not None:
@@ -89,37 +85,58 @@ def _watching(model: nn.Module, look: Callable[[nn.Module, Any], Any]) -> Iterat
             hook.remove()
 
 
-def _outputs(job: Job) -> list[tuple[nn.Module, int, Layout | None, Tensor]]:
-    """Each call of a module that gives a tensor, in order: module, number of its call, layout and an output."""
-    found = []
+@dataclass
+class _Output:
+    """What one call of a module gave for the first input."""
+
+    module: nn.Module
+    call: int
+    layout: Layout | None
+    value: Tensor
+
+
+def _outputs(job: Job) -> tuple[list[_Output], Tensor]:
+    """Each call of a module that gives a tensor, in order, and the target's score, all of the first input."""
+    found: list[_Output] = []
     calls: dict[nn.Module, int] = {}
-    layouts = Layouts()
+    one = job.first()
+    x = one.x.detach().clone().requires_grad_()
+    following = Following(x)
 
     def look(module: nn.Module, output: Any) -> None:
         number = calls[module] = calls.get(module, -1) + 1
         if isinstance(output, Tensor):
-            found.append((module, number, layouts.of(output), output))
+            found.append(_Output(module, number, following.layout(output), output))
 
-    x = job.x[:1].clone()
-    height, width = x.shape[2:]
-    with torch.no_grad(), _watching(job.forward.model, look), layouts:
-        layouts.put(x, Layout((2, 3), height, width))
-        job.forward(x, *(e[:1] for e in job.extra))
-    return found
+    with torch.enable_grad(), _watching(job.forward.model, look), following:
+        score = one.score(x)
+    return found, score
 
 
-def _maps(method: str, job: Job) -> list[tuple[nn.Module, int, Layout]]:
-    """Feature maps of more than one position, the last first.
+def _last_map(job: Job) -> tuple[nn.Module, int, Layout] | None:
+    """The last feature map of more than one position on which the target depends at its positions.
 
-    Linear layers on tokens or channels-last maps make queries and hidden features, not the stream: they come last.
+    Behind the last attention only the class token goes on. Linear layers on tokens or channels-last maps make queries
+    and hidden features, not the stream, and are left out.
     """
+    outputs, score = _outputs(job)
     maps = [
-        (module, call, layout)
-        for module, call, layout, output in _outputs(job)
-        if layout is not None and layout.rows * layout.columns > 1 and output.ndim in (3, 4)
+        (output, output.layout)
+        for output in outputs
+        if output.layout is not None
+        and output.layout.rows * output.layout.columns > 1
+        and output.value.requires_grad
+        and not isinstance(output.module, nn.Linear)
     ]
-    stream = [found for found in maps if not isinstance(found[0], nn.Linear)]
-    return stream[::-1]
+    if not maps or not score.requires_grad:
+        return None
+    values = [output.value for output, _ in maps]
+    gradients = torch.autograd.grad(score.sum(), values, allow_unused=True)
+    for (output, layout), gradient in reversed(list(zip(maps, gradients, strict=True))):
+        if gradient is not None and bool(layout.as_map(gradient).any()):
+            return output.module, output.call, layout
+    output, layout = maps[-1]  # the target depends on none of them: a map of zeros
+    return output.module, output.call, layout
 
 
 def _named_map(job: Job) -> tuple[nn.Module, int, Layout]:
@@ -127,21 +144,21 @@ def _named_map(job: Job) -> tuple[nn.Module, int, Layout]:
     layer = None if job.layer is None else find_module(job.forward.model, job.layer)
     if layer is None:
         raise ValueError(f"attribute: layer must name a layer of the model, got {job.layer!r}")
-    for module, call, layout, output in reversed(_outputs(job)):
-        if module is not layer:
-            continue
-        if layout is None and output.ndim == 4:
-            layout = Layout((2, 3), *output.shape[2:])
-        if layout is not None:
-            return module, call, layout
-        shape = tuple(output.shape)
+    calls = [o for o in _outputs(job)[0] if o.module is layer]
+    if not calls:
+        raise ValueError(
+            f"attribute: layer must run in a forward pass and give a tensor, got layer={job.layer!r}"
+        )
+    last = calls[-1]
+    layout = last.layout
+    if layout is None and last.value.ndim == 4:
+        layout = Layout((2, 3), *last.value.shape[2:])
+    if layout is None:
         raise ValueError(
             "attribute: layer must have outputs [B, C, h, w], [B, h, w, C] or tokens of an image, "
-            f"got layer={job.layer!r} with outputs {shape}"
+            f"got layer={job.layer!r} with outputs {tuple(last.value.shape)}"
         )
-    raise ValueError(
-        f"attribute: layer must run in a forward pass and give a tensor, got layer={job.layer!r}"
-    )
+    return last.module, last.call, layout
 
 
 def _features(job: Job, module: nn.Module, call: int) -> tuple[Tensor, Tensor | None]:

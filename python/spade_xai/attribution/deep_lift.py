@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spade_xai.attribution.calls import check_eager, constants, run_under, wide
+from spade_xai.attribution.calls import constants, run_under, wide
 from spade_xai.attribution.method import Job, Method, Option, Options, baseline_of
 from spade_xai.attribution.multipliers import Baseline, Multipliers
 from spade_xai.exceptions import CompletenessWarning
@@ -37,7 +37,6 @@ _TOLERANCE = 1e-3
 
 
 def _deep_lift(job: Job, options: Options) -> Tensor:
-    check_eager("deep_lift", job.forward.model)
     x, state = wide(job.x), constants(job.forward)
     extra = tuple(wide(v) for v in job.extra)
     x0 = baseline_of(x, options["baseline"])
@@ -89,6 +88,5 @@ METHODS = (
         use="contributions that sum to f(x) - f(baseline) at the price of two passes",
         options={"baseline": Option(0.0)},
         cheap=True,
-        eager=True,
     ),
 )

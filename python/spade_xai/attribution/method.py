@@ -51,6 +51,11 @@ class Job:
         extra = tuple(v.expand(count, *v.shape[1:]) for v in self.extra)
         return replace(self, x=x, target=self.target.expand(count), extra=extra)
 
+    def first(self) -> "Job":
+        """The job of the first input alone."""
+        extra = tuple(v[:1] for v in self.extra)
+        return replace(self, x=self.x[:1], target=self.target[:1], extra=extra)
+
     def score(self, x: Tensor) -> Tensor:
         """The target's score of each input, [B]."""
         return self.forward(x, *self.extra).gather(1, self.target[:, None])[:, 0]
@@ -70,7 +75,6 @@ class Method:
         repeats: Whether one input is run many times: then batches hold one input.
         cheap: Whether it takes a few passes per input.
         tokens: How a token's value comes from the entries of its embedding: "sum", "magnitude" or "mean".
-        eager: Whether it must see the functions a model calls, which scripted modules hide.
         feature_map: Whether `layer` names the layer whose feature map is weighed; for other methods it names the
             layer that is explained in place of the input.
     """
@@ -84,7 +88,6 @@ class Method:
     repeats: bool = False
     cheap: bool = False
     tokens: str = "sum"
-    eager: bool = False
     feature_map: bool = False
 
     def settings(self, given: Options) -> Options:

@@ -22,7 +22,7 @@ _ELEMENTWISE = set(
 )
 # Linear in data that depends on the input, as long as it is one tensor: the gradient is exact.
 _LINEAR = set(
-    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d addmm mm bmm matmul mv "
+    "linear addcmul conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d addmm mm bmm matmul mv "
     "rmatmul baddbmm einsum add radd iadd sub isub rsub subtract neg negative mul rmul imul multiply div truediv "
     "itruediv true_divide divide mean sum cumsum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample batch_norm reshape view view_as reshape_as "

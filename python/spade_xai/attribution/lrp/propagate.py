@@ -28,6 +28,7 @@ Sources: Bach et al. (PLoS ONE 2015) for epsilon and alpha-beta; Montavon et al.
 and Achtibat et al. (ICML 2024) for softmax, products, layer norm and GELU.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -56,9 +57,11 @@ from spade_xai.attribution.lrp.rules import (
     Proportional,
     Unchanged,
 )
+from spade_xai.exceptions import DegenerateMapWarning
 from spade_xai.models.copies import duplicate
 
 RULES = ("epsilon", "alpha_beta", "z_plus")
+_MOST_GROWTH = 1e4
 
 # Functions by name, so that x.relu(), F.relu(x), torch.relu(x) and x.relu_() are one: R_x = R_y.
 _UNCHANGED = set(
@@ -166,7 +169,21 @@ def relevance(
     # Rules of positive parts share out magnitude: begun at a negative logit, their maps would be turned over.
     begin = logits.detach() if rule == "epsilon" else logits.detach().abs()
     chosen = torch.zeros_like(logits).scatter_(1, target[:, None], 1) * begin
-    return torch.autograd.grad(logits, leaf, chosen)[0]
+    result = torch.autograd.grad(logits, leaf, chosen)[0]
+    _check_growth(result, chosen.sum(1))
+    return result
+
+
+def _check_growth(result: Tensor, begin: Tensor) -> None:
+    """Warn where relevance has outgrown the logit that it began as."""
+    growth = float((result.flatten(1).abs().sum(1) / begin.abs().clamp_min(1e-30)).max())
+    if growth > _MOST_GROWTH:
+        warnings.warn(
+            f"lrp: magnitudes of relevance sum to {growth:.1e} times the logit, as sums whose terms nearly cancel "
+            "divide by almost 0: take rule='alpha_beta' or 'z_plus', a larger epsilon, or bias=True",
+            DegenerateMapWarning,
+            stacklevel=2,
+        )
 
 
 class _Propagate(Calls):
@@ -200,6 +217,9 @@ class _Propagate(Calls):
             return self._in_proportion(function_of(call), *given, scale=1 / len(given))
         if name in _SUMS | _PRODUCTS | _QUOTIENTS | _MATRIX_PRODUCTS | _MAXIMA and len(args) == 2:
             return self._binary(name, call.function, *args, **kwargs)
+        if name == "addcmul":
+            with self:
+                return args[0] + args[1] * args[2] * kwargs.get("value", 1)
         if name in _CONSTANT:
             return _detached(call.run())
         if name == "scaled_dot_product_attention":

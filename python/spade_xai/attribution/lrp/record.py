@@ -4,7 +4,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from spade_xai.attribution.calls import check_eager
 from spade_xai.attribution.lrp.propagate import relevance
 from spade_xai.attribution.method import Job, Method, Option, Options
 
@@ -12,7 +11,6 @@ Name = Literal["lrp"]
 
 
 def _lrp(job: Job, options: Options) -> Tensor:
-    check_eager("lrp", job.forward.model)
     return relevance(job.forward, job.x, job.target, extra=job.extra, **options)
 
 
@@ -31,6 +29,5 @@ METHODS = (
         },
         signed=True,
         cheap=True,
-        eager=True,
     ),
 )

@@ -1,0 +1,139 @@
+"""Architectures of timm and transformers at random weights through saliency, DeepLIFT and LRP, with their sums checked.
+
+A few small ones run by default; SPADE_ZOO=1 runs all (`SPADE_ZOO=1 pytest tests/attribution/test_zoo.py`).
+"""
+
+import os
+import warnings
+
+import pytest
+import torch
+
+from spade_xai import attribute
+from spade_xai.exceptions import SpadeWarning
+
+IMAGES = {  # timm's name: size of the image
+    "resnet18": 64,
+    "convnextv2_atto": 64,
+    "vit_tiny_patch16_224": 224,
+    "resnet50": 64,
+    "resnext50_32x4d": 64,
+    "seresnet50": 64,
+    "densenet121": 64,
+    "vgg11_bn": 64,
+    "inception_v3": 96,
+    "mobilenetv2_050": 64,
+    "mobilenetv3_small_050": 64,
+    "efficientnet_lite0": 64,
+    "efficientnet_b0": 64,
+    "regnety_002": 64,
+    "repvgg_a0": 64,
+    "ghostnet_050": 64,
+    "hrnet_w18_small": 64,
+    "convnext_atto": 64,
+    "convmixer_768_32": 64,
+    "poolformer_s12": 64,
+    "mixer_s32_224": 224,
+    "swin_tiny_patch4_window7_224": 224,
+    "deit_tiny_patch16_224": 224,
+    "eva02_tiny_patch14_224": 224,
+    "beit_base_patch16_224": 224,
+    "cait_xxs24_224": 224,
+    "pit_ti_224": 224,
+    "mobilevit_xxs": 64,
+    "edgenext_xx_small": 64,
+    "dpn48b": 64,
+}
+SMALL = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+TEXTS = {
+    "Bert": SMALL,
+    "GPT2": dict(n_embd=32, n_layer=2, n_head=4, n_positions=32),
+    "Llama": SMALL | dict(num_key_value_heads=2),
+    "Roberta": SMALL,
+    "DistilBert": dict(dim=32, n_layers=2, n_heads=4, hidden_dim=48),
+    "Electra": SMALL | dict(embedding_size=16),
+    "Albert": SMALL | dict(embedding_size=16),
+    "OPT": dict(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32
+    ),
+    "Mistral": SMALL | dict(num_key_value_heads=2),
+    "Qwen2": SMALL | dict(num_key_value_heads=2),
+    "GPTNeoX": SMALL,
+    "MPNet": SMALL,
+}  # fmt: skip
+SHORT = {"resnet18", "convnextv2_atto", "efficientnet_lite0", "Bert", "GPT2", "Llama"}
+LONG = pytest.mark.skipif(not os.environ.get("SPADE_ZOO"), reason="SPADE_ZOO=1 runs all")
+
+
+def chosen(names):
+    return [name if name in SHORT else pytest.param(name, marks=LONG) for name in names]
+
+
+def live(model):
+    """Random weights as after some training: nothing starts as zeros, batch norms have statistics."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if (
+            tensor.is_floating_point()
+            and tensor.ndim
+            and not tensor.any()
+            and "running" not in name
+        ):
+            torch.nn.init.normal_(tensor, std=0.02)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+            torch.nn.init.normal_(module.weight, 0.8, 0.3)
+    return model.double().eval()
+
+
+def check(model, x, baseline, score, **options):
+    """Saliency is finite, DeepLIFT sums to f(x) - f(baseline) to 1e-3, and LRP to no more than |f(x)|.
+
+    LRP loses what reaches units all of whose terms are negative: depthwise convolutions have many of them.
+    """
+    options |= {"progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SpadeWarning)
+        assert attribute(model, x, 1, "saliency", **options).abs().sum() > 0
+        sums = attribute(model, x, 1, "deep_lift", baseline=baseline, **options).flatten(1).sum(1)
+        relevance = attribute(model, x, 1, "lrp", epsilon=1e-12, **options).flatten(1).sum(1)
+    at_x, at_baseline = score
+    torch.testing.assert_close(sums, at_x - at_baseline, rtol=1e-3, atol=1e-9)
+    share = float(relevance / at_x.abs())
+    print(f"relevance {share:.4f} of the logit")
+    assert 0.1 < share < 1.001
+
+
+@pytest.mark.parametrize("name", chosen(IMAGES))
+def test_timm(name):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model, size = live(timm.create_model(name, num_classes=5)), IMAGES[name]
+    x = torch.rand(1, 3, size, size, dtype=torch.float64)
+    baseline = torch.rand(1, 3, size, size, dtype=torch.float64) * 0.2
+    with torch.no_grad():
+        score = [model(v)[:, 1] for v in (x, baseline)]
+    check(model, x, baseline, score)
+
+
+@pytest.mark.parametrize("name", chosen(TEXTS))
+def test_transformers(name):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        **TEXTS[name], vocab_size=60, max_position_embeddings=40, num_labels=3, pad_token_id=0
+    )
+    kind = getattr(transformers, f"{name}ForSequenceClassification")
+    model = live(kind(config))
+    ids = torch.tensor([[5, 9, 33, 7, 2, 0, 0]])
+    kwargs = {"attention_mask": (ids != 0).long()}
+    vectors = model.get_input_embeddings()(ids).detach()
+    baseline = torch.rand_like(vectors) * 0.02
+    score = []
+    for value in (vectors, baseline):
+        hook = model.get_input_embeddings().register_forward_hook(lambda *_, v=value: v)
+        with torch.no_grad():
+            score.append(model(ids, **kwargs).logits[:, 1])
+        hook.remove()
+    check(model, ids, baseline, score, kwargs=kwargs)
