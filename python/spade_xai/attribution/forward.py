@@ -28,7 +28,7 @@ class Forward(nn.Module):
         batched = {k for k, v in kwargs.items() if _is_batched(v, count)}
         self.split = {k: v for k, v in kwargs.items() if k in batched}
         self.fixed = {k: v for k, v in kwargs.items() if k not in batched}
-        self.position = position
+        self.position, self.checked = position, False
 
     def forward(self, x: Tensor, *extra: Any) -> Tensor:
         """Return the scores; x may be overwritten by the model, so it gets a copy."""
@@ -38,7 +38,11 @@ class Forward(nn.Module):
         outputs = self.model(x.clone(), **self.fixed, **split)
         if self.score is not None:
             return _one_each(self.score(outputs), len(x))
-        return _classes(unwrap(outputs), len(x), position)
+        logits = unwrap(outputs)
+        if not self.checked:  # once, as it waits for the device
+            _check_position(logits, self.position)
+            self.checked = True
+        return _classes(logits, len(x), position)
 
     def extra(self, part: slice) -> tuple[Any, ...]:
         """The further arguments of some of the inputs."""
@@ -60,14 +64,23 @@ def _one_each(score: object, count: int) -> Tensor:
     )
 
 
+def _check_position(logits: Tensor, position: Tensor | None) -> None:
+    if position is None:
+        return
+    if logits.ndim != 3:
+        shape = tuple(logits.shape)
+        raise ValueError(f"attribute: position needs outputs [B, T, classes], got shape {shape}")
+    length = logits.shape[1]
+    wrong = (position < -length) | (position >= length)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"attribute: position must be in [-{length}, {length - 1}], got {position[wrong][0].item()}"
+        )
+
+
 def _classes(logits: Tensor, count: int, position: Tensor | None) -> Tensor:
     """Logits [B, classes] from what a model gives: one logit [B], a batch of one squeezed, or one per position."""
     if position is not None:
-        if logits.ndim != 3:
-            shape = tuple(logits.shape)
-            raise ValueError(
-                f"attribute: position needs outputs [B, T, classes], got shape {shape}"
-            )
         return logits[torch.arange(count, device=logits.device), position.to(logits.device)]
     if logits.ndim <= 1 and count == 1:
         return logits.reshape(1, -1)
