@@ -11,8 +11,8 @@ from spade_xai.commands.output import print_json, ready_folder, show_progress
 
 
 def demo(
-    trojan: Annotated[int, typer.Option(min=1, help="Pictures with a patch.")] = 6,
-    clean: Annotated[int, typer.Option(min=1, help="Pictures without.")] = 6,
+    trojan: Annotated[int, typer.Option(min=1, help="The number of pictures with a patch.")] = 6,
+    clean: Annotated[int, typer.Option(min=1, help="The number of pictures without a patch.")] = 6,
     methods: o.Maps = list(GRADIENT_METHODS),  # noqa: B006
     augmentations: o.Augmentations = 256,
     seed: o.Seed = 0,

@@ -36,8 +36,8 @@ def evaluate(
 ) -> None:
     """Score saliency maps of the dense model and of its traces, with standard errors and paired differences.
 
-    With --masks by AUROC and the pointing game, without by insertion, for the class the dense model answers. Beside
-    the traces stand the trace of another image, an edge detector and random maps.
+    With --masks maps are scored by AUROC and the pointing game, without masks by insertion, for the class that the
+    dense model answers. The trace of another image, an edge detector and random maps are scored as controls.
 
     Examples:
       spade-xai evaluate photos/ -m torchvision:resnet50 -w r50.pth -t FastSPADE

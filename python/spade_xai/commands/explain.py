@@ -35,7 +35,9 @@ def explain(
     methods: o.Maps = list(GRADIENT_METHODS),  # noqa: B006
     target: Annotated[
         int | None,
-        typer.Option(min=0, help="Class to explain; default: what the model answers."),
+        typer.Option(
+            min=0, help="Class to explain. By default it is the class that the model answers."
+        ),
     ] = None,
     z_box: o.ZBox = False,
     tracers: o.Tracers = ["SPADE"],  # noqa: B006
@@ -50,7 +52,7 @@ def explain(
     as_json: o.AsJson = False,
     progress: o.Progress = None,
 ) -> None:
-    """Show saliency maps before and after pruning for each image: a PNG grid an image, and one HTML report.
+    """Show saliency maps before and after pruning for each image: a PNG grid per image, and one HTML report.
 
     The report holds everything: maps, sparsity and loss of each layer, fidelity to the dense model, timings.
 

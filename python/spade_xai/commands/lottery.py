@@ -18,33 +18,41 @@ RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", show_default
 Out = Annotated[
     Path, typer.Option("--out", "-o", rich_help_panel=o.OUTPUT, help="Folder of the run.")
 ]
-Seeds = Annotated[list[int], typer.Option("--seed", min=0, help="May be repeated.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that read pictures.")]
+Seeds = Annotated[list[int], typer.Option("--seed", min=0, help="A seed; may be repeated.")]
+Workers = Annotated[int, typer.Option(min=0, help="The number of processes that read pictures.")]
 
 
 @app.command()
 def find(
-    data: Annotated[str, typer.Argument(help="cub, ham10000, folder or shapes.")],
+    data: Annotated[str, typer.Argument(help="The data set: cub, ham10000, folder or shapes.")],
     folder: Annotated[
         Path | None, typer.Argument(help="Folder of the data set; none for shapes.")
     ] = None,
     out: Out = Path("lottery-run"),
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Tickets, the dense one among them.")
+        int | None, typer.Option(min=1, help="The number of tickets, the dense one among them.")
     ] = None,
-    percent: Annotated[float | None, typer.Option(help="Of the living weights, per round.")] = None,
-    scope: Annotated[str | None, typer.Option(help="layer or global.")] = None,
+    percent: Annotated[
+        float | None, typer.Option(help="Percent of the living weights that a round prunes.")
+    ] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="Where weights compete: layer or global.")
+    ] = None,
     rewind: Annotated[
-        str | None, typer.Option(help="0, or a later state such as 500it or 2ep.")
+        str | None,
+        typer.Option(help="The state to rewind to: 0, or a later one such as 500it or 2ep."),
     ] = None,
     criterion: Annotated[
         list[str] | None,
         typer.Option(
-            help="magnitude, random, sparsegpt, obc, gradcam or structured; may be repeated."
+            help="Criterion: magnitude, random, sparsegpt, obc, gradcam or structured; may be repeated."
         ),
     ] = None,
     reinit: Annotated[
-        bool, typer.Option("--reinit", help="Control: fresh weights, masks of magnitude.")
+        bool,
+        typer.Option(
+            "--reinit", help="A control: fresh weights with the masks of magnitude pruning."
+        ),
     ] = False,
     norms: Annotated[bool, typer.Option("--norms", help="Prune batch-norm gains too.")] = False,
     seed: Seeds = [0],  # noqa: B006
@@ -52,22 +60,35 @@ def find(
         str | None, typer.Option("--model", "-m", help="Backbone, as for `trace`.")
     ] = None,
     weights: o.Weights = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Pixels per side.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of each round.")] = None,
-    first_epochs: Annotated[int | None, typer.Option(min=1, help="Of round 0.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Pictures per step.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Of learning.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="The number of pixels per side.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="The number of epochs of each round.")
+    ] = None,
+    first_epochs: Annotated[
+        int | None, typer.Option(min=1, help="The number of epochs of round 0.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="The number of pictures per step.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="The learning rate.")] = None,
     auxiliary: Annotated[
         float, typer.Option(min=0, help="Weight of Inception's auxiliary loss.")
     ] = 0.0,
     split: Annotated[
-        str | None, typer.Option(help="official or paper (cub), lesion or paper (ham10000).")
+        str | None,
+        typer.Option(
+            help="The split of the data: official or paper (cub), lesion or paper (ham10000)."
+        ),
     ] = None,
-    classes: Annotated[int | None, typer.Option(min=2, help="Only the first so many.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="Take only so many of the first classes.")
+    ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Pictures per class in each part, at most.")
+        int | None, typer.Option(min=1, help="The most pictures per class in each part.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="The precision of training: float32 or bfloat16.")
+    ] = None,
     device: o.Device = None,
     workers: Workers = 0,
     progress: o.Progress = None,
@@ -112,11 +133,17 @@ def find(
 def concepts(
     run: RunFolder,
     bank: Annotated[
-        str, typer.Option(help="shapes, cub, derm7pt:FOLDER, or a folder of concepts.")
+        str,
+        typer.Option(
+            help="Where concepts come from: shapes, cub, derm7pt:FOLDER, or a folder of concepts."
+        ),
     ],
-    kind: Annotated[str | None, typer.Option(help="svm or logistic.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="The kind of concept bank: svm or logistic.")
+    ] = None,
     count: Annotated[
-        int | None, typer.Option(min=2, help="Pictures with and without, each.")
+        int | None,
+        typer.Option(min=2, help="The number of pictures with a concept, and of those without."),
     ] = None,
     device: o.Device = None,
     workers: Workers = 0,
@@ -144,8 +171,10 @@ def concepts(
 @app.command()
 def pcbm(
     run: RunFolder,
-    solver: Annotated[str | None, typer.Option(help="adam or sgd_classifier.")] = None,
-    penalty: Annotated[float | None, typer.Option(min=0, help="Of the elastic net.")] = None,
+    solver: Annotated[str | None, typer.Option(help="The solver: adam or sgd_classifier.")] = None,
+    penalty: Annotated[
+        float | None, typer.Option(min=0, help="The penalty of the elastic net.")
+    ] = None,
     standardize: Annotated[
         bool, typer.Option("--standardize", help="Standardise projections.")
     ] = False,
@@ -177,12 +206,12 @@ def maps(
     method: Annotated[
         str, typer.Option("--method", "-a", help="gradcam, or a method of `explain`.")
     ] = "gradcam",
-    limit: Annotated[int, typer.Option(min=0, help="Test pictures; 0 for all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="The number of test pictures; 0 for all.")] = 0,
     insertion: Annotated[
-        int, typer.Option(min=0, help="Pictures whose insertion scores are asked.")
+        int, typer.Option(min=0, help="The number of pictures that get insertion scores.")
     ] = 0,
     traces: Annotated[
-        int, typer.Option(min=0, help="Pictures that SPADE traces in every ticket.")
+        int, typer.Option(min=0, help="The number of pictures that SPADE traces in every ticket.")
     ] = 0,
     device: o.Device = None,
     workers: Workers = 0,
@@ -226,12 +255,12 @@ def report(
 
 @app.command(name="all")
 def all_stages(
-    data: Annotated[str, typer.Argument(help="shapes.")],
+    data: Annotated[str, typer.Argument(help="The data set: shapes.")],
     out: Out = Path("lottery-run"),
     seed: Seeds = [0, 1, 2],  # noqa: B006
-    rounds: Annotated[int | None, typer.Option(min=2, help="Tickets.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=2, help="The number of tickets.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few pictures and tickets: seconds.")
+        bool, typer.Option("--quick", help="Take few pictures and tickets, for a run of seconds.")
     ] = False,
     as_json: o.AsJson = False,
     progress: o.Progress = None,

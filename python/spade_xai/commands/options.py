@@ -17,7 +17,7 @@ MODEL, PRUNING, OUTPUT = "Model and images", "Pruning", "Output"
 
 
 class Precision(str, enum.Enum):
-    """Of the passes that give a layer its inputs; see `trace`."""
+    """The precision of the passes that give a layer its inputs; see `trace`."""
 
     FLOAT32 = "float32"
     TF32 = "tf32"
@@ -84,7 +84,7 @@ Pretrained = Annotated[
 ]  # fmt: skip
 Classes = Annotated[
     int | None,
-    typer.Option(min=1, rich_help_panel=MODEL, help="Outputs of a library's model."),
+    typer.Option(min=1, rich_help_panel=MODEL, help="The number of outputs of a library's model."),
 ]
 Size = Annotated[
     int | None,
@@ -111,7 +111,7 @@ Strict = Annotated[
 ]  # fmt: skip
 ClassNames = Annotated[
     Path | None,
-    typer.Option(rich_help_panel=MODEL, help="Text file with the name of one class a line."),
+    typer.Option(rich_help_panel=MODEL, help="Text file with the name of one class per line."),
 ]
 Masks = Annotated[
     Path | None,
@@ -151,7 +151,13 @@ Augment = Annotated[
 ]
 Augmentations = Annotated[
     int,
-    typer.Option("--augmentations", "-n", min=1, rich_help_panel=PRUNING, help="Of each image."),
+    typer.Option(
+        "--augmentations",
+        "-n",
+        min=1,
+        rich_help_panel=PRUNING,
+        help="The number of random variants of each image.",
+    ),
 ]
 Layers = Annotated[
     list[str] | None,
@@ -165,17 +171,25 @@ Depthwise = Annotated[
     typer.Option("--depthwise", rich_help_panel=PRUNING, help="Prune depthwise convolutions too."),
 ]
 Damp = Annotated[
-    float, typer.Option(min=0, rich_help_panel=PRUNING, help="Relative to a Hessian's diagonal.")
+    float,
+    typer.Option(
+        min=0, rich_help_panel=PRUNING, help="Damping, relative to the mean diagonal of a Hessian."
+    ),
 ]
 BatchSize = Annotated[
-    int, typer.Option(min=1, rich_help_panel=PRUNING, help="Augmentations in one pass.")
+    int,
+    typer.Option(
+        min=1,
+        rich_help_panel=PRUNING,
+        help="The number of augmentations in one pass of the network.",
+    ),
 ]
-Seed = Annotated[int, typer.Option(rich_help_panel=PRUNING, help="Of all random draws.")]
+Seed = Annotated[int, typer.Option(rich_help_panel=PRUNING, help="The seed of all random draws.")]
 MaxMemory = Annotated[
     str | None,
     typer.Option(
         rich_help_panel=PRUNING, show_default="half of what is free",
-        help="For Hessians and pruning, such as 2GB; layers that do not fit wait for another pass.",
+        help="Memory for Hessians and pruning, such as 2GB. Layers that do not fit take another pass.",
     ),
 ]  # fmt: skip
 Device = Annotated[
@@ -186,7 +200,8 @@ Device = Annotated[
     ),
 ]  # fmt: skip
 ForwardPrecision = Annotated[
-    Precision, typer.Option(rich_help_panel=PRUNING, help="Of passes through the network.")
+    Precision,
+    typer.Option(rich_help_panel=PRUNING, help="The precision of the passes through the network."),
 ]
 Maps = Annotated[
     list[str],
@@ -199,7 +214,7 @@ ZBox = Annotated[
     bool,
     typer.Option(
         "--z-box",
-        help="LRP's z-box rule, for values from an image's least to its greatest, in the layers that read the image.",
+        help="Use LRP's z-box rule, with the least and greatest value of an image, in the layers that read the image.",
     ),
 ]
 AsJson = Annotated[
@@ -208,7 +223,9 @@ AsJson = Annotated[
 ]
 Progress = Annotated[
     bool | None,
-    typer.Option(rich_help_panel=OUTPUT, show_default="bars on a terminal", help="Bars on stderr."),
+    typer.Option(
+        rich_help_panel=OUTPUT, show_default="bars on a terminal", help="Show bars on stderr."
+    ),
 ]
 
 

@@ -41,7 +41,7 @@ def trace(
         typer.Option(
             "--sequential",
             rich_help_panel=o.PRUNING,
-            help="Prune each layer for what the sparse layers before it give.",
+            help="Prune each layer for the inputs that the sparse layers before it give.",
         ),
     ] = False,
     out: Annotated[
@@ -53,7 +53,7 @@ def trace(
 ) -> None:
     """Prune a model for each image, and write what is left of it as IMAGE.safetensors.
 
-    spade_xai.load_trace reads these files. SPADE uses exact OBC, FastSPADE SparseGPT, 25 images at once.
+    spade_xai.load_trace reads these files. SPADE uses exact OBC, FastSPADE uses SparseGPT for 25 images at once.
 
     Examples:
       spade-xai trace cat.jpg -m torchvision:resnet50 -w r50.pth -t FastSPADE

@@ -56,7 +56,7 @@ def tune(
         Path | None,
         typer.Option(
             rich_help_panel=o.OUTPUT,
-            help="File to which every score goes at once; the same command continues an interrupted run.",
+            help="File to which every score is written at once. The same command continues an interrupted run.",
         ),
     ] = None,
     out: Annotated[
@@ -66,10 +66,10 @@ def tune(
     as_json: o.AsJson = False,
     progress: o.Progress = None,
 ) -> None:
-    """Choose the sparsity of each layer, from the last to the first, by how good saliency maps get.
+    """Choose the sparsity of each layer, from the last to the first, by how good saliency maps become.
 
-    The measure is the AUROC against --masks, or insertion without masks; of several methods, their mean. Hessians and
-    elimination orders of each image are kept beside the checkpoint.
+    The measure is the AUROC against --masks, or insertion without masks. Of several methods it is their mean. Hessians
+    and elimination orders of each image are kept beside the checkpoint.
 
     Examples:
       spade-xai tune trojan/ --masks trojan -m my.nets:make --checkpoint run.jsonl

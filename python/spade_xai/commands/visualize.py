@@ -56,14 +56,18 @@ def visualize(
         str | None,
         typer.Option(show_default="mean over all", help="ROW,COLUMN of the layer's map, or PLACE."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Visualisations of each model.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Of the optimisation.")] = 512,
-    rate: Annotated[float, typer.Option(min=0, help="Of learning.")] = 0.05,
+    count: Annotated[
+        int, typer.Option(min=1, help="The number of visualisations of each model.")
+    ] = 1,
+    steps: Annotated[
+        int, typer.Option(min=1, help="The number of steps of the optimisation.")
+    ] = 512,
+    rate: Annotated[float, typer.Option(min=0, help="The learning rate.")] = 0.05,
     parametrization: Annotated[
         str,
         typer.Option(
             callback=_check_parametrization,
-            help="fourier, or maco: the spectrum of photographs, only phases optimised.",
+            help="fourier, or maco, which keeps the spectrum of photographs and optimises phases only.",
         ),
     ] = "fourier",
     transforms: Annotated[
