@@ -80,7 +80,9 @@ def test_explain(run, pictures):
     arguments = ["explain", "pictures", "--masks", "pictures", *FAST, *options, "-o", "out"]
     code, out, _ = run(*arguments, "--class-names", "names.txt")
     assert code == 0
-    assert sorted(p.name for p in Path("out").iterdir()) == ["a.png", "b.png", "report.html"]
+    assert sorted(p.name for p in Path("out").iterdir()) == [
+        "a.png", "a.safetensors", "b.png", "b.safetensors", "report.html"
+    ]  # fmt: skip
     assert "explained two, out/a.png" in out
     assert out.count("same label as dense") == 4
     page = Path("out/report.html").read_text()
@@ -95,11 +97,11 @@ def test_explain(run, pictures):
 
 def test_evaluate(run, pictures):
     arguments = ["evaluate", "pictures", "--masks", "pictures", *FAST, "-a", "saliency"]
-    code, out, _ = run(*arguments, "-o", "e.html")
+    code, out, _ = run(*arguments, "-o", "e")
     assert code == 0
     assert "AUROC" in out and "Pointing game" in out and "Insertion" not in out
     assert "SPADE, other image" in out
-    assert "AUROC" in Path("e.html").read_text()
+    assert "AUROC" in Path("e/report.html").read_text()
     arguments = ["evaluate", "pictures/a.png", *FAST, "-a", "saliency", "-t", "SPADE"]
     code, out, err = run(*arguments, "--json")
     assert code == 0 and err == ""

@@ -59,7 +59,30 @@ def files():
         (["trace", "pictures/a.png", "--seed", str(2**70)], "seed must be at most"),
         (["trace", "pictures/a.png", "-o", "text.png"], "--out must be in a folder that can be ma"),
         (["explain", "pictures/a.png", "-o", "text.png/x"], "--out must be in a folder that can b"),
-        (["evaluate", "pictures/a.png", "-o", "black"], "--out must be a file, got black"),
+        (
+            ["evaluate", "pictures/a.png", "-o", "text.png"],
+            "--out must be in a folder that can be m",
+        ),
+        (
+            ["explain", "pictures/a.png", "-o", "pictures"],
+            "pictures/a.png would be written over, whi",
+        ),
+        (
+            ["trace", "black/a.png", "-o", "taken"],
+            "taken/a.safetensors is there and was not written",
+        ),
+        (
+            ["tune", "pictures/a.png", "-o", "text.png"],
+            "text.png is there and was not written by spa",
+        ),
+        (
+            ["tune", "pictures/a.png", "-o", "x", "--checkpoint", "text.png"],
+            "text.png is no checkpo",
+        ),
+        (["trace", "pictures/a.png", "--max-memory", "inf"], "max_memory"),
+        (["trace", "pictures/a.png", "--max-memory", "1e999"], "max_memory"),
+        (["trace", "pictures/a.png", "-s", "deep.json"], "JSON is nested too deeply"),
+        (["trace", "pictures/a.png", "-s", "deep.toml"], "deep.toml is nested too deeply"),
         (["tune", "pictures/a.png", "-o", "black"], "--out must be a file, got black"),
         (["demo", "-o", "text.png"], "--out must be in a folder that can be made, got text.png"),
     ],
@@ -72,6 +95,10 @@ def test_what_cannot_be_used_ends_with_one_line_and_code_1(run, pictures, argume
     Path("bytes.json").write_bytes(b"\xff\xfe\x00")
     Path("black").mkdir()
     Image.new("L", (16, 16)).save("black/a.png")
+    Path("taken").mkdir()
+    Path("taken/a.safetensors").write_bytes(b"not ours")
+    Path("deep.json").write_text("[" * 100_000)
+    Path("deep.toml").write_text("a = " + "[" * 100_000)
     model = [] if "-m" in arguments or arguments[0] == "demo" else FAST
     before = files()
     code, out, err = run(*arguments, *model)

@@ -8,6 +8,7 @@ import typer
 from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.commands import options as o
 from spade_xai.commands.output import print_json, ready_folder, show_progress
+from spade_xai.commands.runs import check_outputs
 
 
 def demo(
@@ -33,6 +34,7 @@ def demo(
     """
     from spade_xai.reports.demo import run_demo
 
+    check_outputs([out / "report.html", out / "result.json"], [])
     ready_folder(out)
     result = run_demo(
         out, trojan=trojan, clean=clean, methods=methods, augmentations=augmentations, seed=seed,

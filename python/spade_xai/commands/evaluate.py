@@ -1,20 +1,32 @@
 """spade-xai evaluate: how good maps are before and after pruning, over many images."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
 import typer
 
+from spade_ext.files import read_json, write_json
 from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.commands import options as o
-from spade_xai.commands.inputs import InputOptions, load_inputs
-from spade_xai.commands.output import end, print_inputs, print_json, ready_file, show_progress
+from spade_xai.commands.inputs import InputOptions, Inputs, load_inputs
+from spade_xai.commands.output import (
+    end,
+    finite,
+    print_inputs,
+    print_json,
+    ready_folder,
+    show_progress,
+)
 from spade_xai.commands.pruning import PruningOptions
+from spade_xai.commands.runs import RunFiles
 from spade_xai.commands.signature import flat
 from spade_xai.reports import tables
-from spade_xai.reports.evaluate import evaluate as evaluate_maps
-from spade_xai.reports.report import html, write_atomically
+from spade_xai.reports.evaluate import Evaluation, records_of
+from spade_xai.reports.report import html, write_page
+from spade_xai.reports.scores import Sample, Scoring, Work
+
+_FORMAT = "spade_xai.Scores.1"
 
 
 @flat
@@ -29,7 +41,12 @@ def evaluate(
     pruning: PruningOptions,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", rich_help_panel=o.OUTPUT, help="HTML file for the tables."),
+        typer.Option(
+            "--out",
+            "-o",
+            rich_help_panel=o.OUTPUT,
+            help="Folder for report.html, scores.json and the scores of each image.",
+        ),
     ] = None,
     as_json: o.AsJson = False,
     progress: o.Progress = None,
@@ -37,32 +54,43 @@ def evaluate(
     """Score saliency maps of the dense model and of its traces, with standard errors and paired differences.
 
     With --masks maps are scored by AUROC and the pointing game, without masks by insertion, for the class that the
-    dense model answers. The trace of another image, an edge detector and random maps are scored as controls.
+    dense model answers. The trace of another image, an edge detector and random maps are scored as controls. With
+    --out, what an earlier run of the same command finished is kept.
 
     Examples:
       spade-xai evaluate photos/ -m torchvision:resnet50 -w r50.pth -t FastSPADE
       spade-xai evaluate 'trojan/*.png' --masks trojan -m mypackage.nets:make
     """
     given = load_inputs(inputs, masks=masks)
-    if out is not None:
-        ready_file(out)
-    pictures = list(given.pictures())
-    images = torch.cat([picture.x for picture in pictures])
-    found_masks = [picture.mask for picture in pictures if picture.mask is not None]
-    planted = (images, torch.stack(found_masks)) if found_masks else None
+    names = list(tracers)
     bars = show_progress(progress)
-    found = evaluate_maps(
-        given.model, planted, images if planted is None else None, methods=methods,
-        tracers=tracers, controls=tracers[:1], progress=bars,
-        report=(lambda line: typer.echo(line, err=True)) if bars else None,
-        z_box=z_box,
-        **given.trace_arguments({"sparsity": o.parse_sparsity(sparsity), **pruning.arguments()}),
-    )  # fmt: skip
+    arguments = given.trace_arguments(
+        {"sparsity": o.parse_sparsity(sparsity), **pruning.arguments()}
+    )
+    seed = arguments.pop("seed")
+    scoring = Scoring(given.model, methods, seed, z_box, bars, arguments)
+    usable = given.usable()
+    store = None
+    if out is not None:
+        settings = {"command": "evaluate", "methods": list(methods), "z_box": z_box}
+        files = RunFiles(given, pruning, sparsity, settings, [inputs.weights])
+        stems = [given.stems[k] for k in usable]
+        store = _Scores(out / "samples", stems, files)
+        pages = [out / "report.html", out / "scores.json"]
+        files.check(
+            [*pages, *(store.path(p, k) for p in ("dense", *names) for k in range(len(stems)))]
+        )
+        ready_folder(out / "samples")
+    say = (lambda part: typer.echo(f"{part} of {len(usable)} images", err=True)) if bars else None
+    records = records_of(scoring, _Samples(given, usable), names, names[:1], store, say)
+    found = Evaluation({}, {name: [] for name in names})
+    found.add(records, methods)
     record = tables.record(found)
     shown = tables.tables(record)
     if out is not None:
-        page = html([], title=f"SPADE: {inputs.model}", tables=shown)
-        write_atomically(out, page.encode())
+        write_page(out / "report.html", html([], title=f"SPADE: {inputs.model}", tables=shown))
+        about = {"preprocessing": given.told(), "images": [given.names[k] for k in usable]}
+        write_json(out / "scores.json", "spade_xai.Evaluation.1", finite({**about, **record}))
     if as_json:
         print_json({"preprocessing": given.told(), **record})
     else:
@@ -70,3 +98,47 @@ def evaluate(
         for table in shown:
             typer.echo(tables.text(table) + "\n")
     end(given)
+
+
+class _Samples(Sequence[Sample]):
+    """The images that can be read, each read when it is asked for."""
+
+    def __init__(self, given: Inputs, usable: Sequence[int]) -> None:
+        self.given, self.usable = given, usable
+
+    def __len__(self) -> int:
+        return len(self.usable)
+
+    def __getitem__(self, k: Any) -> Any:
+        picture = self.given.read(self.usable[k])
+        return Sample(picture.x, picture.mask)
+
+
+class _Scores:
+    """A file for each sample and part of the evaluation; those of the same run are kept."""
+
+    def __init__(self, folder: Path, stems: Sequence[str], files: RunFiles) -> None:
+        self.folder, self.stems, self.files = folder, stems, files
+
+    def path(self, part: str, place: int) -> Path:
+        """Of the record of a part of a sample."""
+        return self.folder / f"{self.stems[place]}.{part}.json"
+
+    def known(self, part: str, work: Work) -> dict[str, Any] | None:
+        """The record, if it is there and of the same run."""
+        try:
+            saved = read_json("evaluate", self.path(part, work.place), _FORMAT)
+        except (FileNotFoundError, ValueError):  # missing, damaged or of another kind
+            return None
+        return saved["record"] if saved.get("run") == self._key(part, work) else None
+
+    def keep(self, part: str, work: Work, record: dict[str, Any]) -> None:
+        """Write the record."""
+        value = {"run": self._key(part, work), "record": record}
+        write_json(self.path(part, work.place), _FORMAT, value)
+
+    def _key(self, part: str, work: Work) -> str:
+        samples = [sample for sample in (work.sample, work.following) if sample is not None]
+        tensors = [tensor for sample in samples for tensor in sample]
+        place = work.place if part == "dense" else ""  # of the draws of noise
+        return self.files.key(f"{part} {place}", tensors)

@@ -20,10 +20,12 @@ from spade_xai.commands.output import (
     show_progress,
 )
 from spade_xai.commands.pruning import PruningOptions
+from spade_xai.commands.runs import RunFiles
 from spade_xai.commands.signature import flat
 from spade_xai.reports.explain import Explanation, class_name
 from spade_xai.reports.explain import explain as explain_images
-from spade_xai.reports.report import grid, html, png, write_atomically
+from spade_xai.reports.maps_file import read_maps, write_maps
+from spade_xai.reports.report import grid, html, png, write_atomically, write_page
 
 
 @flat
@@ -46,7 +48,10 @@ def explain(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", rich_help_panel=o.OUTPUT, help="Folder for IMAGE.png and report.html."
+            "--out",
+            "-o",
+            rich_help_panel=o.OUTPUT,
+            help="Folder for IMAGE.png, IMAGE.safetensors and report.html.",
         ),
     ] = Path("explanations"),
     as_json: o.AsJson = False,
@@ -54,7 +59,8 @@ def explain(
 ) -> None:
     """Show saliency maps before and after pruning for each image: a PNG grid per image, and one HTML report.
 
-    The report holds everything: maps, sparsity and loss of each layer, fidelity to the dense model, timings.
+    The report holds everything: maps, sparsity and loss of each layer, fidelity to the dense model, timings. Maps are
+    kept as IMAGE.safetensors too. Images that an earlier run of the same command finished are kept.
 
     Examples:
       spade-xai explain cat.jpg -m torchvision:resnet50 -w r50.pth -n 128
@@ -62,37 +68,62 @@ def explain(
       spade-xai explain dog.png -m mypackage.nets:make --target 3 --json
     """
     given = load_inputs(inputs, class_names, masks, target)
+    names = list(tracers)
+    settings = {
+        "command": "explain",
+        "methods": list(methods),
+        "target": target,
+        "z_box": z_box,
+        "tracers": names,
+    }
+    files = RunFiles(given, pruning, sparsity, settings, [inputs.weights, class_names])
+    report = out / "report.html"
+    kinds = (".png", ".safetensors")
+    files.check([report, *(out / f"{stem}{kind}" for stem in given.stems for kind in kinds)])
     ready_folder(out)
     arguments = given.trace_arguments(
         {"sparsity": o.parse_sparsity(sparsity), **pruning.arguments()}
     )
-    of_name: dict[str, Tensor] = {}
-    found: list[Explanation] = []
-    files: list[Path] = []
+    masks_of: dict[str, Tensor] = {}
+    done: list[tuple[Path, Path]] = []  # picture and maps of each image
+    entries = []
     for picture in given.pictures():
-        found += explain_images(
-            given.model, picture.x, [picture.name], pictures=picture.image[None], target=target,
-            methods=methods, tracers=tracers, z_box=z_box,
-            progress=show_progress(progress), **arguments,
-        )  # fmt: skip
-        files.append(out / f"{picture.stem}.png")
+        grid_file, maps_file = (out / f"{picture.stem}{kind}" for kind in kinds)
+        key = files.key(picture.name, [picture.x, picture.mask])
+        found = _finished(maps_file, key) if grid_file.exists() else None
+        if found is None:
+            (found,) = explain_images(
+                given.model, picture.x, [picture.name], pictures=picture.image[None], target=target,
+                methods=methods, tracers=names, z_box=z_box,
+                progress=show_progress(progress), **arguments,
+            )  # fmt: skip
+            write_atomically(grid_file, png(grid(found, picture.mask)))
+            write_maps(maps_file, found, picture.mask, {"run": key, "preprocessing": given.told()})
         if picture.mask is not None:
-            of_name[picture.name] = picture.mask
-        write_atomically(files[-1], png(grid(found[-1], picture.mask)))
+            masks_of[picture.name] = picture.mask
+        done.append((grid_file, maps_file))
+        entries.append({**found.summary(), "grid": str(grid_file), "maps": str(maps_file)})
         if not as_json:
-            if len(found) == 1:
+            if len(done) == 1:
                 print_inputs(given)
-            _print(found[-1], files[-1], given.classes)
-    report = out / "report.html"
-    page = html(found, title=f"SPADE: {inputs.model}", classes=given.classes, masks=of_name)
-    write_atomically(report, page.encode())
+            _print(found, grid_file, given.classes)
+    explanations = (read_maps(maps_file)[0] for _, maps_file in done)
+    title = f"SPADE: {inputs.model}"
+    write_page(report, html(explanations, title=title, classes=given.classes, masks=masks_of))
     if as_json:
-        pairs = zip(found, files, strict=True)
-        entries = [{**result.summary(), "grid": str(file)} for result, file in pairs]
         print_json({"preprocessing": given.told(), "report": str(report), "images": entries})
     else:
         typer.echo(f"report: {report}")
     end(given)
+
+
+def _finished(path: Path, key: str) -> Explanation | None:
+    """The explanation in a file, if a run of the same settings wrote it for the same image."""
+    try:
+        found, _, texts = read_maps(path)
+    except (FileNotFoundError, ValueError):  # missing, damaged or of another kind
+        return None
+    return found if texts.get("run") == key else None
 
 
 def _print(result: Explanation, file: Path, classes: Sequence[str] | None) -> None:

@@ -101,6 +101,10 @@ class Inputs:
             found = True
             yield picture
 
+    def usable(self) -> list[int]:
+        """Places of the images that can be read; the others are noted."""
+        return [self.names.index(picture.name) for picture in self.pictures()]
+
     def example(self) -> Tensor:
         """The first picture as the model takes it, [1, 3, H, W]; without images a black one.
 

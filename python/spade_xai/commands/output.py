@@ -58,7 +58,7 @@ def end(given: Inputs) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON, with null for what is not finite."""
-    typer.echo(json.dumps(_finite(value), indent=1))
+    typer.echo(json.dumps(finite(value), indent=1))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -79,11 +79,12 @@ def print_fidelity(prefix: str, fidelity: dict[str, dict[str, float]]) -> None:
     )
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value as strict JSON takes it: None for what is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return value

@@ -21,8 +21,10 @@ from spade_xai.commands.output import (
     show_progress,
 )
 from spade_xai.commands.pruning import PruningOptions
+from spade_xai.commands.runs import RunFiles
 from spade_xai.commands.signature import flat
 from spade_xai.reports.explain import short_fidelity
+from spade_xai.tracing.file import read_further, save_trace
 from spade_xai.tracing.pruning.registry import TRACERS
 from spade_xai.tracing.result import Trace
 from spade_xai.tracing.trace import trace as trace_one
@@ -53,7 +55,8 @@ def trace(
 ) -> None:
     """Prune a model for each image, and write what is left of it as IMAGE.safetensors.
 
-    spade_xai.load_trace reads these files. SPADE uses exact OBC, FastSPADE uses SparseGPT for 25 images at once.
+    spade_xai.load_trace reads these files. SPADE uses exact OBC, FastSPADE uses SparseGPT for 25 images at once. Images
+    that an earlier run of the same command finished are kept.
 
     Examples:
       spade-xai trace cat.jpg -m torchvision:resnet50 -w r50.pth -t FastSPADE
@@ -69,39 +72,60 @@ def trace(
             **pruning.arguments(),
         }
     )
+    settings = {"command": "trace", "tracer": tracer, "sequential": sequential}
+    files = RunFiles(given, pruning, sparsity, settings, [inputs.weights])
+    files.check(out / f"{stem}.safetensors" for stem in given.stems)
     ready_folder(out)
+    results: dict[str, dict[str, Any]] = {}
+
+    def done(picture: Picture, path: Path) -> None:
+        results[picture.name] = _summary(picture.name, path)
+        if not as_json:
+            if len(results) == 1:
+                print_inputs(given)
+            _print(results[picture.name])
+
     read: deque[Picture] = deque()  # but not yet traced: at most a group
 
     def samples() -> Iterator[Tensor]:
         for picture in given.pictures():
+            path = out / f"{picture.stem}.safetensors"
+            if _is_done(path, files.key(picture.name, [picture.x])):
+                done(picture, path)
+                continue
             read.append(picture)
             yield picture.x
 
     traces: Iterator[Trace] = trace_many(given.model, samples(), **arguments)
     if sequential:
         traces = (trace_one(given.model, x, sequential=True, **arguments) for x in samples())
-    results = []
     for found in traces:
         picture = read.popleft()
         path = out / f"{picture.stem}.safetensors"
-        found.save(path)
-        results.append(_summary(picture.name, path, found))
-        if not as_json:
-            if len(results) == 1:
-                print_inputs(given)
-            _print(results[-1])
+        key = files.key(picture.name, [picture.x])
+        save_trace(found, path, {"run": key, "fidelity": asdict(short_fidelity(found))})
+        done(picture, path)
     if as_json:
-        print_json(results)
+        print_json([results[name] for name in given.names if name in results])
     end(given)
 
 
-def _summary(name: str, path: Path, found: Trace) -> dict[str, Any]:
+def _is_done(path: Path, key: str) -> bool:
+    """Whether a file is the trace of an image by a run of the same settings."""
+    try:
+        return bool(read_further(path)[2].get("run") == key)
+    except (FileNotFoundError, ValueError):  # missing, damaged or of another kind
+        return False
+
+
+def _summary(name: str, path: Path) -> dict[str, Any]:
+    layers, timings, further = read_further(path)
     return {
         "image": name,
         "file": str(path),
-        "layers": [asdict(layer) for layer in found.layers],
-        "fidelity": asdict(short_fidelity(found)),
-        "seconds": found.timings,
+        "layers": [asdict(layer) for layer in layers],
+        "fidelity": further["fidelity"],
+        "seconds": timings,
     }
 
 

@@ -19,6 +19,7 @@ from spade_xai.commands.output import (
     show_progress,
 )
 from spade_xai.commands.pruning import PruningOptions
+from spade_xai.commands.runs import check_outputs
 from spade_xai.commands.signature import flat
 from spade_xai.measures import metrics
 from spade_xai.reports.explain import image_map
@@ -77,6 +78,8 @@ def tune(
       spade-xai explain cat.jpg -m my.nets:make -s sparsity.json
     """
     given = load_inputs(inputs, masks=masks)
+    others = [path for path in (inputs.weights, checkpoint) if path is not None]
+    check_outputs([out], [*given.paths, *given.masks, *others])
     ready_file(out)
     pictures = list(given.pictures())
     tuned = tune_model(

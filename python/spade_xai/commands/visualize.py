@@ -8,17 +8,19 @@ from typing import Annotated
 
 import typer
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, Inputs, load_inputs
 from spade_xai.commands.output import end, print_json, ready_folder, show_progress
 from spade_xai.commands.pruning import PruningOptions
+from spade_xai.commands.runs import check_outputs
 from spade_xai.commands.signature import flat
 from spade_xai.features.visualize import PARAMETRIZATIONS
 from spade_xai.reports.explain import class_name
 from spade_xai.reports.facets import facet_page, facets
-from spade_xai.reports.report import write_atomically
+from spade_xai.reports.report import PICTURE_FORMAT, write_atomically, write_page
 from spade_xai.trojans.trojan import predictions
 
 
@@ -94,6 +96,12 @@ def visualize(
     """
     given = load_inputs(inputs, class_names)
     chosen = _neuron(neuron, layer, given)
+    stems_all = ["dense", *(f"trace_{stem}" for stem in given.stems)]
+    ends = [".png"] if count == 1 else [f"_{k}.png" for k in range(count)]
+    check_outputs(
+        [out / "report.html", *(out / f"{stem}{end_}" for stem in stems_all for end_ in ends)],
+        [*given.paths, *(path for path in (inputs.weights, class_names) if path is not None)],
+    )
     ready_folder(out)
     visualization = {
         "steps": steps,
@@ -126,7 +134,7 @@ def visualize(
             write_atomically(files[-1], _as_png(image))
     name = class_name(given.classes, chosen) if layer is None else f"channel {chosen} of {layer}"
     page = facet_page(found, name, tracer=tracer, classes=given.classes)
-    write_atomically(out / "report.html", page.encode())
+    write_page(out / "report.html", page)
     if as_json:
         entries = [
             {
@@ -173,5 +181,7 @@ def _neuron(text: str | None, layer: str | None, given: Inputs) -> int:
 def _as_png(image: Tensor) -> bytes:
     buffer = io.BytesIO()
     pixels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(pixels).save(buffer, "png")
+    about = PngInfo()
+    about.add_text("Source", PICTURE_FORMAT)
+    Image.fromarray(pixels).save(buffer, "png", pnginfo=about)
     return buffer.getvalue()

@@ -1,6 +1,5 @@
 """SPADE on the backdoored network that ships with the package: figures with standard errors, and a report."""
 
-import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,12 +9,13 @@ from typing import Any
 import torch
 
 import spade_ext
+from spade_ext.files import write_json
 from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.progress import Progress
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import evaluate
 from spade_xai.reports.explain import explain
-from spade_xai.reports.report import html, write_atomically
+from spade_xai.reports.report import html, write_page
 from spade_xai.tracing.schedule import linear
 from spade_xai.trojans import backdoored
 
@@ -139,8 +139,9 @@ def run_demo(
     result["seconds_in_all"] = time.perf_counter() - start
     result["cpu_seconds_in_all"] = time.process_time() - cpu_start  # whatever else the machine does
     folder = Path(output_dir)
-    write_atomically(folder / "result.json", (json.dumps(result, indent=1) + "\n").encode())
-    write_atomically(folder / "report.html", page.encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "result.json", "spade_xai.Demo.1", result)
+    write_page(folder / "report.html", page)
     report(f"{folder / 'report.html'}, {folder / 'result.json'}: {result['seconds_in_all']:.0f} s")
     return result
 

@@ -4,24 +4,22 @@ Maps of planted images are compared with the patch (AUROC, pointing game); maps 
 pixels they name convince the dense model (insertion).
 """
 
-import time
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from spade_xai.attribution.methods import GRADIENT_METHODS
-from spade_xai.measures import baselines, metrics
+from spade_xai.measures import metrics
 from spade_xai.measures.metrics import Estimate
 from spade_xai.progress import Progress
-from spade_xai.reports.explain import check_tracers, image_map, short_fidelity
+from spade_xai.reports.explain import check_tracers
+from spade_xai.reports.plain import from_plain
+from spade_xai.reports.scores import Sample, Scoring, Work
 from spade_xai.tracing.fidelity import Fidelity
-from spade_xai.tracing.pruning.registry import TRACERS
-from spade_xai.tracing.result import Trace
-from spade_xai.tracing.trace import trace_many
-from spade_xai.trojans.trojan import predictions
 
 AVERAGE = "average"
 """Stands for the mean over methods of each sample."""
@@ -35,6 +33,32 @@ class Evaluation:
     fidelity: dict[str, list[Fidelity]] = field(default_factory=dict)  # of each tracer's traces
     seconds: dict[str, float] = field(default_factory=dict)  # of each stage, all samples together
     traces: int = 0  # traces of each tracer
+
+    def add(self, records: "Records", methods: Sequence[str]) -> None:
+        """Add the samples that records are of."""
+        dense = records["dense"]
+        for metric in dense[0]["scores"]:
+            by_method = self.scores.setdefault(metric, {})
+            for method in methods:
+                columns: dict[str, list[float]] = {}
+                for part, made in records.items():
+                    columns[part] = [record["scores"][metric][method] for record in made]
+                    if part != "dense" and "following" in made[0]:  # of the sample after each
+                        after = [record["following"][metric][method] for record in made]
+                        columns[f"{part}, other image"] = [after[-1], *after[:-1]]
+                for name in ("edges", "random"):
+                    columns[name] = [record[name][metric] for record in dense]
+                by_method[method] = {
+                    column: torch.tensor(values, dtype=torch.float64)
+                    for column, values in columns.items()
+                }
+        for part, made in records.items():
+            for record in made:
+                if part != "dense":
+                    self.fidelity[part].append(from_plain(Fidelity, record["fidelity"]))
+                for stage, seconds in record["seconds"].items():
+                    self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.traces += len(dense)
 
     def methods(self, metric: str) -> list[str]:
         """The average, then each method."""
@@ -117,112 +141,89 @@ def evaluate(
     check_tracers("evaluate", [*tracers, *controls])
     if planted is None and clean is None:
         raise ValueError("evaluate: planted or clean must be given, got neither")
+    scoring = Scoring(model, methods, seed, z_box, progress, trace_options)
     result = Evaluation({}, {tracer: [] for tracer in tracers})
-    run = _Run(
-        model, methods, tracers, controls, seed, z_box, progress, report, trace_options, result
-    )
+    groups: list[tuple[str, list[Sample]]] = []
     if planted is not None:
-        images, masks = planted
-        maps = run.maps(images, "planted images")
-        run.score("auroc", maps, lambda m: metrics.auroc(m, masks))
-        run.score("pointing_game", maps, lambda m: metrics.pointing_game(m, masks))
+        pairs = zip(planted[0].split(1), planted[1], strict=True)
+        groups.append(("planted images", [Sample(x, mask) for x, mask in pairs]))
     if clean is not None:
-        maps = run.maps(clean, "clean images")
-        labels = predictions(model, clean)
-        run.score(
-            "insertion", maps, lambda m: metrics.insertion(model, clean, m, labels, progress=False)
-        )
+        groups.append(("clean images", [Sample(x, None) for x in clean.split(1)]))
+    for what, samples in groups:
+        say = None if report is None else functools.partial(_say, report, len(samples), what)
+        result.add(records_of(scoring, samples, tracers, controls, None, say), methods)
     return result
 
 
-Maps = dict[str, dict[str, Tensor]]  # method -> map's name -> [n, H, W]
+Records = dict[str, list[dict[str, Any]]]
+"""Part ("dense" or a tracer) -> record of each sample."""
 
 
-@dataclass
-class _Run:
-    model: nn.Module
-    methods: Sequence[str]
-    tracers: Sequence[str]
-    controls: Sequence[str]
-    seed: int
-    z_box: bool
-    progress: Progress
-    report: Callable[[str], object] | None
-    trace_options: dict[str, Any]
-    result: Evaluation
+class Store(Protocol):
+    """Records that were made before; see `records_of`."""
 
-    def maps(self, images: Tensor, what: str) -> Maps:
-        """All maps of the images."""
-        labels = predictions(self.model, images)
-        self._say(f"dense maps of {len(images)} {what}")
-        maps = {
-            method: {"dense": self._attribute(self.model, images, labels, method)}
-            for method in self.methods
-        }
-        for tracer in self.tracers:
-            self._say(f"{tracer} of {len(images)} {what}")
-            own: dict[str, list[Tensor]] = {method: [] for method in self.methods}
-            other: dict[str, list[Tensor]] = {method: [] for method in self.methods}
-            controlled = tracer in self.controls and len(images) > 1
-            for k, found in enumerate(self._traces(images, tracer)):
-                after = (k + 1) % len(images)
-                for method in self.methods:
-                    own[method].append(
-                        self._attribute(found.model, images[k : k + 1], labels[k : k + 1], method)
-                    )
-                    if controlled:
-                        part = slice(after, after + 1)
-                        other[method].append(
-                            self._attribute(found.model, images[part], labels[part], method)
-                        )
-            for method in self.methods:
-                maps[method][tracer] = torch.cat(own[method])
-                if controlled:  # entry k belongs to image k + 1
-                    maps[method][f"{tracer}, other image"] = torch.cat(other[method]).roll(1, 0)
-        for by_map in maps.values():
-            by_map["edges"] = baselines.edge_map(images)
-            by_map["random"] = baselines.random_map(images, seed=self.seed)
-        return maps
+    def known(self, part: str, work: Work) -> dict[str, Any] | None:
+        """The record of a part of a sample, if it is there."""
 
-    def score(self, metric: str, maps: Maps, of: Callable[[Tensor], Tensor]) -> None:
-        """Score all maps by one metric; those that are the same for every method once."""
-        self._say(metric.replace("_", " "))
-        start = time.perf_counter()
-        first = next(iter(maps.values()))
-        shared = {column: of(first[column]).cpu() for column in ("edges", "random")}
-        self.result.scores[metric] = {
-            method: {c: shared[c] if c in shared else of(m).cpu() for c, m in by_map.items()}
-            for method, by_map in maps.items()
-        }
-        self._spend("metrics", time.perf_counter() - start)
+    def keep(self, part: str, work: Work, record: dict[str, Any]) -> None:
+        """Note a record."""
 
-    def _traces(self, images: Tensor, tracer: str) -> Iterator[Trace]:
-        traces = trace_many(
-            self.model, images, method=TRACERS[tracer], seed=self.seed, progress=self.progress,
-            **self.trace_options,
-        )  # fmt: skip
-        for found in traces:
-            for stage, seconds in found.timings.items():
-                self._spend(f"{tracer}: {stage}", seconds)
-            start = time.perf_counter()
-            self.result.fidelity[tracer].append(short_fidelity(found))
-            self._spend("fidelity", time.perf_counter() - start)
-            yield found
-        if tracer == self.tracers[0]:
-            self.result.traces += len(images)
 
-    def _attribute(self, model: nn.Module, images: Tensor, labels: Tensor, method: str) -> Tensor:
-        start = time.perf_counter()
-        parts = [
-            image_map(model, images[k : k + 1], labels[k : k + 1], method, self.seed, self.z_box)
-            for k in range(len(images))
-        ]
-        self._spend("maps", time.perf_counter() - start)
-        return torch.cat(parts)
+def records_of(
+    scoring: Scoring,
+    samples: Sequence[Sample],
+    tracers: Sequence[str],
+    controls: Sequence[str],
+    store: Store | None = None,
+    say: Callable[[str], object] | None = None,
+) -> Records:
+    """Records of every sample by part; those in the store are not made again.
 
-    def _spend(self, stage: str, seconds: float) -> None:
-        self.result.seconds[stage] = self.result.seconds.get(stage, 0.0) + seconds
+    Args:
+        scoring: How maps are made and scored.
+        samples: Read when they are needed, more than once.
+        tracers: Names in `explain.TRACERS`.
+        controls: As in `evaluate`.
+        store: Where records come from and go to as they are made; None: nowhere.
+        say: Called with each part as it begins.
+    """
+    result: Records = {}
+    for part in ("dense", *tracers):
+        if say is not None:
+            say(part)
+        controlled = part in controls and len(samples) > 1
+        found: dict[int, dict[str, Any]] = {}
+        read: dict[int, Work] = {}
 
-    def _say(self, line: str) -> None:
-        if self.report is not None:
-            self.report(line)
+        def missing(
+            part: str = part,
+            controlled: bool = controlled,
+            found: dict[int, dict[str, Any]] = found,
+            read: dict[int, Work] = read,
+        ) -> Iterator[Work]:
+            for index in range(len(samples)):
+                following = samples[(index + 1) % len(samples)] if controlled else None
+                work = Work(index, samples[index], following)
+                record = None if store is None else store.known(part, work)
+                if record is None:
+                    read[index] = work
+                    yield work
+                else:
+                    found[index] = record
+
+        if part == "dense":
+            made: Iterator[tuple[int, dict[str, Any]]] = (
+                (work.place, scoring.dense(work.place, work.sample)) for work in missing()
+            )
+        else:
+            made = scoring.traced(part, missing())
+        for index, record in made:
+            found[index], work = record, read.pop(index)
+            if store is not None:
+                store.keep(part, work, record)
+        result[part] = [found[index] for index in range(len(samples))]
+    return result
+
+
+def _say(report: Callable[[str], object], count: int, what: str, part: str) -> None:
+    report(f"{'dense maps' if part == 'dense' else part} of {count} {what}")

@@ -1,8 +1,9 @@
 """Pictures and pages of explanations: a PNG grid an image, and one HTML file with everything inside."""
 
 import base64
+import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,25 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from spade_ext.files import written_whole
+from spade_ext.files import write_bytes
 from spade_xai.reports.explain import Explanation, class_name, unit_range
 from spade_xai.tracing.layer_report import LayerReport
+
+PICTURE_FORMAT, PAGE_FORMAT = "spade_xai.Picture.1", "spade_xai.Page.1"
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Write to a temporary name in path's folder, then rename: path never holds half a file."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(target) as part:
-        part.write_bytes(data)
+    write_bytes(target, data)
+
+
+def write_page(path: str | Path, page: str) -> None:
+    """Write an HTML page, whole or not at all, with its format and a digest in its second line."""
+    first, _, rest = page.partition("\n")
+    digest = hashlib.blake2b(page.encode(), digest_size=16).hexdigest()
+    write_atomically(path, f"{first}\n<!-- {PAGE_FORMAT} {digest} -->\n{rest}".encode())
 
 
 def grid(explanation: Explanation, mask: Tensor | None = None) -> Figure:
@@ -80,12 +89,14 @@ def sparsity_chart(layers: Mapping[str, Sequence[LayerReport]]) -> Figure:
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as a PNG file, the same bytes for the same figure."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(
+        buffer, format="png", dpi=dpi, metadata={"Software": None, "Source": PICTURE_FORMAT}
+    )
     return buffer.getvalue()
 
 
 def html(
-    explanations: Sequence[Explanation],
+    explanations: Iterable[Explanation],
     *,
     title: str = "SPADE",
     classes: Sequence[str] | None = None,

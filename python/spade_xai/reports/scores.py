@@ -1,0 +1,106 @@
+"""Scores of the maps of one sample: of the dense model, and of the traces of the sample and of the one before it."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from spade_xai.measures import baselines, metrics
+from spade_xai.progress import Progress
+from spade_xai.reports.explain import image_map, short_fidelity
+from spade_xai.tracing.pruning.registry import TRACERS
+from spade_xai.tracing.trace import trace_many
+from spade_xai.trojans.trojan import predictions
+
+Scores = dict[str, dict[str, float]]
+"""Metric -> method -> score."""
+
+
+class Sample(NamedTuple):
+    """One image to score maps of."""
+
+    x: Tensor  # [1, 3, H, W], as the model takes it
+    mask: Tensor | None  # bool [H, W] of the patch: AUROC and pointing game; None: insertion
+
+
+class Work(NamedTuple):
+    """A sample to trace."""
+
+    place: int
+    sample: Sample
+    following: Sample | None  # whose maps are scored after pruning for this sample, as a control
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How maps are made and scored; see `evaluate`."""
+
+    model: nn.Module
+    methods: Sequence[str]
+    seed: int
+    z_box: bool
+    progress: Progress
+    trace_options: Mapping[str, Any]
+
+    def dense(self, index: int, sample: Sample) -> dict[str, Any]:
+        """Scores of the dense model's maps, of edges and of noise, as JSON takes them."""
+        seconds: dict[str, float] = {}
+        scores = self._scores(self.model, sample, seconds)
+        start = time.perf_counter()
+        edges = self._score(baselines.edge_map(sample.x), sample)
+        noise = self._score(baselines.random_map(sample.x, seed=self.seed + index), sample)
+        seconds["metrics"] += time.perf_counter() - start
+        return {"scores": scores, "edges": edges, "random": noise, "seconds": seconds}
+
+    def traced(self, tracer: str, work: Iterable[Work]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Index and scores of each sample after pruning for it, in order; samples are read a group at a time."""
+        read: deque[Work] = deque()
+
+        def samples() -> Iterator[Tensor]:
+            for item in work:
+                read.append(item)
+                yield item.sample.x
+
+        traces = trace_many(
+            self.model, samples(), method=TRACERS[tracer], seed=self.seed, progress=self.progress,
+            **self.trace_options,
+        )  # fmt: skip
+        for found in traces:
+            place, sample, following = read.popleft()
+            seconds = {f"{tracer}: {stage}": value for stage, value in found.timings.items()}
+            start = time.perf_counter()
+            fidelity = asdict(short_fidelity(found))
+            seconds["fidelity"] = time.perf_counter() - start
+            record = {"scores": self._scores(found.model, sample, seconds), "fidelity": fidelity}
+            if following is not None:
+                record["following"] = self._scores(found.model, following, seconds)
+            yield place, {**record, "seconds": seconds}
+
+    def _scores(self, model: nn.Module, sample: Sample, seconds: dict[str, float]) -> Scores:
+        """Of the maps of a model for the class that the dense model answers."""
+        label = predictions(self.model, sample.x)
+        result: Scores = {}
+        for method in self.methods:
+            start = time.perf_counter()
+            found = image_map(model, sample.x, label, method, self.seed, self.z_box)
+            middle = time.perf_counter()
+            for metric, value in self._score(found, sample).items():
+                result.setdefault(metric, {})[method] = value
+            seconds["maps"] = seconds.get("maps", 0.0) + middle - start
+            seconds["metrics"] = seconds.get("metrics", 0.0) + time.perf_counter() - middle
+        return result
+
+    def _score(self, found: Tensor, sample: Sample) -> dict[str, float]:
+        """Scores of a map [1, H, W] by metric."""
+        if sample.mask is None:
+            label = predictions(self.model, sample.x)
+            score = metrics.insertion(self.model, sample.x, found, label, progress=False)
+            return {"insertion": float(score)}
+        mask = sample.mask[None]
+        return {
+            "auroc": float(metrics.auroc(found, mask)),
+            "pointing_game": float(metrics.pointing_game(found, mask)),
+        }
