@@ -72,8 +72,8 @@ def test_a_rerun_does_the_rest(run, pictures, counted, command):
     arguments = [command, "pictures/a.png", "pictures/b.png", *FAST, *COMMANDS[command]]
     assert run(*arguments, "-o", "whole")[0] == 0
     every = len(counted)
-    code, first, _ = run(*arguments, "-o", "whole", "--json")
-    assert code == 0 and len(counted) == every  # nothing was traced again
+    assert run(*arguments, "-o", "whole")[0] == 0
+    assert len(counted) == every  # nothing was traced again
     whole = contents("whole")
     for path in [path for path in Path("whole").rglob("*") if path.is_file()]:
         for damage in (Path.unlink, lambda p: p.write_bytes(p.read_bytes()[:-9] + b"123456789")):
@@ -83,12 +83,9 @@ def test_a_rerun_does_the_rest(run, pictures, counted, command):
                 continue
             before = len(counted)
             damage(path)
-            code, again, _ = run(*arguments, "-o", "whole", "--json")
-            assert code == 0
+            assert run(*arguments, "-o", "whole")[0] == 0
             assert contents("whole") == whole
             assert len(counted) - before <= 1  # what was damaged alone
-    for entry, other in zip(*map(json.loads, (first, again)), strict=True):
-        assert type(entry) is type(other)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

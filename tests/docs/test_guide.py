@@ -53,7 +53,7 @@ def test_guide(tmp_path, monkeypatch, capsys):
     }
     assert written > {
         "explanations/trojan_00_smiley.png", "explanations/trojan_01_fish.png", "explanations/report.html",
-        "traces/trojan_00_smiley.safetensors", "scores.html", "tuning.jsonl", "tuned.json", "tuned/report.html",
+        "traces/trojan_00_smiley.safetensors", "scores/report.html", "tuning.jsonl", "tuned.json", "tuned/report.html",
     }  # fmt: skip
 
 

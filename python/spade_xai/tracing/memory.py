@@ -1,5 +1,6 @@
 """How much memory the Hessians and their pruning take, and how to split the work to stay within a limit."""
 
+import math
 import os
 import re
 import warnings
@@ -36,8 +37,8 @@ def parse_memory(function: str, value: int | str | None) -> int | None:
         raise TypeError(f"{function}: max_memory must be bytes or text, got {type(value).__name__}")
     else:
         size = float(value)
-    if size <= 0:
-        raise ValueError(f"{function}: max_memory must be positive, got {value!r}")
+    if not (size > 0 and math.isfinite(size)):
+        raise ValueError(f"{function}: max_memory must be positive and finite, got {value!r}")
     return int(size)
 
 
