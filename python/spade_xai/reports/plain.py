@@ -23,7 +23,7 @@ def from_plain(kind: Any, value: Any) -> Any:
         if value is None and type(None) in inner:
             return None
         return from_plain(next(k for k in inner if k is not type(None)), value)
-    if outer in (list, tuple) and isinstance(value, list):
+    if outer in (list, tuple) and isinstance(value, list | tuple):
         return outer(from_plain(inner[0], entry) for entry in value)
     if outer is dict and isinstance(value, dict):
         return {key: from_plain(inner[1], entry) for key, entry in value.items()}
