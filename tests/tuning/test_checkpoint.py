@@ -78,7 +78,9 @@ def test_another_run_is_refused_and_the_file_stays(samples, tmp_path, change, na
 def test_hessians_of_another_forward_pass_are_not_taken(samples, tmp_path, monkeypatch):
     options = {"metric": Measure([torch.ones(3)] * 2), "augment": noise, "cache": tmp_path / "c"}
     computed, compute = [], TracingRun.hessians
-    monkeypatch.setattr(TracingRun, "hessians", lambda *a, **k: computed.append(1) or compute(*a, **k))
+    monkeypatch.setattr(
+        TracingRun, "hessians", lambda *a, **k: computed.append(1) or compute(*a, **k)
+    )
     for model, expected in ((network(), 2), (network(), 0), (network(nn.GELU), 2)):
         computed.clear()
         tune(model, samples, **options, **OPTIONS)
