@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from captum import attr as captum
 from torch import Tensor
 
 from spade_ext.checks import check_int, check_range
@@ -35,11 +34,15 @@ BASELINE = Option(0.0)
 
 
 def _saliency(job: Job, options: Options) -> Tensor:
-    return captum.Saliency(job.forward).attribute(**job.captum(), abs=False)
+    from captum.attr import Saliency
+
+    return Saliency(job.forward).attribute(**job.captum(), abs=False)
 
 
 def _input_x_gradient(job: Job, options: Options) -> Tensor:
-    return captum.InputXGradient(job.forward).attribute(**job.captum())
+    from captum.attr import InputXGradient
+
+    return InputXGradient(job.forward).attribute(**job.captum())
 
 
 def _guided_backprop(job: Job, options: Options) -> Tensor:
@@ -47,7 +50,9 @@ def _guided_backprop(job: Job, options: Options) -> Tensor:
 
 
 def _integrated_gradients(job: Job, options: Options) -> Tensor:
-    return captum.IntegratedGradients(job.forward).attribute(
+    from captum.attr import IntegratedGradients
+
+    return IntegratedGradients(job.forward).attribute(
         **job.captum(),
         baselines=baseline_of(job.x, options["baseline"]),
         n_steps=options["steps"],

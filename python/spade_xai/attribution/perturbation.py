@@ -4,8 +4,6 @@ import sys
 from typing import Any, Literal
 
 import torch
-from captum import attr as captum
-from captum._utils.models.linear_model import SkLearnRidge
 from torch import Tensor
 
 from spade_ext.checks import check_int, check_range
@@ -17,7 +15,10 @@ _SEGMENTS = 64  # of an image 8 x 8, of a signal 64, of a volume 4 x 4 x 4
 
 
 def _lime(job: Job, options: Options) -> Tensor:
-    method = captum.Lime(job.forward, interpretable_model=SkLearnRidge(alpha=options["alpha"]))
+    from captum._utils.models.linear_model import SkLearnRidge
+    from captum.attr import Lime
+
+    method = Lime(job.forward, interpretable_model=SkLearnRidge(alpha=options["alpha"]))
     devices = [job.x.device] if job.x.is_cuda else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(job.seed)
@@ -82,7 +83,9 @@ def _occlusion(job: Job, options: Options) -> Tensor:
                     f"attribute: {name} needs x [B, C, ...] with sides, got shape {(1, *shape)}"
                 )
         window = stride = [1, *shape[1:]]
-    return captum.Occlusion(job.forward).attribute(
+    from captum.attr import Occlusion
+
+    return Occlusion(job.forward).attribute(
         **job.captum(),
         sliding_window_shapes=tuple(window),
         strides=tuple(stride),

@@ -1,6 +1,5 @@
 """What a result is compared with: maps that ignore the model, and models pruned without the sample."""
 
-import kornia
 import torch
 from torch import Tensor, nn
 
@@ -47,9 +46,13 @@ def edge_map(x: Tensor, *, detector: str = "sobel") -> Tensor:
     low, high = gray.amin((2, 3), keepdim=True), gray.amax((2, 3), keepdim=True)
     gray = (gray - low) / (high - low).clamp_min(1e-12)
     if detector == "sobel":
-        return kornia.filters.sobel(gray)[:, 0]
+        from kornia.filters import sobel
+
+        return sobel(gray)[:, 0]
     if detector == "canny":
-        return kornia.filters.canny(gray)[1][:, 0]
+        from kornia.filters import canny
+
+        return canny(gray)[1][:, 0]
     raise ValueError(f"edge_map: detector must be 'sobel' or 'canny', got {detector!r}")
 
 
