@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -16,14 +17,9 @@ from spade_ext.checks import (
     check_tensor,
     compute_dtype,
     dense,
-    suffix,
 )
 from spade_ext.errors import SingularHessianError, of_group
 from spade_ext.progress import Callback, reporting
-
-# dtypes to try, and the damping each needs: less leaves rank-deficient Hessians too ill-conditioned for float32
-_ATTEMPTS = ((torch.float32, 1e-3), (torch.float64, 0.0))
-
 
 _Result = TypeVar("_Result")
 
@@ -92,38 +88,35 @@ def check_layer(function: str, weight: torch.Tensor, hessian: torch.Tensor) -> i
     return cols
 
 
-def attempts(weight: torch.Tensor, hessian: torch.Tensor) -> Sequence[tuple[torch.dtype, float]]:
-    """The dtypes to try in turn, with the least damping that each may be used at."""
-    return _ATTEMPTS[1:] if compute_dtype(weight, hessian) == torch.float64 else _ATTEMPTS
+def dtypes_to_try(weight: torch.Tensor, hessian: torch.Tensor) -> Sequence[torch.dtype]:
+    """The dtypes to compute in, in turn: float64 also where float32 does not do."""
+    wide = compute_dtype(weight, hessian) == torch.float64
+    return (torch.float64,) if wide else (torch.float32, torch.float64)
 
 
-def run_native(
-    function: str,
-    call: str,
-    weight: torch.Tensor,
-    hessian: torch.Tensor,
-    dtype: torch.dtype,
-    *arguments: object,
-    progress: bool | Callback | None,
-) -> tuple[float, int, int]:
-    """Run a native call on a checked layer: the damping used, the row that failed or -1, and its step."""
-    w, h = dense(weight, dtype), dense(hessian, dtype)
-    rows, cols = w.shape
+class Outcome(NamedTuple):
+    """What became of a layer; see spade_obc_outcome_t."""
+
+    damp: float
+    row: int
+    step: int
+    needs_double: bool
+
+
+@contextmanager
+def native_errors(function: str, weight: torch.Tensor, hessian: torch.Tensor) -> Iterator[None]:
+    """Errors of a native call on a checked layer, as those of the function."""
     try:
-        with reporting(progress, function) as report:
-            result: tuple[float, int, int] = getattr(_C, f"{call}_{suffix(w)}")(
-                w.data_ptr(), h.data_ptr(), rows, cols, *arguments, report
-            )
+        yield
     except ArithmeticError as error:
         raise SingularHessianError(f"{function}: {error}") from None
-    except ValueError:  # these say more than the native texts
-        check_finite(function, "weight", weight)
+    except ValueError as error:
+        check_finite(function, "weight", weight)  # these say more than the native texts
         check_finite(function, "hessian", hessian)
-        raise
-    return result
+        raise ValueError(f"{function}: {str(error).partition(': ')[2]}") from None
 
 
-def indefinite(function: str, row: int, step: int, damp: float) -> SingularHessianError:
+def row_error(function: str, row: int, step: int, damp: float) -> SingularHessianError:
     """What to raise for a row that was given up: at a step, or (0) in the solve of its kept columns."""
     if step:
         what = f"the Hessian of row {row} loses definiteness at step {step}"
@@ -154,17 +147,22 @@ def eliminate(
         return combined(lambda *each: torch.stack(each), max(x.damp for x in made), *made)
     rows, cols = weight.shape
     steps = pattern.steps(cols)
-    for dtype, least_damp in attempts(weight, hessian):
+    for dtype in dtypes_to_try(weight, hessian):
         w = torch.empty(rows, cols, dtype=dtype)
         damped = torch.empty(cols, cols, dtype=dtype)
         hinv = torch.empty(cols, cols, dtype=dtype)
         loss = torch.empty(rows, steps, dtype=dtype)
         order = torch.empty(rows, steps, dtype=torch.int32)
-        used, row, step = run_native(
-            function, "obc_eliminate", weight, hessian, dtype, *pattern, damp, least_damp,
-            order.data_ptr(), loss.data_ptr(), w.data_ptr(), damped.data_ptr(), hinv.data_ptr(),
-            threads, progress=progress,
-        )  # fmt: skip
-        if row < 0 and used >= least_damp:
-            return Elimination(order, loss, used, w, damped, hinv)
-    raise indefinite(function, row, step, used)
+        given, h = dense(weight, dtype), dense(hessian, dtype)
+        call = _C.obc_eliminate_f32 if dtype == torch.float32 else _C.obc_eliminate_f64
+        with native_errors(function, weight, hessian), reporting(progress, function) as report:
+            outcome = Outcome(*call(
+                given.data_ptr(), h.data_ptr(), rows, cols, *pattern, damp,
+                order.data_ptr(), loss.data_ptr(), w.data_ptr(), damped.data_ptr(), hinv.data_ptr(),
+                threads, report,
+            ))  # fmt: skip
+        if not outcome.needs_double:
+            break
+    if outcome.row >= 0:
+        raise row_error(function, outcome.row, outcome.step, outcome.damp)
+    return Elimination(order, loss, outcome.damp, w, damped, hinv)

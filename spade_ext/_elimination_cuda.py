@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from spade_ext import _cuda
-from spade_ext._elimination import Elimination, Pattern, attempts, combined, indefinite
+from spade_ext._elimination import Elimination, Pattern, combined, dtypes_to_try, row_error
 from spade_ext._inverse_cuda import DampedInverse, invert_cuda
 from spade_ext.errors import of_group
 
@@ -41,11 +41,8 @@ def _eliminate(
     inverse = invert_cuda(function, hessian, damp, torch.float64, weight, grouped)
     whole: Elimination | None = None
     left = list(range(len(weight)))
-    for dtype, least_damp in attempts(weight, hessian):
-        now = [
-            g for g in left
-            if inverse.damp[g] >= least_damp and (dtype == torch.float64 or inverse.in_float32[g])
-        ]  # fmt: skip
+    for dtype in dtypes_to_try(weight, hessian):
+        now = [g for g in left if dtype == torch.float64 or inverse.in_float32[g]]
         if not now and left:
             continue
         part, info = _queue(weight, inverse, now, dtype, pattern)
@@ -56,7 +53,7 @@ def _eliminate(
             return whole._replace(damp=max(inverse.damp, default=damp))
     steps = info[now.index(left[0])].tolist()
     row = next(r for r, step in enumerate(steps) if step)
-    error = indefinite(function, row, steps[row], inverse.damp[left[0]])
+    error = row_error(function, row, steps[row], inverse.damp[left[0]])
     raise of_group(error, left[0]) if grouped else error
 
 
@@ -72,13 +69,26 @@ def _queue(
     w = weight[at].to(dtype).masked_fill(inverse.dead[at, None], 0).contiguous()
     damped, hinv = inverse.hessian[at].to(dtype), inverse.hinv[at].to(dtype)
     cols = w.shape[-1]
+    rows, scale = _near_one(w)
     if dtype == torch.float64 or cols > _cuda.MOST_COLUMNS or pattern.block > 1:
-        order, loss, info = _cuda.obc_trace_pattern(w, hinv, pattern.steps(cols), *pattern)
+        order, loss, info = _cuda.obc_trace_pattern(rows, hinv, pattern.steps(cols), *pattern)
     elif pattern.m:
-        order, loss, info = _cuda.obc_trace_nm(w, hinv, pattern.n, pattern.m)
+        order, loss, info = _cuda.obc_trace_nm(rows, hinv, pattern.n, pattern.m)
     else:
-        order, loss, info = _cuda.obc_trace(w, hinv, cols)
-    return Elimination(order, loss, 0.0, w, damped, hinv), info
+        order, loss, info = _cuda.obc_trace(rows, hinv, cols)
+    return Elimination(order, loss * scale * scale, 0.0, w, damped, hinv), info
+
+
+def _near_one(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [G, R, D] whose largest weight is near 1, so that squares are in range, and the scales [G, R, 1] they had.
+
+    Scales are powers of two, which change no digit, and 1 for rows that are near already.
+    """
+    if not weight.numel():
+        return weight, weight.new_ones(())
+    exponent = torch.frexp(weight.abs().amax(-1, keepdim=True)).exponent
+    scale = torch.ldexp(weight.new_ones(()), exponent.masked_fill(exponent.abs() <= 30, 0))
+    return weight / scale, scale
 
 
 def _placed(

@@ -1,13 +1,20 @@
 """Adding X X^T of a batch of inputs to a sum, by kind of layer, device and dtype."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from spade_ext import _C, _cuda
 from spade_ext._memory import empty
-from spade_ext.checks import check_device, check_finite, check_tensor, compute_dtype, suffix
+from spade_ext.checks import (
+    all_finite,
+    check_device,
+    check_finite,
+    check_tensor,
+    compute_dtype,
+)
 from spade_ext.geometry import Conv2dGeometry
 from spade_ext.progress import Callback, reporting
 
@@ -32,10 +39,11 @@ def check_precision(function: str, precision: str) -> str:
     return precision
 
 
-def check_input(
-    function: str, x: torch.Tensor, geometry: Conv2dGeometry | None, finite: bool = True
-) -> torch.Tensor:
-    """Return x if it is a (finite) batch of inputs of a linear layer (geometry None) or of the convolution."""
+def check_input(function: str, x: torch.Tensor, geometry: Conv2dGeometry | None) -> torch.Tensor:
+    """Return x if it is a batch of inputs of a linear layer (geometry None) or of the convolution.
+
+    Whether it is finite the sums tell.
+    """
     check_tensor(function, "x", x)
     check_device(function, "x", x)
     if geometry is None:
@@ -49,12 +57,13 @@ def check_input(
                 f"{function}: groups must divide the {x.shape[1]} channels, got {geometry.groups}"
             )
         _check_padding(function, x, geometry)
+        _check_reach(function, x, geometry)
         groups, cols = geometry.groups, geometry.columns(x.shape[1])
     if groups * cols * cols >= 2**60:  # bytes of a sum fit in an int64
         raise ValueError(
             f"{function}: H must have fewer than 2^60 entries, got {groups} x {cols} x {cols}"
         )
-    return check_finite(function, "x", x) if finite else x
+    return x
 
 
 def _check_padding(function: str, x: torch.Tensor, geometry: Conv2dGeometry) -> None:
@@ -75,14 +84,68 @@ def _check_padding(function: str, x: torch.Tensor, geometry: Conv2dGeometry) -> 
             )
 
 
+def _check_reach(function: str, x: torch.Tensor, geometry: Conv2dGeometry) -> None:
+    """Raise ValueError if the kernel is larger than the padded images x."""
+    top, bottom, left, right = geometry.padding
+    padded = (x.shape[2] + top + bottom, x.shape[3] + left + right)
+    steps = zip(geometry.kernel_size, geometry.dilation, strict=True)
+    reach = tuple(dilation * (kernel - 1) + 1 for kernel, dilation in steps)
+    if padded[0] < reach[0] or padded[1] < reach[1]:
+        raise ValueError(
+            f"{function}: the kernel with its dilation must be at most the padded image {padded}, got {reach}"
+        )
+
+
 def new_sum(shape: Sequence[int], device: torch.device) -> torch.Tensor:
     """A sum of no samples: zeros in float64, the dtype all Hessians are summed in."""
     return empty(shape, torch.float64, device).zero_()
 
 
-def converted(h: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The sum in the dtype of the result."""
-    return h if h.dtype == dtype else empty(h.shape, dtype, h.device).copy_(h)
+def are_sums_right(x: torch.Tensor) -> torch.Tensor:
+    """Whether the CUDA kernels can sum x, as a tensor on its device: nothing waits for it.
+
+    x must be finite. bfloat16, which they take as it is, must not leave the range where squares are numbers of float32.
+    """
+    if x.dtype != torch.bfloat16 or not x.numel():
+        return all_finite(x)
+    most = torch.stack(torch.aminmax(x)).abs().amax().float()
+    return (most == 0) | ((most >= 1e-15) & (most <= 1e15))  # False for NaN
+
+
+def check_sums(function: str, right: torch.Tensor | None) -> None:
+    """Raise ValueError if are_sums_right was False for an input; waits for the device."""
+    if right is not None and not bool(right):
+        raise ValueError(
+            f"{function}: inputs must be finite, and bfloat16 ones on CUDA in [1e-15, 1e15], got others"
+        )
+
+
+def rounded(function: str, h: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A copy of the float64 sum in the dtype of the result; waits for the device if that is float32.
+
+    Raises:
+        ValueError: Its largest entry, which is on a diagonal, is no normal number of the dtype.
+    """
+    if h.dtype != dtype and h.numel():
+        limits = torch.finfo(dtype)
+        most = float(h.diagonal(dim1=-2, dim2=-1).amax())
+        if most > limits.max or 0 < most < limits.tiny:
+            raise ValueError(
+                f"{function}: H must be in the range of {dtype}, [{limits.tiny:g}, {limits.max:g}], "
+                f"got {most:g} on its diagonal; pass float64 inputs"
+            )
+    return empty(h.shape, dtype, h.device).copy_(h)
+
+
+@contextmanager
+def finite_input(function: str, x: torch.Tensor) -> Iterator[None]:
+    """Errors of a native sum over x, as those of the function."""
+    try:
+        yield
+    except ValueError as error:
+        check_finite(function, "x", x)  # says more than the native text
+        what = str(error).partition(": ")[2]
+        raise ValueError(f"{function}: {what}; pass float64 inputs or scale x") from None
 
 
 def _floating(x: torch.Tensor) -> torch.Tensor:
@@ -98,6 +161,7 @@ def _on_cuda(x: torch.Tensor) -> bool:
 
 
 def add_linear(
+    function: str,
     x: torch.Tensor,
     precision: str,
     out: torch.Tensor,
@@ -106,7 +170,9 @@ def add_linear(
 ) -> None:
     """Add X X^T of the checked inputs x [..., D] to out [1, D, D] or [D, D]."""
     if not x.is_cuda:
-        return _call_linear("hessian_linear", x, out, threads, progress)
+        wide = compute_dtype(x) == torch.float64
+        call = _C.hessian_linear_f64 if wide else _C.hessian_linear_f32
+        return _call_linear(function, call, x, out, threads, progress)
     rows, _ = _matrix(x)
     if _on_cuda(rows):
         return _cuda.add_hessian_linear(rows, out, precision)
@@ -115,16 +181,18 @@ def add_linear(
 
 
 def of_linear(
-    x: torch.Tensor, precision: str, threads: int, progress: bool | Callback | None
+    function: str, x: torch.Tensor, precision: str, threads: int, progress: bool | Callback | None
 ) -> torch.Tensor:
     """X X^T of the checked inputs x [..., D]: [D, D] in the result's dtype."""
     cols = x.shape[-1]
     if x.is_cuda:
         out = new_sum((cols, cols), x.device)
-        add_linear(x, precision, out, threads, progress)
-        return converted(out, compute_dtype(x))
+        add_linear(function, x, precision, out, threads, progress)
+        check_sums(function, are_sums_right(x))
+        return rounded(function, out, compute_dtype(x))
     out = empty((cols, cols), compute_dtype(x), x.device)
-    _call_linear("hessian_linear_set", x, out, threads, progress)
+    call = _C.hessian_linear_set_f32 if out.dtype == torch.float32 else _C.hessian_linear_set_f64
+    _call_linear(function, call, x, out, threads, progress)
     return out
 
 
@@ -143,7 +211,8 @@ def _matrix(x: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 
 def _call_linear(
-    call: str,
+    function: str,
+    call: Callable[..., None],
     x: torch.Tensor,
     out: torch.Tensor,
     threads: int,
@@ -151,13 +220,12 @@ def _call_linear(
 ) -> None:
     rows, distance = _matrix(x)
     samples, cols = rows.shape
-    with reporting(progress, "hessian") as report:
-        getattr(_C, f"{call}_{suffix(rows)}")(
-            rows.data_ptr(), samples, cols, distance, out.data_ptr(), threads, report
-        )
+    with finite_input(function, x), reporting(progress, "hessian") as report:
+        call(rows.data_ptr(), samples, cols, distance, out.data_ptr(), threads, report)
 
 
 def add_conv2d(
+    function: str,
     x: torch.Tensor,
     geometry: Conv2dGeometry,
     form: str,
@@ -172,7 +240,8 @@ def add_conv2d(
         return _cuda.add_hessian_conv2d(images, geometry.fields(images), out, precision)
     if images.is_cuda:
         return _add_unfolded(images, geometry, out)
-    return _call_conv2d("hessian_conv2d", images, geometry, form, out, threads, progress)
+    call = _C.hessian_conv2d_f64 if images.dtype == torch.float64 else _C.hessian_conv2d_f32
+    return _call_conv2d(function, call, images, geometry, form, out, threads, progress)
 
 
 def _add_unfolded(images: torch.Tensor, geometry: Conv2dGeometry, out: torch.Tensor) -> None:
@@ -192,6 +261,7 @@ def _add_unfolded(images: torch.Tensor, geometry: Conv2dGeometry, out: torch.Ten
 
 
 def of_conv2d(
+    function: str,
     x: torch.Tensor,
     geometry: Conv2dGeometry,
     form: str,
@@ -204,11 +274,13 @@ def of_conv2d(
     shape = (geometry.groups, cols, cols)
     if x.is_cuda:
         out = new_sum(shape, x.device)
-        add_conv2d(x, geometry, form, precision, out, threads, progress)
-        return converted(out, compute_dtype(x))
+        add_conv2d(function, x, geometry, form, precision, out, threads, progress)
+        check_sums(function, are_sums_right(x))
+        return rounded(function, out, compute_dtype(x))
     images, geometry = _padded(_floating(x), geometry)
     out = empty(shape, images.dtype, x.device)
-    _call_conv2d("hessian_conv2d_set", images, geometry, form, out, threads, progress)
+    call = _C.hessian_conv2d_set_f32 if out.dtype == torch.float32 else _C.hessian_conv2d_set_f64
+    _call_conv2d(function, call, images, geometry, form, out, threads, progress)
     return out
 
 
@@ -224,7 +296,8 @@ def _padded(images: torch.Tensor, geometry: Conv2dGeometry) -> tuple[torch.Tenso
 
 
 def _call_conv2d(
-    name: str,
+    function: str,
+    call: Callable[..., None],
     images: torch.Tensor,
     geometry: Conv2dGeometry,
     form: str,
@@ -232,12 +305,6 @@ def _call_conv2d(
     threads: int,
     progress: bool | Callback | None,
 ) -> None:
-    with reporting(progress, "hessian") as report:
-        getattr(_C, f"{name}_{suffix(images)}")(
-            images.data_ptr(),
-            geometry.fields(images),
-            _FORMS[form],
-            out.data_ptr(),
-            threads,
-            report,
-        )
+    fields = geometry.fields(images)
+    with finite_input(function, images), reporting(progress, "hessian") as report:
+        call(images.data_ptr(), fields, _FORMS[form], out.data_ptr(), threads, report)

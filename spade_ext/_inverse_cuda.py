@@ -1,15 +1,13 @@
 """Damped inverses of a batch of CUDA tensors, by torch.linalg in float64."""
 
+import math
 from typing import NamedTuple
 
 import torch
 
+from spade_ext import _C
 from spade_ext.checks import all_finite, check_finite
 from spade_ext.errors import SingularHessianError, of_group
-
-# Scales of H (means of its diagonal) at which squares of weights over entries of its inverse are in float32's range,
-# as in csrc/python/obc.cpp.
-_FLOAT32_SCALES = (1e-18, 1e18)
 
 
 class DampedInverse(NamedTuple):
@@ -23,7 +21,7 @@ class DampedInverse(NamedTuple):
     dead: torch.Tensor
     """[G, D] bool: H_jj = 0."""
     in_float32: list[bool]
-    """Whether an elimination of each can be in the range of float32."""
+    """Whether the elimination of each may run in float32."""
 
 
 def invert_cuda(
@@ -51,24 +49,24 @@ def invert_cuda(
     mean = live.mean(1) if live.numel() else live.new_ones(len(live))
     diagonal.copy_(live + damp * mean[:, None])
     hinv, state = _inverted(damped)
-    inputs = {"weight": weight, "hessian": hessian}
-    checked = {name: value for name, value in inputs.items() if value is not None}
-    finite = torch.stack([all_finite(value) for value in checked.values()]).double()
-    read = torch.cat([finite, mean, state.flatten()]).tolist()
-    for name, value in checked.items():
-        if not read.pop(0):
-            check_finite(function, name, value)
     count = len(hessian)
-    fits = [_FLOAT32_SCALES[0] <= x <= _FLOAT32_SCALES[1] for x in read[:count]]
-    states = [read[i : i + 3] for i in range(count, len(read), 3)]
+    finite = all_finite(hessian).double()[None]
+    read = torch.cat([finite, largest(weight, hessian), mean, state.flatten()]).tolist()
+    most, means = read[1 : count + 1], read[count + 1 : 2 * count + 1]
+    if weight is not None and not all(map(math.isfinite, most)):
+        check_finite(function, "weight", weight)
+    if not read[0]:
+        check_finite(function, "hessian", hessian)
+    states = [read[i : i + 3] for i in range(2 * count + 1, len(read), 3)]
     used, rung = [damp] * count, damp
     while failed := [g for g, (info, _, _) in enumerate(states) if info]:
-        if rung >= 1:
+        next_rung = _C.next_damp(rung)
+        if next_rung < 0:
             error = SingularHessianError(
                 f"{function}: the Hessian is not positive definite, even with damp = {rung:g}"
             )
             raise of_group(error, failed[0]) if grouped else error
-        rung = min(1.0, rung * 10 if rung else 1e-6)
+        rung = next_rung
         at = torch.tensor(failed, device=hessian.device)
         diagonal[at] = live[at] + rung * mean[at, None]
         hinv[at], state = _inverted(damped[at])
@@ -82,7 +80,16 @@ def invert_cuda(
                 f"[{limits.tiny:g}, {limits.max:g}], got [{least:g}, {most:g}] on the diagonals"
             )
             raise of_group(error, group) if grouped else error
+    fits = [_C.obc_fits_float(*one) for one in zip(means, most, used, strict=True)]
     return DampedInverse(hinv, damped, used, dead, fits)
+
+
+def largest(weight: torch.Tensor | None, hessian: torch.Tensor) -> torch.Tensor:
+    """The largest |w| of each group [G, R, D] of Hessians [G, D, D], float64 [G]; 0 without weights."""
+    if weight is None or not weight.numel():
+        return hessian.new_zeros(len(hessian), dtype=torch.float64)
+    low, high = torch.aminmax(weight.flatten(1), dim=1)
+    return torch.maximum(low.abs(), high.abs()).double()
 
 
 def _inverted(damped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

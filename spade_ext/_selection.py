@@ -6,8 +6,8 @@ from operator import itemgetter
 import torch
 
 from spade_ext import _C, _cuda
-from spade_ext._elimination import Elimination, combined, each_group, indefinite
-from spade_ext.checks import dense, suffix
+from spade_ext._elimination import Elimination, combined, each_group, row_error
+from spade_ext.checks import dense
 from spade_ext.errors import of_group
 from spade_ext.progress import Callback, reporting
 
@@ -23,9 +23,8 @@ def count_steps(loss: torch.Tensor, sparsity: float) -> torch.Tensor:
     loss = dense(loss, loss.dtype)
     counts = torch.empty(loss.shape[:-1], dtype=torch.int64)
     rows, steps = counts.numel(), loss.shape[-1]
-    getattr(_C, f"obc_counts_{suffix(loss)}")(
-        loss.data_ptr(), rows, steps, sparsity, counts.data_ptr()
-    )
+    call = _C.obc_counts_f32 if loss.dtype == torch.float32 else _C.obc_counts_f64
+    call(loss.data_ptr(), rows, steps, sparsity, counts.data_ptr())
     return counts
 
 
@@ -51,12 +50,17 @@ def solve_weights(
     rows, cols = weight.shape
     out = torch.empty(rows, cols, dtype=weight.dtype)
     with reporting(progress, "obc_weights") as report:
-        row = getattr(_C, f"obc_weights_{suffix(weight)}")(
+        call = _C.obc_weights_f32 if weight.dtype == torch.float32 else _C.obc_weights_f64
+        row, info = call(
             weight.data_ptr(), made.hessian.data_ptr(), made.hinv.data_ptr(), rows, cols, block,
             made.order.shape[1], made.order.data_ptr(), counts.data_ptr(), out.data_ptr(), threads, report,
         )  # fmt: skip
     if row >= 0:
-        raise indefinite(function, row, 0, made.damp)
+        if info == 2:
+            raise ValueError(
+                f"{function}: the pruned weights must be in the range of {weight.dtype}, got larger ones in row {row}"
+            )
+        raise row_error(function, row, 0, made.damp)
     return out
 
 
@@ -72,6 +76,6 @@ def _solve_cuda(function: str, made: Elimination, counts: torch.Tensor, block: i
     out, info = _cuda.obc_weights(*(x.contiguous() if grouped else x[None] for x in parts))
     if info.any():
         group, row = info.nonzero()[0].tolist()
-        error = indefinite(function, row, 0, made.damp)
+        error = row_error(function, row, 0, made.damp)
         raise of_group(error, group) if grouped else error
     return out if grouped else out[0]

@@ -1,5 +1,6 @@
 """SparseGPT of some layers: checked arguments, and the calls on the CPU and on CUDA."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from spade_ext.checks import (
     MOST_DAMP,
     check_all_finite,
     check_device,
+    check_finite,
     check_int,
     check_nm,
     check_range,
@@ -19,8 +21,8 @@ from spade_ext.checks import (
     check_square,
     compute_dtype,
     dense,
+    narrowed,
     resolve_threads,
-    suffix,
 )
 from spade_ext.progress import Callback, reporting
 
@@ -145,19 +147,26 @@ def _prune_cpu(function: str, x: Problem, threads: int, report: Callback | None)
         check_all_finite(function, **inputs)
     out = empty((samples, rows, cols), x.weight.dtype, x.weight.device)
     try:
-        used, info = getattr(_C, f"sparsegpt_prune_{suffix(x.weight)}")(
+        wide = x.weight.dtype == torch.float64
+        used, info = (_C.sparsegpt_prune_f64 if wide else _C.sparsegpt_prune_f32)(
             x.weight.data_ptr(), rows * cols if x.weight.ndim == 3 else 0, x.hessian.data_ptr(),
             samples, rows, cols, *x.options, out.data_ptr(), threads, report,
         )  # fmt: skip
-    except ValueError:
+    except ValueError as error:
         check_all_finite(function, **inputs)  # says more than the native text
-        raise
-    return Pruned(out.to(x.dtype), used, info)
+        raise ValueError(f"{function}: {str(error).partition(': ')[2]}") from None
+    return Pruned(narrowed(function, out, x.dtype), used, info)
+
+
+def _scale(most: float) -> float:
+    """The power of two that brings the largest weight so near 1 that errors over U are numbers of its dtype."""
+    exponent = math.frexp(most)[1] if most else 0
+    return math.ldexp(1.0, max(-60, min(60, exponent)) - exponent)
 
 
 def _prune_cuda(function: str, problems: Sequence[Problem]) -> list[Pruned]:
     """One call for all problems of a dtype; the host waits twice, for NaN and Inf and for dampings and statuses."""
-    check_all_finite(
+    most = check_all_finite(
         function,
         **{
             name: value
@@ -169,13 +178,24 @@ def _prune_cuda(function: str, problems: Sequence[Problem]) -> list[Pruned]:
     for dtype in {x.weight.dtype for x in problems}:
         some = [i for i, x in enumerate(problems) if x.weight.dtype == dtype]
         layers = [(problems[i].weight, problems[i].hessian, problems[i].options) for i in some]
-        results.update(zip(some, _cuda.sparsegpt_prune(layers), strict=True))
+        scales = [_scale(most[problems[i].names[0]]) for i in some]
+        layers = [
+            (w * scale if scale != 1 else w, h, options)
+            for (w, h, options), scale in zip(layers, scales, strict=True)
+        ]
+        pruned_layers = _cuda.sparsegpt_prune(layers)
+        for i, scale, (weights, damp, info) in zip(some, scales, pruned_layers, strict=True):
+            if scale != 1:
+                weights = weights / scale
+                check_finite(function, "the pruned weight", weights)
+            results[i] = (weights, damp, info)
     found = [results[i] for i in range(len(problems))]
     numbers = torch.cat([torch.stack([damp, info.double()]) for _, damp, info in found], 1)
     damps, statuses = numbers.tolist()  # waits once
     pruned, start = [], 0
     for x, (weights, damp, _) in zip(problems, found, strict=True):
         part = slice(start, start + len(damp))
-        pruned.append(Pruned(weights.to(x.dtype), damps[part], [int(i) for i in statuses[part]]))
+        narrow = narrowed(function, weights, x.dtype)
+        pruned.append(Pruned(narrow, damps[part], [int(i) for i in statuses[part]]))
         start = part.stop
     return pruned

@@ -9,11 +9,13 @@ import torch
 from spade_ext._elimination import Elimination
 from spade_ext._selection import count_steps, solve_weights
 from spade_ext.checks import (
+    check_device,
     check_int,
     check_range,
     check_same_device,
     check_shape,
     check_tensor,
+    compute_dtype,
     dense,
     resolve_threads,
 )
@@ -28,7 +30,9 @@ _TENSORS = ("order", "loss", "weight", "hessian", "hinv")
 class OBCTrace:
     """Elimination order of every weight of a layer and what is needed to prune by it.
 
-    Tensors of a layer of groups have those as their first dimension, G.
+    Tensors of a layer of groups have those as their first dimension, G. What a trace is made of is checked: all on one
+    device, order every block once per row. Tensors become contiguous and of one dtype, float64 if any of them is,
+    otherwise float32; order becomes int32.
 
     Attributes:
         order: [R, D] int32: the column that row r loses at step k; [R, D / block] blocks if block > 1.
@@ -59,6 +63,24 @@ class OBCTrace:
     hessian: torch.Tensor
     hinv: torch.Tensor
     block: int = 1
+
+    def __post_init__(self) -> None:
+        """Take what the trace is made of as native code reads it.
+
+        Raises:
+            TypeError: A part is no tensor or has another kind of dtype.
+            ValueError: Parts do not fit together, order is no order, or a part is on another device.
+        """
+        for name, value in _checked("OBCTrace", self).items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def _of(cls, made: Elimination, block: int) -> "OBCTrace":
+        """A trace of what an op has made, which needs no check (of order, the check would wait for the device)."""
+        trace = object.__new__(cls)
+        for name, value in (*made._asdict().items(), ("block", block)):
+            object.__setattr__(trace, name, value)
+        return trace
 
     def counts(self, sparsity: float) -> torch.Tensor:
         """Steps that each row takes when the ceil(sparsity * steps) least losses of the layer go.
@@ -153,30 +175,46 @@ class OBCTrace:
         tensors, metadata = read_tensors(function, path, _FORMAT)
         try:
             damp, block = parse_json(metadata["damp"]), parse_json(metadata["block"])
-            trace = cls(damp=damp, block=block, **tensors)
-            _check_trace(function, trace)
+            _check_dtypes(function, tensors)
+            return cls(damp=damp, block=block, **tensors)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{function}: {path} is damaged: {error}") from None
-        return trace
 
 
-def _check_trace(function: str, trace: OBCTrace) -> None:
-    """Raise ValueError or TypeError if parts of a trace do not fit together: native code relies on that."""
+def _check_dtypes(function: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise TypeError or KeyError if the tensors of a file are not those that save() writes."""
+    floats = (torch.float32, torch.float64)
+    dtype = check_tensor(function, "weight", tensors["weight"], dtypes=floats).dtype
+    for name in _TENSORS:
+        own = torch.int32 if name == "order" else dtype
+        check_tensor(function, name, tensors[name], dtypes=(own,))
+
+
+def _checked(function: str, trace: OBCTrace) -> dict[str, torch.Tensor]:
+    """The tensors of a trace as native code reads them; ValueError or TypeError if they do not fit together."""
     check_range(function, "damp", trace.damp, 0.0)
-    weight = check_tensor(
-        function, "weight", trace.weight, ndim=(2, 3), dtypes=(torch.float32, torch.float64)
-    )
-    *groups, rows, cols = weight.shape
+    floats = ("loss", "weight", "hessian", "hinv")
+    check_tensor(function, "weight", trace.weight, ndim=(2, 3))
+    *groups, rows, cols = trace.weight.shape
     block = check_int(function, "block", trace.block, 1)
     if cols % block:
         raise ValueError(f"{function}: block must divide the {cols} columns, got {block}")
-    steps = cols // block
-    square = (*groups, cols, cols)
-    for name, shape in (("loss", (*groups, rows, steps)), ("hessian", square), ("hinv", square)):
-        value = check_tensor(function, name, getattr(trace, name), dtypes=(weight.dtype,))
-        check_shape(function, name, value, shape)
-    order = check_tensor(function, "order", trace.order, dtypes=(torch.int32,))
-    check_shape(function, "order", order, (*groups, rows, steps))
+    steps, square = cols // block, (*groups, cols, cols)
+    shapes = dict(
+        zip(floats, ((*groups, rows, steps), trace.weight.shape, square, square), strict=True)
+    )
+    for name, shape in shapes.items():
+        check_shape(function, name, check_tensor(function, name, getattr(trace, name)), shape)
+    integers = (torch.int32, torch.int64, torch.int16, torch.uint8)
+    order = check_tensor(function, "order", trace.order, dtypes=integers)
+    check_shape(function, "order", order, shapes["loss"])
+    check_device(function, "weight", trace.weight)
+    for name in ("order", *floats):
+        check_same_device(function, name, getattr(trace, name), "weight", trace.weight)
     inside = ((order >= 0) & (order < steps)).all()
-    if not inside or not order.new_zeros(order.shape).scatter_(-1, order.long(), 1).all():
+    seen = torch.zeros(order.shape, dtype=torch.bool, device=order.device)
+    if not inside or not seen.scatter_(-1, order.long(), True).all():
         raise ValueError(f"{function}: order must hold each of {steps} columns once in every row")
+    dtype = compute_dtype(*(getattr(trace, name) for name in floats))
+    tensors = {name: dense(getattr(trace, name), dtype) for name in floats}
+    return {"order": dense(order, torch.int32), **tensors}

@@ -5,8 +5,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from spade_ext._gram import add_conv2d, add_linear, check_input, check_precision, new_sum
-from spade_ext.checks import all_finite, compute_dtype, resolve_threads
+from spade_ext._gram import (
+    add_conv2d,
+    add_linear,
+    are_sums_right,
+    check_input,
+    check_precision,
+    check_sums,
+    new_sum,
+    rounded,
+)
+from spade_ext.checks import compute_dtype, resolve_threads
 from spade_ext.geometry import Conv2dGeometry
 
 
@@ -50,7 +59,7 @@ class HessianAccumulator:
         """How many samples were added, which are rows of a linear layer's inputs or images of a convolution's."""
         self._sum: torch.Tensor | None = None
         self._dtype = torch.float32
-        self._finite: torch.Tensor | None = None  # whether all inputs on CUDA were
+        self._right: torch.Tensor | None = None  # of all inputs on CUDA, see are_sums_right
 
     def update(self, x: torch.Tensor) -> None:
         """Add a batch of the layer's inputs: [..., D], [B, C, height, width] or [C, height, width].
@@ -66,7 +75,7 @@ class HessianAccumulator:
         function = "HessianAccumulator.update"
         if self.geometry is not None and isinstance(x, torch.Tensor) and x.ndim == 3:
             x = x[None]
-        check_input(function, x, self.geometry, finite=not getattr(x, "is_cuda", False))
+        check_input(function, x, self.geometry)
         threads = resolve_threads(function, self.threads)
         if self.geometry is None:
             groups, cols, samples = 1, x.shape[-1], x.shape[:-1].numel()
@@ -84,11 +93,12 @@ class HessianAccumulator:
                 f"{function}: x must be on the device of the sum, {total.device}, got {x.device}"
             )
         if self.geometry is None:
-            add_linear(x, self.precision, total, threads, None)
+            add_linear(function, x, self.precision, total, threads, None)
         else:
-            add_conv2d(x, self.geometry, "auto", self.precision, total, threads, None)
+            add_conv2d(function, x, self.geometry, "auto", self.precision, total, threads, None)
         if x.is_cuda:
-            self._finite = all_finite(x) if self._finite is None else self._finite & all_finite(x)
+            right = are_sums_right(x)
+            self._right = right if self._right is None else self._right & right
         self._sum, self._columns = total, cols
         self._dtype = torch.promote_types(self._dtype, compute_dtype(x))
         self.count += samples
@@ -122,11 +132,9 @@ class HessianAccumulator:
             else:
                 self._sum += other._sum.to(self._sum.device)
             self._dtype = torch.promote_types(self._dtype, other._dtype)
-            if other._finite is not None:
-                mine = self._finite
-                self._finite = (
-                    other._finite if mine is None else mine & other._finite.to(mine.device)
-                )
+            if other._right is not None:
+                mine = self._right
+                self._right = other._right if mine is None else mine & other._right.to(mine.device)
         self.count += other.count
 
     @property
@@ -135,13 +143,13 @@ class HessianAccumulator:
 
         Raises:
             RuntimeError: Before the first update.
-            ValueError: Inputs on CUDA held NaN or Inf.
+            ValueError: Inputs on CUDA held NaN or Inf, or H is out of the range of its dtype.
         """
         if self._sum is None:
             raise RuntimeError("HessianAccumulator.hessian: no update yet, so the size is unknown")
-        if self._finite is not None and not self._finite:
-            raise ValueError("HessianAccumulator.hessian: inputs must be finite, got NaN or Inf")
-        return (self._sum if len(self._sum) > 1 else self._sum[0]).to(self._dtype, copy=True)
+        function = "HessianAccumulator.hessian"
+        check_sums(function, self._right)
+        return rounded(function, self._sum if len(self._sum) > 1 else self._sum[0], self._dtype)
 
 
 def _geometry_of(

@@ -1,5 +1,6 @@
 """Argument checks: every error names the function, the argument, what was expected and what came."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -84,12 +85,25 @@ def check_finite(function: str, name: str, value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def check_all_finite(function: str, **values: torch.Tensor) -> None:
-    """Raise ValueError if one of some tensors on a device holds NaN or Inf; waits for the device once."""
-    finite = torch.stack([all_finite(value) for value in values.values()]).tolist()
-    for (name, value), fine in zip(values.items(), finite, strict=True):
-        if not fine:
+def check_all_finite(function: str, **values: torch.Tensor) -> dict[str, float]:
+    """The largest |x| of each of some tensors on a device; waits for the device once.
+
+    Raises:
+        ValueError: One holds NaN or Inf.
+    """
+    most = torch.stack([_largest(value) for value in values.values()]).tolist()
+    found = dict(zip(values, most, strict=True))
+    for name, value in values.items():
+        if not math.isfinite(found[name]):
             check_finite(function, name, value)
+    return found
+
+
+def _largest(value: torch.Tensor) -> torch.Tensor:
+    """The largest |x| as a float64 scalar on the device: NaN or Inf if one of them is."""
+    if not value.numel():
+        return torch.zeros((), dtype=torch.float64, device=value.device)
+    return torch.stack(torch.aminmax(value)).abs().amax().double()
 
 
 def check_range(
@@ -169,6 +183,16 @@ def compute_dtype(*tensors: torch.Tensor) -> torch.dtype:
         if tensor.dtype == torch.float64:
             return torch.float64
     return torch.float32
+
+
+def narrowed(function: str, pruned: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Pruned weights in the dtype of the result, whose range may be less than that of the arithmetic."""
+    out = pruned.to(dtype)
+    if torch.finfo(dtype).max < torch.finfo(pruned.dtype).max and not bool(all_finite(out)):
+        raise ValueError(
+            f"{function}: the pruned weights must be in the range of {dtype}, got {float(pruned.abs().max()):g}"
+        )
+    return out
 
 
 def suffix(value: torch.Tensor) -> str:

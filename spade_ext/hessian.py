@@ -48,7 +48,8 @@ def hessian(
 
     Raises:
         TypeError: x is not a tensor of floats.
-        ValueError: Wrong shape, device or option; NaN or Inf.
+        ValueError: Wrong shape, device or option; a kernel larger than the padded image; NaN or Inf; H out of the
+            range of its dtype.
 
     Source: Frantar, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), section 3: H = 2 X X^T up to the factor.
     Reference: reference.hessian.
@@ -73,7 +74,7 @@ def hessian(
             return result
         check_input("hessian", x, None)
         check_precision("hessian", precision)
-        return of_linear(x, precision, resolve_threads("hessian", threads), progress)
+        return of_linear("hessian", x, precision, resolve_threads("hessian", threads), progress)
     geometry = Conv2dGeometry.of(
         kernel_size, stride, padding, dilation, groups, padding_mode, function="hessian"
     )
@@ -103,5 +104,5 @@ def hessian_conv2d(
     check_precision(function, precision)
     check_form(function, form)
     threads = resolve_threads(function, threads)
-    h = of_conv2d(x, geometry, form, precision, threads, progress)
+    h = of_conv2d(function, x, geometry, form, precision, threads, progress)
     return h if geometry.groups > 1 else h[0]

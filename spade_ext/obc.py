@@ -2,14 +2,15 @@
 
 import torch
 
+from spade_ext import _C
 from spade_ext._elimination import (
     Elimination,
+    Outcome,
     Pattern,
-    attempts,
     check_layer,
     eliminate,
-    indefinite,
-    run_native,
+    native_errors,
+    row_error,
 )
 from spade_ext._elimination_cuda import eliminate_cuda
 from spade_ext._selection import count_steps, solve_weights
@@ -20,10 +21,13 @@ from spade_ext.checks import (
     check_int,
     check_nm,
     check_range,
+    compute_dtype,
+    dense,
+    narrowed,
     resolve_threads,
 )
 from spade_ext.inverse import warn_damping
-from spade_ext.progress import Callback
+from spade_ext.progress import Callback, reporting
 from spade_ext.structured import prune_structured
 
 __all__ = ["OBCTrace", "obc_prune", "obc_trace"]
@@ -107,7 +111,7 @@ def obc_trace(
     threads = resolve_threads(function, threads)
     made = _eliminate(function, weight, hessian, pattern, damp, threads, progress)
     warn_damping(function, damp, made.damp)
-    return OBCTrace(*made, pattern.block)
+    return OBCTrace._of(made, pattern.block)
 
 
 def obc_prune(
@@ -189,7 +193,7 @@ def obc_prune(
         else _prune_cpu(*task, sparsity, threads, progress)
     )
     warn_damping(function, damp, used)
-    return out if out.dtype == weight.dtype else out.to(weight.dtype)
+    return narrowed(function, out, weight.dtype)
 
 
 def _prune_cpu(
@@ -203,15 +207,16 @@ def _prune_cpu(
     progress: bool | Callback | None,
 ) -> tuple[torch.Tensor, float]:
     """Pruned weights and the damping used, by one native call."""
-    for dtype, least_damp in attempts(weight, hessian):
-        out = torch.empty(weight.shape, dtype=dtype)
-        used, row, step = run_native(
-            function, "obc_prune", weight, hessian, dtype, *pattern, damp, least_damp, sparsity,
-            out.data_ptr(), threads, progress=progress,
-        )  # fmt: skip
-        if row < 0 and used >= least_damp:
-            return out, used
-    raise indefinite(function, row, step, used)
+    dtype = compute_dtype(weight, hessian)
+    w, h, out = dense(weight, dtype), dense(hessian, dtype), torch.empty(weight.shape, dtype=dtype)
+    call = _C.obc_prune_f32 if dtype == torch.float32 else _C.obc_prune_f64
+    with native_errors(function, weight, hessian), reporting(progress, function) as report:
+        outcome = Outcome(*call(
+            w.data_ptr(), h.data_ptr(), *w.shape, *pattern, damp, sparsity, out.data_ptr(), threads, report
+        ))  # fmt: skip
+    if outcome.row >= 0:
+        raise row_error(function, outcome.row, outcome.step, outcome.damp)
+    return out, outcome.damp
 
 
 def _prune_by_trace(

@@ -30,6 +30,7 @@ template <class T>
 class Buffer {
  public:
   explicit Buffer(int64_t count) {
+    if (count < 0 || count > int64_t{1} << 60) throw std::bad_alloc();
     const size_t bytes = static_cast<size_t>(count) * sizeof(T);
     const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
     const size_t rounded = (bytes / alignment + 1) * alignment;

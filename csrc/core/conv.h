@@ -28,6 +28,14 @@ struct ConvSizes {
   }
 };
 
+// A kernel and its dilation along one axis of the padded image.
+inline void check_reach(const char* function, const char* axis, int64_t padded, int64_t kernel,
+                        int64_t dilation) {
+  const int64_t reach = dilation * (kernel - 1) + 1;
+  SPADE_CHECK(reach <= padded, "%s: the kernel must not reach beyond the padded %s %lld, got %lld",
+              function, axis, static_cast<long long>(padded), static_cast<long long>(reach));
+}
+
 inline void check_conv(const char* function, const spade_conv2d_t* conv) {
   check_pointer(function, "conv", conv, 1);
   const auto least = [&](const char* name, int64_t value, int64_t low) {
@@ -51,6 +59,10 @@ inline void check_conv(const char* function, const spade_conv2d_t* conv) {
   SPADE_CHECK(conv->channels % conv->groups == 0,
               "%s: groups must divide channels = %lld, got %lld", function,
               static_cast<long long>(conv->channels), static_cast<long long>(conv->groups));
+  check_reach(function, "height", conv->height + conv->pad_top + conv->pad_bottom, conv->kernel_h,
+              conv->dilation_h);
+  check_reach(function, "width", conv->width + conv->pad_left + conv->pad_right, conv->kernel_w,
+              conv->dilation_w);
   const double columns = static_cast<double>(conv->channels) / static_cast<double>(conv->groups) *
                          static_cast<double>(conv->kernel_h) * static_cast<double>(conv->kernel_w);
   SPADE_CHECK(columns <= INT32_MAX, "%s: columns of H must be below 2^31, got %.0f", function,
@@ -60,6 +72,16 @@ inline void check_conv(const char* function, const spade_conv2d_t* conv) {
                          static_cast<double>(conv->width + conv->pad_left + conv->pad_right);
   SPADE_CHECK(entries < 0x1p62, "%s: batch x padded image must be below 2^62, got %.3g", function,
               entries);
+  check_entries(function, "H",
+                {conv->groups, static_cast<int64_t>(columns), static_cast<int64_t>(columns)});
+  const auto span = [](int64_t size, int64_t stride) {
+    return static_cast<double>(size) * std::fabs(static_cast<double>(stride));
+  };
+  const double memory = span(conv->batch, conv->stride_batch) +
+                        span(conv->channels, conv->stride_channel) +
+                        span(conv->height, conv->stride_row) + span(conv->width, conv->stride_col);
+  SPADE_CHECK(memory < 0x1p60, "%s: the strides must keep the input within 2^60 elements, got %.3g",
+              function, memory);
 }
 
 }  // namespace spade

@@ -1,8 +1,8 @@
 // spade/cuda.h: loads libspade_cuda from the folder of libspade, or the file that the environment
 // variable SPADE_CUDA_LIBRARY names, on the first call, and passes every operation on to it.
-#include <cstdlib>
 #include <string>
 
+#include "core/environment.h"
 #include "core/status.h"
 #include "cuda/backend.h"
 #if !defined(_WIN32)
@@ -37,7 +37,7 @@ std::string own_folder() {
 
 CudaHalf load() {
   CudaHalf half;
-  const char* chosen = std::getenv("SPADE_CUDA_LIBRARY");
+  const char* chosen = environment("SPADE_CUDA_LIBRARY");
   const std::string path = chosen && *chosen ? chosen : own_folder() + kLibrary;
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) {

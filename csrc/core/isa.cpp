@@ -1,8 +1,8 @@
 #include "core/isa.h"
 
-#include <cstdlib>
 #include <cstring>
 
+#include "core/environment.h"
 #include "spade/spade.h"
 
 namespace spade {
@@ -18,7 +18,7 @@ Isa detect() {
       __builtin_cpu_supports("avx512bw"))
     best = Isa::avx512;
 #endif
-  if (const char* wanted = std::getenv("SPADE_CPU_ISA")) {
+  if (const char* wanted = environment("SPADE_CPU_ISA")) {
     if (!std::strcmp(wanted, "plain")) return Isa::plain;
     if (!std::strcmp(wanted, "avx2") && best == Isa::avx512) return Isa::avx2;
   }

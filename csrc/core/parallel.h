@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/status.h"
+#include "core/threads.h"
 
 namespace spade {
 
@@ -96,8 +97,8 @@ void parallel_for(int threads, int64_t n, MakeState&& make_state, Task&& task) {
   std::mutex first_mutex;
   std::atomic<bool> stop{false};
   std::atomic<int64_t> next{0};
-  const int64_t wanted = std::min<int64_t>({threads, n, most_threads()});
-  on_threads(static_cast<int>(wanted), [&] {
+  const int64_t wanted = is_forked() ? 1 : std::min<int64_t>({threads, n, most_threads()});
+  const auto work = [&] {
     try {
       auto state = make_state();
       for (int64_t i; !stop.load(std::memory_order_relaxed) && (i = next.fetch_add(1)) < n;)
@@ -107,7 +108,11 @@ void parallel_for(int threads, int64_t n, MakeState&& make_state, Task&& task) {
       const std::lock_guard<std::mutex> lock(first_mutex);
       if (!first) first = std::current_exception();
     }
-  });
+  };
+  if (wanted == 1)
+    work();
+  else
+    on_threads(static_cast<int>(wanted), work);
   if (first) std::rethrow_exception(first);
 }
 

@@ -3,10 +3,13 @@
 
 #include "cpu/hessian.h"
 
+#include <type_traits>
+
 #include "core/buffer.h"
 #include "core/checks.h"
 #include "core/conv.h"
 #include "cpu/hessian_plan.h"
+#include "cpu/hessian_range.h"
 
 namespace spade {
 namespace {
@@ -28,6 +31,30 @@ void touch(S* h, int64_t count, int threads) {
       });
 }
 
+// H += (add) or = what sum(x, conv, h, add) makes of the input. What leaves the range of T is
+// summed in double.
+template <class T, class S, class Sum>
+void sum_in_range(const char* function, const T* x, spade_conv2d_t conv, S* h, bool add,
+                  int threads, Sum&& sum) {
+  const ConvSizes sizes(conv);
+  const double most = check_input(function, x, conv, threads);
+  if (in_range<T, S>(most, static_cast<double>(sizes.positions))) {
+    if (!add) touch(h, conv.groups * sizes.D * sizes.D, threads);
+    sum(x, conv, h, add);
+    return;
+  }
+  if (!in_range<double, double>(most, 0))
+    fail(SPADE_NOT_FINITE, "%s: H of x near %g is out of the range of double", function, most);
+  const Buffer<double> wide = widened(x, conv, threads);
+  if constexpr (std::is_same_v<S, double>) {
+    sum(static_cast<const double*>(wide.get()), conv, h, add);
+  } else {
+    const Buffer<double> own(conv.groups * sizes.D * sizes.D);
+    sum(static_cast<const double*>(wide.get()), conv, own.get(), false);
+    round_to(function, own.get(), conv.groups, sizes.D, h);
+  }
+}
+
 template <class T, class S>
 void checked_linear(const char* function, const T* x, int64_t N, int64_t D, int64_t ldx, S* h,
                     bool add, int threads, const spade_progress_t* progress) {
@@ -35,6 +62,8 @@ void checked_linear(const char* function, const T* x, int64_t N, int64_t D, int6
   check_size(function, "D", D);
   SPADE_CHECK(ldx >= D, "%s: ldx must be at least D = %lld, got %lld", function,
               static_cast<long long>(D), static_cast<long long>(ldx));
+  check_entries(function, "H", {D, D});
+  check_entries(function, "x", {N, ldx});
   check_threads(function, threads);
   if (D == 0 || (N == 0 && add)) return;
   check_pointer(function, "h", h, 1);
@@ -43,8 +72,10 @@ void checked_linear(const char* function, const T* x, int64_t N, int64_t D, int6
     return;
   }
   check_pointer(function, "x", x, 1);
-  if (!add) touch(h, D * D, threads);
-  hessian_direct(x, one_line(N, D, ldx), h, add, threads, progress);
+  sum_in_range(function, x, one_line(N, D, ldx), h, add, threads,
+               [&](auto* rows, const spade_conv2d_t& line, auto* to, bool adds) {
+                 hessian_direct(rows, line, to, adds, threads, progress);
+               });
 }
 
 template <class T>
@@ -79,14 +110,17 @@ void checked_conv2d(const char* function, const T* x, const spade_conv2d_t* conv
     return;
   }
   check_pointer(function, "x", x, 1);
-  if (!add) touch(h, entries, threads);
   const bool choose = form == SPADE_HESSIAN_AUTO && sizes.taps > 1 && sizes.channels > 1;
-  if (form == SPADE_HESSIAN_TAP_OFFSETS || choose) {
-    const TapAxes axes(*conv);
-    if (!choose || taps_cost(*conv, axes) < direct_cost(*conv))
-      return hessian_taps(x, *conv, TapPlan(axes), h, add, threads, progress);
-  }
-  hessian_direct(x, *conv, h, add, threads, progress);
+  sum_in_range(function, x, *conv, h, add, threads,
+               [&](auto* images, const spade_conv2d_t& geometry, auto* to, bool adds) {
+                 if (form == SPADE_HESSIAN_TAP_OFFSETS || choose) {
+                   const TapAxes axes(geometry);
+                   if (!choose || taps_cost(geometry, axes) < direct_cost(geometry))
+                     return hessian_taps(images, geometry, TapPlan(axes), to, adds, threads,
+                                         progress);
+                 }
+                 hessian_direct(images, geometry, to, adds, threads, progress);
+               });
 }
 
 template <class T>

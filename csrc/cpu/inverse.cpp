@@ -51,6 +51,7 @@ void damped_inverse(const T* h, int64_t D, double damp, T* hinv, T* damped, doub
                     int threads, const spade_progress_t* progress) {
   const char* function = "spade_damped_inverse";
   check_size(function, "D", D);
+  check_entries(function, "h", {D, D});
   check_threads(function, threads);
   check_damp(function, damp);
   check_pointer(function, "h", h, D);
@@ -82,6 +83,8 @@ void damped_inverse(const T* h, int64_t D, double damp, T* hinv, T* damped, doub
 
 }  // namespace
 }  // namespace spade
+
+double spade_next_damp(double damp) { return spade::next_damp(damp); }
 
 spade_status_t spade_damped_inverse_f32(const float* h, int64_t D, double damp, float* hinv,
                                         float* damped, double* damp_used, int threads,

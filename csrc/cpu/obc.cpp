@@ -4,9 +4,18 @@
 
 #include "core/isa.h"
 #include "cpu/obc_layer.h"
+#include "cpu/obc_scale.h"
 
 namespace spade {
 namespace {
+
+template <class T>
+struct Scratch {
+  explicit Scratch(const ObcTask<T>& task) : row(task.D), columns(task) {}
+
+  ScaledRow<T> row;
+  ObcScratch<T> columns;
+};
 
 template <class T>
 void obc_trace(ObcLayer<T> layer, ObcTask<T> task, const spade_progress_t* progress) {
@@ -23,10 +32,14 @@ void obc_trace(ObcLayer<T> layer, ObcTask<T> task, const spade_progress_t* progr
               function, static_cast<long long>(D), static_cast<long long>(task.steps));
   if (!layer.begin(task.steps)) return;
   layer.each_row(
-      task, progress, [&] { return ObcScratch<T>(task); },
-      [&](ObcScratch<T>& scratch, int64_t r) {
-        return SPADE_DISPATCH(obc_row(task, layer.w + r * D, scratch, layer.order + r * task.steps,
-                                      layer.loss + r * task.steps));
+      task, progress, [&] { return Scratch<T>(task); },
+      [&](Scratch<T>& scratch, int64_t r) {
+        T* loss = layer.loss + r * task.steps;
+        const int32_t info =
+            SPADE_DISPATCH(obc_row(task, scratch.row.of(layer.w + r * D), scratch.columns,
+                                   layer.order + r * task.steps, loss));
+        scratch.row.restore(loss, task.steps);
+        return info;
       });
 }
 

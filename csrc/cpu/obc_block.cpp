@@ -4,13 +4,16 @@
 
 #include "core/isa.h"
 #include "cpu/obc_layer.h"
+#include "cpu/obc_scale.h"
 
 namespace spade {
 namespace {
 
 struct Scratch {
-  explicit Scratch(const ObcTask<double>& task) : blocks(task), w(task.D), loss(task.steps) {}
+  explicit Scratch(const ObcTask<double>& task)
+      : row(task.D), blocks(task), w(task.D), loss(task.steps) {}
 
+  ScaledRow<double> row;
   ObcBlockScratch blocks;
   Buffer<double> w, loss;  // of the row
 };
@@ -31,8 +34,9 @@ void obc_trace_block(ObcLayer<T> layer, int64_t block, const spade_progress_t* p
       [&](Scratch& scratch, int64_t r) {
         std::copy_n(layer.w + r * layer.D, layer.D, scratch.w.get());
         const int32_t info =
-            SPADE_DISPATCH(obc_block_row(task, scratch.w.get(), scratch.blocks,
+            SPADE_DISPATCH(obc_block_row(task, scratch.row.of(scratch.w.get()), scratch.blocks,
                                          layer.order + r * task.steps, scratch.loss.get()));
+        scratch.row.restore(scratch.loss.get(), task.steps);
         std::copy_n(scratch.loss.get(), task.steps, layer.loss + r * task.steps);
         return info;
       });

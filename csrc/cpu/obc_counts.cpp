@@ -78,6 +78,7 @@ void obc_counts(const T* loss, int64_t R, int64_t steps, double sparsity, int64_
   check_size(function, "steps", steps);
   SPADE_CHECK(sparsity >= 0 && sparsity <= 1, "%s: sparsity must be in [0, 1], got %g", function,
               sparsity);
+  check_entries(function, "loss", {R, steps});
   check_pointer(function, "counts", counts, R);
   std::fill_n(counts, R, int64_t{0});
   const int64_t n = R * steps;

@@ -27,8 +27,15 @@ struct ObcLayer {
     check_threads(function, threads);
   }
 
+  void check_arrays(int64_t steps) const {
+    check_entries(function, "w", {R, D});
+    check_entries(function, "hinv", {D, D});
+    check_entries(function, "order", {R, steps});
+  }
+
   // Clears info and leaves no more threads than are worth it; false if there is nothing to do.
   bool begin(int64_t steps) {
+    check_arrays(steps);
     check_pointer(function, "info", info, R);
     std::fill_n(info, R, 0);
     if (R == 0 || steps == 0) return false;

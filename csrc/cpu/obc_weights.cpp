@@ -63,27 +63,31 @@ struct Solve {
     if (by_kept) {
       std::fill(to, to + D, T(0));
       for (int64_t i = 0; i < k; ++i) to[set[i]] = static_cast<T>(s.right[i]);
-      return 0;
+      return out_of_range(to);
     }
     std::vector<double> sum(w0, w0 + D);
     for (int64_t i = 0; i < k; ++i)
       for (int64_t j = 0; j < D; ++j)
         sum[j] -= s.right[i] * static_cast<double>(hinv[set[i] * D + j]);
     for (int64_t j = 0; j < D; ++j) to[j] = gone[j] ? T(0) : static_cast<T>(sum[j]);
-    return 0;
+    return out_of_range(to);
   }
+
+  // 2 if a weight of the row is no number of T.
+  int32_t out_of_range(const T* row) const { return std::isnan(largest(row, D)) ? 2 : 0; }
 };
 
 template <class T>
-void obc_weights(const T* w, const T* h, const T* hinv, int64_t R, int64_t D, int64_t steps,
-                 const int32_t* order, const int64_t* counts, T* out, int32_t* info, int threads,
-                 const spade_progress_t* progress) {
-  const char* function = "spade_obc_weights";
+void obc_weights(const char* function, const T* w, const T* h, const T* hinv, int64_t R, int64_t D,
+                 int64_t steps, const int32_t* order, const int64_t* counts, T* out, int32_t* info,
+                 int threads, const spade_progress_t* progress) {
   check_size(function, "R", R);
   check_size(function, "D", D);
   check_size(function, "steps", steps);
   SPADE_CHECK(steps <= D, "%s: steps must be at most D = %lld, got %lld", function,
               static_cast<long long>(D), static_cast<long long>(steps));
+  check_entries(function, "w", {R, D});
+  check_entries(function, "h", {D, D});
   check_threads(function, threads);
   check_pointer(function, "counts", counts, R);
   check_pointer(function, "info", info, R);
@@ -133,23 +137,67 @@ void obc_weights(const T* w, const T* h, const T* hinv, int64_t R, int64_t D, in
   done.finish();
 }
 
+// From blocks to their columns.
+template <class T>
+void obc_weights_block(const T* w, const T* h, const T* hinv, int64_t R, int64_t D, int64_t block,
+                       int64_t steps, const int32_t* order, const int64_t* counts, T* out,
+                       int32_t* info, int threads, const spade_progress_t* progress) {
+  const char* function = "spade_obc_weights_block";
+  check_size(function, "R", R);
+  check_size(function, "D", D);
+  check_size(function, "block", block, 1);
+  check_size(function, "steps", steps);
+  SPADE_CHECK(D % block == 0, "%s: block must divide D = %lld, got %lld", function,
+              static_cast<long long>(D), static_cast<long long>(block));
+  SPADE_CHECK(steps <= D / block, "%s: steps must be at most D / block = %lld, got %lld", function,
+              static_cast<long long>(D / block), static_cast<long long>(steps));
+  check_entries(function, "w", {R, D});
+  check_pointer(function, "counts", counts, R);
+  check_pointer(function, "order", order, R * steps);
+  const Buffer<int32_t> columns(block > 1 ? R * steps * block : 0);
+  std::vector<int64_t> counts_of_columns;
+  if (block > 1) {
+    for (int64_t i = 0; i < R * steps; ++i)  // out of range stays out of range
+      for (int64_t k = 0; k < block; ++k) {
+        const bool inside = order[i] >= 0 && order[i] < D / block;
+        columns[i * block + k] = inside ? static_cast<int32_t>(order[i] * block + k) : -1;
+      }
+    for (int64_t r = 0; r < R; ++r) {
+      SPADE_CHECK(counts[r] >= 0 && counts[r] <= steps,
+                  "%s: counts must be in [0, steps = %lld], got %lld for row %lld", function,
+                  static_cast<long long>(steps), static_cast<long long>(counts[r]),
+                  static_cast<long long>(r));
+      counts_of_columns.push_back(counts[r] * block);
+    }
+    order = columns.get();
+    counts = counts_of_columns.data();
+  }
+  obc_weights(function, w, h, hinv, R, D, steps * block, order, counts, out, info, threads,
+              progress);
+}
+
 }  // namespace
 }  // namespace spade
 
-spade_status_t spade_obc_weights_f32(const float* w, const float* h, const float* hinv, int64_t R,
-                                     int64_t D, int64_t steps, const int32_t* order,
-                                     const int64_t* counts, float* out, int32_t* info, int threads,
-                                     const spade_progress_t* progress) {
-  return spade::guarded([&] {
-    spade::obc_weights(w, h, hinv, R, D, steps, order, counts, out, info, threads, progress);
-  });
-}
+#define SPADE_DEFINE_OBC_WEIGHTS(suffix, T)                                                       \
+  spade_status_t spade_obc_weights_##suffix(const T* w, const T* h, const T* hinv, int64_t R,     \
+                                            int64_t D, int64_t steps, const int32_t* order,       \
+                                            const int64_t* counts, T* out, int32_t* info,         \
+                                            int threads, const spade_progress_t* progress) {      \
+    return spade::guarded([&] {                                                                   \
+      spade::obc_weights("spade_obc_weights", w, h, hinv, R, D, steps, order, counts, out, info,  \
+                         threads, progress);                                                      \
+    });                                                                                           \
+  }                                                                                               \
+  spade_status_t spade_obc_weights_block_##suffix(                                                \
+      const T* w, const T* h, const T* hinv, int64_t R, int64_t D, int64_t block, int64_t steps,  \
+      const int32_t* order, const int64_t* counts, T* out, int32_t* info, int threads,            \
+      const spade_progress_t* progress) {                                                         \
+    return spade::guarded([&] {                                                                   \
+      spade::obc_weights_block(w, h, hinv, R, D, block, steps, order, counts, out, info, threads, \
+                               progress);                                                         \
+    });                                                                                           \
+  }
 
-spade_status_t spade_obc_weights_f64(const double* w, const double* h, const double* hinv,
-                                     int64_t R, int64_t D, int64_t steps, const int32_t* order,
-                                     const int64_t* counts, double* out, int32_t* info, int threads,
-                                     const spade_progress_t* progress) {
-  return spade::guarded([&] {
-    spade::obc_weights(w, h, hinv, R, D, steps, order, counts, out, info, threads, progress);
-  });
-}
+SPADE_DEFINE_OBC_WEIGHTS(f32, float)
+SPADE_DEFINE_OBC_WEIGHTS(f64, double)

@@ -12,6 +12,7 @@
 // Samples left over are divided among all threads.
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/finite.h"
 #include "cpu/sparsegpt_factor.h"
@@ -24,6 +25,15 @@ namespace {
 inline int threads_for(int64_t S, int64_t R, int64_t D, int threads) {
   const double n = static_cast<double>(D), rows = static_cast<double>(R);
   return worth_waking(static_cast<double>(S) * n * n * (n / 6 + rows / 2), threads);
+}
+
+// The power of two that brings weights so near 1 that errors over U, whose Hessian is scaled too,
+// are numbers of T. It changes no digit, and masks depend on no scale.
+template <class T>
+double scale_of_weights(double most) {
+  constexpr int kNear = 60;
+  const int exponent = most > 0 ? std::ilogb(most) : 0;
+  return std::ldexp(1.0, std::clamp(exponent, -kNear, kNear) - exponent);
 }
 
 // Memory that a sample is pruned in.
@@ -47,6 +57,9 @@ void sparsegpt_prune(const T* w, int64_t w_stride, const T* h, int64_t S, int64_
   check_sparsegpt_options(function, options, D);
   SPADE_CHECK(w_stride >= 0, "%s: w_stride must be >= 0, got %lld", function,
               static_cast<long long>(w_stride));
+  check_entries(function, "out", {S, R, D});
+  check_entries(function, "h", {S, D, D});
+  check_entries(function, "w", {S, w_stride});
   check_threads(function, threads);
   check_pointer(function, "damp_used", damp_used, S);
   check_pointer(function, "info", info, S);
@@ -57,8 +70,10 @@ void sparsegpt_prune(const T* w, int64_t w_stride, const T* h, int64_t S, int64_
   check_pointer(function, "h", h, 1);
   check_pointer(function, "out", out, 1);
   threads = threads_for(S, R, D, threads);
+  double most = 0;  // of all samples
   for (int64_t s = 0; s < (w_stride > 0 ? S : 1); ++s)
-    check_finite(function, "w", w + s * w_stride, R * D, threads);
+    most = std::max(most, check_finite(function, "w", w + s * w_stride, R * D, threads));
+  const double scale = scale_of_weights<T>(most);
 
   Progress done(progress, S * D);
   const auto prune = [&](Scratch<T>& scratch, int64_t s, int threads_of_sample) {
@@ -67,7 +82,8 @@ void sparsegpt_prune(const T* w, int64_t w_stride, const T* h, int64_t S, int64_
     T* to = out + s * R * D;
     check_finite(function, "h", hessian, D * D, threads_of_sample);  // and into the cache
     if (sparsegpt_factor(hessian, damp_used + s, scratch.factor, threads_of_sample, done)) {
-      scratch.sweep.run(dense, hessian, to, done);
+      scratch.sweep.run(dense, hessian, to, static_cast<T>(scale), done);
+      if (scale < 1 && !done.cancelled()) check_finite(function, "the pruned weight", to, R * D);
       return;
     }
     info[s] = SPADE_SINGULAR;

@@ -41,7 +41,7 @@ void score(const T* w, T inverse, int64_t rows, T* out) {
   const Vec<T> scale = splat(inverse);
   for (int64_t r = 0; r < kRowChunk; r += L) {
     const Vec<T> s = load(w + r) * scale;
-    store(out + r, s * s);
+    store(out + r, s < Vec<T>{} ? -s : s);
   }
   std::fill(out + rows, out + kRowChunk, std::numeric_limits<T>::quiet_NaN());
 }

@@ -20,7 +20,8 @@ struct LazyBlock {
 
 // Functions of one chunk:
 //   eliminate: columns [first, last) in order, each updating those after it up to `last`;
-//   score: out[r] = (w[r] / U_jj)^2 of one column, given 1 / U_jj; NaN beyond `rows`;
+//   score: out[r] = |w[r] / U_jj| of one column, given 1 / U_jj: the order of its square, whose
+//     range is twice as wide; NaN beyond `rows`;
 //   count: how many of the n values (a multiple of kRowChunk) are at most `limit`;
 //   mark: gone[r] = scores[r] <= limit of one column;
 //   invert: u = v^-1 of the upper n x n triangle v; both with rows of kLazy.

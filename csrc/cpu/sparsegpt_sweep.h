@@ -37,11 +37,12 @@ class SparseGptSweep {
     }
   }
 
-  // Prune w to out, both [R, D]; h is [D, D], with zeros on its diagonal for dead columns. Reports
-  // D columns.
-  void run(const T* w, const T* h, T* out, Progress& done) {
+  // Prune w to out, both [R, D]; h is [D, D], with zeros on its diagonal for dead columns. Weights
+  // are multiplied by `scale` meanwhile, a power of two. Reports D columns.
+  void run(const T* w, const T* h, T* out, T scale, Progress& done) {
     w_ = w;
     out_ = out;
+    scale_ = scale;
     for (int64_t j = 0; j < shape_.D; ++j) dead_[j] = h[j * (shape_.D + 1)] == T(0);
     for (int64_t first = 0; first < shape_.D && !done.cancelled(); first += shape_.span) {
       const int64_t width = std::min(shape_.span, shape_.D - first);
@@ -109,6 +110,8 @@ class SparseGptSweep {
       T* dense = b.dense(chunk);
       transpose_in(w_ + chunk * kRowChunk * shape_.D + b.first, shape_.D, shape_.rows_of(chunk),
                    b.width, dense);
+      if (scale_ != T(1))
+        for (int64_t i = 0; i < b.width * kRowChunk; ++i) dense[i] *= scale_;
       for (int64_t c = 0; c < b.width; ++c)
         if (dead_[b.first + c]) std::fill_n(dense + c * kRowChunk, kRowChunk, T(0));
       std::copy_n(dense, b.width * kRowChunk, b.state(chunk));
@@ -125,8 +128,11 @@ class SparseGptSweep {
   void store(const LazyColumns<T>& b, Group group) const {
     for (int64_t chunk = group.begin; chunk < group.end; ++chunk) {
       compensation_.store(b, chunk);
-      transpose_out(b.state(chunk), shape_.D, shape_.rows_of(chunk), b.width,
-                    out_ + chunk * kRowChunk * shape_.D + b.first);
+      T* to = out_ + chunk * kRowChunk * shape_.D + b.first;
+      transpose_out(b.state(chunk), shape_.D, shape_.rows_of(chunk), b.width, to);
+      if (scale_ != T(1))
+        for (int64_t r = 0; r < shape_.rows_of(chunk); ++r)
+          for (int64_t c = 0; c < b.width; ++c) to[r * shape_.D + c] *= T(1) / scale_;
     }
   }
 
@@ -154,6 +160,7 @@ class SparseGptSweep {
   LazyColumns<T> now_, next_;
   Buffer<uint8_t> dead_;  // [D]
   const T* w_ = nullptr;  // of the sample
+  T scale_ = 1;
   T* out_ = nullptr;
 };
 

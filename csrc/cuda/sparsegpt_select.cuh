@@ -38,7 +38,8 @@ struct SelectionMemory {  // shared
   SPADE_SHARED(unsigned, name##_warps, ::spade::cuda::sparsegpt::kMostWarps);          \
   const ::spade::cuda::sparsegpt::SelectionMemory name { name##_bins, name##_chosen, name##_warps }
 
-// Bits in the order of the scores (w / U_jj)^2 >= 0; the sign, always 0, is shifted out.
+// Bits in the order of the scores |w / U_jj|, which is that of their squares; the sign is shifted
+// out.
 __device__ __forceinline__ unsigned ordered_bits(float score) {
   return __float_as_uint(score) << 1;
 }
@@ -49,7 +50,7 @@ __device__ __forceinline__ uint64_t ordered_bits(double score) {
 template <class T>
 __device__ __forceinline__ auto score_key(const MaskBlock<T>& b, int row, int column) {
   const T z = b.w[column * b.stride + row] * b.scale[int64_t{column} * b.scale_stride];
-  return ordered_bits(z * z);
+  return ordered_bits(z);
 }
 
 // For warp 0: the bin that holds the rank-th (from 1) of the scores counted in `bins`.

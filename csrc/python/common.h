@@ -16,19 +16,6 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Whether no entry is NaN or Inf: x * 0 is then 0 for all of them, and sums of that vectorise.
-template <class T>
-bool all_finite(const T* x, int64_t count) {
-  T sum[16] = {};
-  int64_t i = 0;
-  for (; i + 16 <= count; i += 16)
-    for (int k = 0; k < 16; ++k) sum[k] += x[i + k] * T(0);
-  for (; i < count; ++i) sum[0] += x[i] * T(0);
-  T total = 0;
-  for (const T s : sum) total += s;
-  return total == T(0);
-}
-
 // Calls `callback(done, total)` (None: nothing) and lets signals be handled while a native call
 // runs. A Python exception raised meanwhile cancels the call and is rethrown by run().
 class ProgressBridge {
@@ -51,9 +38,9 @@ class ProgressBridge {
 // Turn a status into ValueError, SingularHessianError, MemoryError or RuntimeError.
 void check(spade_status_t status);
 
-// Run call(progress) without the GIL; raise what the callback or the status says.
+// The status of call(progress), run without the GIL; raises what the callback raised.
 template <class Call>
-void run(py::object callback, Call&& call) {
+spade_status_t status_of(py::object callback, Call&& call) {
   ProgressBridge bridge(std::move(callback));
   spade_status_t status;
   {
@@ -61,7 +48,13 @@ void run(py::object callback, Call&& call) {
     status = call(bridge.target());
   }
   if (bridge.raised()) bridge.rethrow();
-  check(status);
+  return status;
+}
+
+// Run call(progress) without the GIL; raise what the callback or the status says.
+template <class Call>
+void run(py::object callback, Call&& call) {
+  check(status_of(std::move(callback), std::forward<Call>(call)));
 }
 
 void bind_cuda(py::module_& module);

@@ -1,4 +1,7 @@
+#include <cmath>
+
 #include "core/buffer.h"
+#include "core/finite.h"
 #include "python/common.h"
 
 namespace spade::python {
@@ -43,7 +46,7 @@ namespace {
 template <class T>
 bool is_finite(uintptr_t x, int64_t count) {
   spade::python::py::gil_scoped_release released;
-  return spade::python::all_finite(spade::python::pointer<T>(x), count);
+  return !std::isnan(spade::largest(spade::python::pointer<T>(x), count));
 }
 
 }  // namespace
@@ -55,6 +58,10 @@ PYBIND11_MODULE(_C, module) {
   module.def("version", &spade_version);
   module.def("cpu_isa", &spade_cpu_isa);
   module.def("build_info", &spade_build_info);
+  module.def("next_damp", &spade_next_damp);
+  module.def("obc_fits_float", [](double mean, double most, double damp) {
+    return spade_obc_fits_float(mean, most, damp) != 0;
+  });
   module.def("advise_huge_pages", [](uintptr_t address, size_t bytes) {
     spade::advise_huge_pages(pointer<void>(address), bytes);
   });

@@ -115,4 +115,62 @@ TEST_CASE(convolutions) {
   convolution(SPADE_HESSIAN_TAP_OFFSETS, 1, 2, 2, 100);  // each thread its own tiles of channels
 }
 
+// What float cannot sum is summed in double; what it cannot hold is an error.
+TEST_CASE(scales) {
+  const int64_t N = 40, D = 9;
+  for (const float scale : {1e-17f, 1e17f}) {
+    auto x = normal<float>(N * D, 1);
+    for (float& value : x) value *= scale;
+    const auto expected = gram(x, N, D);
+    std::vector<double> h(D * D);
+    std::vector<float> once(D * D);
+    CHECK_OK(spade_hessian_linear_f32(x.data(), N, D, D, h.data(), 2, nullptr));
+    CHECK_OK(spade_hessian_linear_set_f32(x.data(), N, D, D, once.data(), 2, nullptr));
+    const double most = *std::max_element(expected.begin(), expected.end());
+    for (int64_t i = 0; i < D * D; ++i) {
+      CHECK(close(h[i] / most, expected[i] / most, 1e-12));
+      CHECK(close(once[i] / most, expected[i] / most, 1e-6));
+    }
+  }
+  for (const float scale : {1e-24f, 1e20f}) {
+    const float x[2] = {scale, -scale};
+    double h[1] = {0};
+    float once[1];
+    CHECK_OK(spade_hessian_linear_f32(x, 2, 1, 1, h, 1, nullptr));
+    const double size = scale;
+    CHECK(close(h[0] / (2 * size * size), 1, 1e-12));
+    CHECK_FAILS(spade_hessian_linear_set_f32(x, 2, 1, 1, once, 1, nullptr), SPADE_NOT_FINITE,
+                "H must be in the range of its type");
+  }
+  const double wide[1] = {1e200}, nan[1] = {std::nan("")};
+  double h[1] = {5};
+  CHECK_FAILS(spade_hessian_linear_f64(wide, 1, 1, 1, h, 1, nullptr), SPADE_NOT_FINITE,
+              "out of the range of double");
+  CHECK_FAILS(spade_hessian_linear_f64(nan, 1, 1, 1, h, 1, nullptr), SPADE_NOT_FINITE,
+              "x must be finite");
+  CHECK(h[0] == 5);
+}
+
+// Products of sizes beyond 64 bits, of which some are 0 there.
+TEST_CASE(sizes_that_overflow) {
+  const float x[1] = {1};
+  double h[1] = {0};
+  const int64_t most = INT32_MAX;
+  CHECK_FAILS(spade_hessian_linear_f32(x, 1, most, most, h, 1, nullptr), SPADE_INVALID_ARGUMENT,
+              "H must have fewer than 2^60 entries");
+  CHECK_FAILS(spade_hessian_linear_f32(x, INT64_MAX, 1, INT64_MAX, h, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "x must have fewer than 2^60 entries");
+  const int64_t channels = 1 << 20, taps = 1 << 11;
+  spade_conv2d_t conv{1, channels, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, channels};
+  conv.kernel_h = conv.kernel_w = conv.pad_top = conv.pad_left = taps;
+  CHECK_FAILS(spade_hessian_conv2d_f32(x, &conv, SPADE_HESSIAN_AUTO, h, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "H must have fewer than 2^60 entries");
+  conv = {1, 1, 1, 1, INT64_MAX, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1};
+  CHECK_FAILS(spade_hessian_conv2d_f32(x, &conv, SPADE_HESSIAN_AUTO, h, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "the strides must keep the input within 2^60 elements");
+  conv = {1, 1, 2, 5, 0, 0, 5, 1, 3, 3, 1, 1, 0, 0, 0, 0, 1, 1, 1};
+  CHECK_FAILS(spade_hessian_conv2d_f32(x, &conv, SPADE_HESSIAN_AUTO, h, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "must not reach beyond the padded height 2, got 3");
+}
+
 }  // namespace

@@ -143,4 +143,115 @@ TEST_CASE(blocks_and_weights) {
   for (int threads : {1, 3}) check_blocks_and_weights(threads);
 }
 
+// One call against its steps.
+TEST_CASE(a_layer_in_one_call) {
+  const int64_t R = 5, D = 24;
+  auto h = hessian_of<float>(D, 3);
+  for (int64_t j = 0; j < D; ++j) h[7 * D + j] = h[j * D + 7] = 0;  // a dead column
+  const auto w = normal<float>(R * D, 4);
+  for (const spade_obc_t& options : {spade_obc_t{0.4, 0, 0, 1, 0.01}, spade_obc_t{0, 2, 4, 1, 0.01},
+                                     spade_obc_t{0.6, 0, 0, 3, 0.01}}) {
+    const int64_t steps = options.m ? D / options.m * options.n : D / options.block;
+    std::vector<int32_t> order(R * steps), info(R);
+    std::vector<float> loss(R * steps), dense(w.size()), damped(h.size()), hinv(h.size());
+    std::vector<float> expected(w.size()), out(w.size());
+    std::vector<int64_t> counts(R, steps);
+    spade_obc_outcome_t outcome;
+    CHECK_OK(spade_obc_eliminate_f32(w.data(), h.data(), R, D, &options, order.data(), loss.data(),
+                                     dense.data(), damped.data(), hinv.data(), &outcome, 2,
+                                     nullptr));
+    CHECK(outcome.damp == 0.01 && outcome.row == -1 && !outcome.needs_double);
+    for (int64_t r = 0; r < R; ++r) CHECK(dense[r * D + 7] == 0);
+    if (!options.m)
+      CHECK_OK(spade_obc_counts_f32(loss.data(), R, steps, options.sparsity, counts.data()));
+    CHECK_OK(spade_obc_weights_block_f32(dense.data(), damped.data(), hinv.data(), R, D,
+                                         options.block, steps, order.data(), counts.data(),
+                                         expected.data(), info.data(), 2, nullptr));
+    CHECK_OK(
+        spade_obc_prune_f32(w.data(), h.data(), R, D, &options, out.data(), &outcome, 2, nullptr));
+    CHECK(out == expected);
+    CHECK(outcome.damp == 0.01 && outcome.row == -1 && !outcome.needs_double);
+  }
+}
+
+// Scales of weights and of H that only double holds, and little damping.
+TEST_CASE(what_float_does_not_do) {
+  const int64_t R = 3, D = 16;
+  const auto h = hessian_of<float>(D, 3);
+  const auto w = normal<float>(R * D, 4);
+  spade_obc_t options{0.5, 0, 0, 1, 0.01};
+  std::vector<float> expected(w.size()), out(w.size());
+  spade_obc_outcome_t outcome;
+  CHECK_OK(spade_obc_prune_f32(w.data(), h.data(), R, D, &options, expected.data(), &outcome, 1,
+                               nullptr));
+  for (const int exponent : {-116, 116}) {
+    std::vector<float> scaled(w);
+    for (float& x : scaled) x = std::ldexp(x, exponent);
+    CHECK_OK(spade_obc_prune_f32(scaled.data(), h.data(), R, D, &options, out.data(), &outcome, 1,
+                                 nullptr));
+    CHECK(outcome.needs_double);
+    for (size_t i = 0; i < out.size(); ++i)
+      CHECK(close(std::ldexp(out[i], -exponent), expected[i], 1e-4) &&
+            (out[i] == 0) == (expected[i] == 0));
+  }
+  std::vector<int32_t> order(R * D);
+  std::vector<float> loss(R * D), dense(w.size()), damped(h.size()), hinv(h.size());
+  options.damp = 1e-6;
+  CHECK_OK(spade_obc_eliminate_f32(w.data(), h.data(), R, D, &options, order.data(), loss.data(),
+                                   dense.data(), damped.data(), hinv.data(), &outcome, 1, nullptr));
+  CHECK(outcome.needs_double && outcome.row == -1);
+  CHECK(!spade_obc_fits_float(1, 1, 1e-4) && spade_obc_fits_float(1, 1, 1e-3));
+  CHECK(!spade_obc_fits_float(1e30, 1, 1) && spade_obc_fits_float(1, 0, 1));
+  CHECK(spade_next_damp(0) == 1e-6 && spade_next_damp(0.5) == 1 && spade_next_damp(1) < 0);
+}
+
+TEST_CASE(orders_do_not_depend_on_the_scale_of_a_row) {
+  const int64_t D = 40;
+  const auto h = hessian_of<float>(D, 3);
+  auto w = normal<float>(D, 4);
+  std::vector<float> hinv(h.size()), loss(D), scaled_loss(D);
+  std::vector<int32_t> order(D), scaled_order(D);
+  double damp;
+  int32_t info;
+  CHECK_OK(spade_damped_inverse_f32(h.data(), D, 0.01, hinv.data(), nullptr, &damp, 1, nullptr));
+  CHECK_OK(spade_obc_trace_f32(w.data(), hinv.data(), 1, D, D, order.data(), loss.data(), &info, 1,
+                               nullptr));
+  for (float& x : w) x = std::ldexp(x, -50);
+  CHECK_OK(spade_obc_trace_f32(w.data(), hinv.data(), 1, D, D, scaled_order.data(),
+                               scaled_loss.data(), &info, 1, nullptr));
+  CHECK(order == scaled_order);
+  for (int64_t k = 0; k < D; ++k) CHECK(close(std::ldexp(scaled_loss[k], 100), loss[k], 1e-4));
+}
+
+TEST_CASE(errors_of_a_layer_in_one_call) {
+  const double w[4] = {1, 2, 3, 4}, h[4] = {1, 0, 0, 1}, bad[4] = {-1, 0, 0, 1};
+  double out[4];
+  spade_obc_outcome_t outcome;
+  const auto prune = [&](spade_obc_t options, const double* matrix) {
+    return spade_obc_prune_f64(w, matrix, 2, 2, &options, out, &outcome, 1, nullptr);
+  };
+  CHECK_FAILS(prune({2, 0, 0, 1, 0}, h), SPADE_INVALID_ARGUMENT, "sparsity must be in [0, 1]");
+  CHECK_FAILS(prune({0, 1, 3, 1, 0}, h), SPADE_INVALID_ARGUMENT, "m must divide D = 2, got 3");
+  CHECK_FAILS(prune({0, 3, 2, 1, 0}, h), SPADE_INVALID_ARGUMENT, "n must be in [0, m = 2], got 3");
+  CHECK_FAILS(prune({0, 1, 2, 2, 0}, h), SPADE_INVALID_ARGUMENT, "block must be 1 with n:m, got 2");
+  CHECK_FAILS(prune({0, 0, 0, 3, 0}, h), SPADE_INVALID_ARGUMENT, "block must divide D = 2, got 3");
+  CHECK_FAILS(prune({0, 0, 0, 1, -1}, h), SPADE_INVALID_ARGUMENT, "damp must be");
+  CHECK_FAILS(prune({0, 0, 0, 1, 0}, bad), SPADE_SINGULAR,
+              "spade_obc_prune: H is not positive definite");
+  CHECK_FAILS(spade_obc_prune_f64(w, h, 2, 2, nullptr, out, &outcome, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "options must not be NULL");
+  const spade_obc_t half{0.5, 0, 0, 1, 0};
+  CHECK_FAILS(spade_obc_prune_f64(w, h, INT32_MAX, INT32_MAX, &half, out, &outcome, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "w must have fewer than 2^60 entries");
+  const spade_progress_t stop{[](void*, int64_t, int64_t) { return 1; }, nullptr};
+  CHECK_FAILS(spade_obc_prune_f64(w, h, 2, 2, &half, out, &outcome, 1, &stop), SPADE_CANCELLED,
+              "cancelled");
+  // What is left takes nearly all of what goes, which only double holds.
+  const float most = 3e38f, large[2] = {most, most}, close_by[4] = {2, 1.9f, 1.9f, 2};
+  float small[2];
+  const spade_obc_t one{0.5, 0, 0, 1, 0.01};
+  CHECK_FAILS(spade_obc_prune_f32(large, close_by, 1, 2, &one, small, &outcome, 1, nullptr),
+              SPADE_NOT_FINITE, "the pruned weights of row 0 are out of the range of their type");
+}
+
 }  // namespace

@@ -84,4 +84,31 @@ TEST_CASE(layers) {
   }
 }
 
+TEST_CASE(scales_of_weights) {
+  const int64_t R = 20, D = 33;
+  const auto w = normal<float>(R * D, 9);
+  const auto h = hessian_of<float>(D, 1);
+  std::vector<float> expected(w.size()), out(w.size());
+  double damp;
+  int32_t info;
+  for (const spade_sparsegpt_t& options :
+       {spade_sparsegpt_t{0.5, 9, 0, 0, 0.01, 0}, spade_sparsegpt_t{0, 1, 2, 3, 0.01, 0}}) {
+    CHECK_OK(spade_sparsegpt_prune_f32(w.data(), 0, h.data(), 1, R, D, &options, expected.data(),
+                                       &damp, &info, 1, nullptr));
+    for (const int exponent : {-116, -50, 50, 116}) {
+      std::vector<float> scaled(w);
+      for (float& x : scaled) x = std::ldexp(x, exponent);
+      CHECK_OK(spade_sparsegpt_prune_f32(scaled.data(), 0, h.data(), 1, R, D, &options, out.data(),
+                                         &damp, &info, 1, nullptr));
+      for (size_t i = 0; i < out.size(); ++i) CHECK(std::ldexp(out[i], -exponent) == expected[i]);
+    }
+  }
+  std::vector<float> one(w);
+  one[5] = 3e38f;  // goes at full sparsity, with errors that leave float
+  const spade_sparsegpt_t all{1, 9, 0, 0, 0.01, 0};
+  CHECK_OK(spade_sparsegpt_prune_f32(one.data(), 0, h.data(), 1, R, D, &all, out.data(), &damp,
+                                     &info, 1, nullptr));
+  for (const float x : out) CHECK(x == 0);
+}
+
 }  // namespace

@@ -47,6 +47,18 @@ class SparseGPT(ctypes.Structure):
     ]  # fmt: skip
 
 
+class Obc(ctypes.Structure):
+    _fields_ = [
+        ("sparsity", c_double), ("n", c_int64), ("m", c_int64), ("block", c_int64), ("damp", c_double)
+    ]  # fmt: skip
+
+
+class ObcOutcome(ctypes.Structure):
+    _fields_ = [
+        ("damp", c_double), ("row", c_int64), ("step", c_int32), ("needs_double", c_int32)
+    ]  # fmt: skip
+
+
 def load():
     path = os.environ.get("SPADE_FUZZ_LIBRARY")
     if path is None:
@@ -214,6 +226,51 @@ def trace(call, name, rows, cols, length, *options, sizes):
                     sizes=[rows, cols, *sizes])  # fmt: skip
 
 
+def obc_options(call, rows, cols):
+    """Options of a layer, and steps of each of its rows."""
+    n = m = 0
+    block = 1
+    if (kind := call.draw(st.integers(0, 2))) == 1:
+        n, m = call.size(), call.size()
+    elif kind == 2:
+        block = call.size()
+    options = Obc(call.draw(NUMBER), n, m, block, call.draw(NUMBER))
+    legal = all(map(in_range, (cols, n, m, block)))
+    steps = (cols // m * n if m else cols // block if block else 0) if legal else 0
+    return call.pointer((Obc * 1)(options)), steps
+
+
+def obc_eliminate(call):
+    rows, cols = call.size(), call.size()
+    options, steps = obc_options(call, rows, cols)
+    damped, hinv = (call.output(entries(cols, cols)) for _ in range(2))
+    return call.run("obc_eliminate", call.reals(rows, cols), call.matrix(cols), rows, cols, options,
+                    call.output(entries(rows, steps), c_int32), call.output(entries(rows, steps)),
+                    call.output(entries(rows, cols)), damped, hinv, call.output(1, ObcOutcome),
+                    sizes=[rows, cols])  # fmt: skip
+
+
+def obc_prune(call):
+    rows, cols = call.size(), call.size()
+    options, _ = obc_options(call, rows, cols)
+    return call.run("obc_prune", call.reals(rows, cols), call.matrix(cols), rows, cols, options,
+                    call.output(entries(rows, cols)), call.output(1, ObcOutcome), sizes=[rows, cols])  # fmt: skip
+
+
+def obc_weights_block(call):
+    rows, cols, block, steps = call.size(), call.size(), call.size(), call.size()
+    blocks = cols // block if in_range(block) and block and in_range(cols) else 0
+    order = [call.random.randrange(max(1, min(blocks, 40))) for _ in range(entries(rows, steps))]
+    counts = [call.random.randint(0, min(max(steps, 0), 40)) for _ in range(entries(rows))]
+    for values in (order, counts):
+        if values and call.rarely():
+            values[call.random.randrange(len(values))] = call.random.choice([-1, 40, 2**31 - 1])
+    return call.run("obc_weights_block", call.reals(rows, cols), call.matrix(cols), call.matrix(cols), rows, cols,
+                    block, steps, call.input(order, c_int32), call.input(counts, c_int64),
+                    call.output(entries(rows, cols)), call.output(entries(rows), c_int32),
+                    sizes=[rows, cols, block, steps])  # fmt: skip
+
+
 def obc_counts(call):
     rows, steps = call.size(), call.size()
     return call.run("obc_counts", call.reals(rows, steps), rows, steps, c_double(call.draw(NUMBER)),
@@ -253,7 +310,7 @@ def sparsegpt_prune(call):
 
 FUNCTIONS = [
     hessian_linear, hessian_conv2d, damped_inverse, obc_trace, obc_trace_nm, obc_trace_block, obc_counts,
-    obc_weights, sparsegpt_prune,
+    obc_weights, obc_weights_block, obc_eliminate, obc_prune, sparsegpt_prune,
 ]  # fmt: skip
 
 

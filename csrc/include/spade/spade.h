@@ -8,12 +8,14 @@
  * Rules of every function
  *  - Inputs are read only. Outputs never overlap inputs unless a comment says so.
  *  - `threads` >= 1 is the most OpenMP threads to start, in no case more than twice the processors
- * or 64; results are bit-identical for every value of it.
- *  - `progress` may be NULL. It is called on the calling thread only, at most about 20 times a
- * second.
+ *    or 64; results are bit-identical for every value of it. In a child of fork() calls run on the
+ *    calling thread alone: an OpenMP runtime that ran before the fork would wait for ever there.
+ *  - Arrays have fewer than 2^60 entries.
+ *  - `progress` may be NULL. It is called on the calling thread only, at most about 20 times per
+ *    second.
  *  - Returns SPADE_SUCCESS or the status of the failure; spade_last_error() then has the text.
  *    On any status but SPADE_SUCCESS the contents of the outputs are unspecified, except `info`
- * arrays.
+ *    arrays.
  *  - Nothing is thrown, printed or kept in global state. Calls are thread-safe.
  *  - Functions come in float (`_f32`) and double (`_f64`) form with the same contract.
  */
@@ -40,7 +42,7 @@ extern "C" {
 typedef enum {
   SPADE_SUCCESS = 0,
   SPADE_INVALID_ARGUMENT = 1, /* a size, pointer or option out of range */
-  SPADE_NOT_FINITE = 2,       /* NaN or Inf in an input */
+  SPADE_NOT_FINITE = 2,       /* NaN or Inf in an input, or a result out of the range of its type */
   SPADE_SINGULAR = 3, /* a matrix is not positive definite, even with damp = 1, or its inverse
                          is out of the range of its type */
   SPADE_OUT_OF_MEMORY = 4,
@@ -77,7 +79,9 @@ SPADE_API const char* spade_build_info(void);
 
 /**
  * Add X X^T of a linear layer's inputs to H. H is kept in double, so that sums over many batches do
- * not depend on how the samples were split.
+ * not depend on how the samples were split. Inputs whose squares leave the range of float (the
+ * largest |x| beyond 1e15 or below 1e-15) are summed in double. Entries of H below about 1e-30 of
+ * its largest may be lost.
  *
  * @param x    N x D, row n starts at x + n * ldx (ldx >= D): each row is one column of X
  * @param[in,out] h  D x D, symmetric; both triangles are written
@@ -91,7 +95,8 @@ SPADE_API spade_status_t spade_hessian_linear_f64(const double* x, int64_t N, in
 
 /**
  * As spade_hessian_linear for one batch: H is written, not added to, in the type of x. Sums are in
- * double all the same.
+ * double all the same. SPADE_NOT_FINITE also if the largest entry of H is no normal number of its
+ * type.
  *
  * @param[out] h  D x D; undefined after a failure
  */
@@ -124,7 +129,9 @@ typedef enum {
 } spade_hessian_form_t;
 
 /**
- * Add X X^T of a convolution's unfolded inputs to H, without materialising the unfolded inputs.
+ * Add X X^T of a convolution's unfolded inputs to H, without materialising the unfolded inputs. The
+ * kernel with its dilation must not be larger than the padded image. Ranges are those of
+ * spade_hessian_linear.
  *
  * @param form  a spade_hessian_form_t
  * @param[in,out] h  groups x D x D with D = channels / groups * kernel_h * kernel_w; column order:
@@ -139,7 +146,8 @@ SPADE_API spade_status_t spade_hessian_conv2d_f64(const double* x, const spade_c
 
 /**
  * As spade_hessian_conv2d for one batch: H is written, not added to, in the type of x. Sums are in
- * double all the same; H need not be cleared and is touched once.
+ * double all the same; H need not be cleared and is touched once. SPADE_NOT_FINITE also if the
+ * largest entry of H is no normal number of its type.
  *
  * @param[out] h  groups x D x D; undefined after a failure
  */
@@ -172,18 +180,24 @@ SPADE_API spade_status_t spade_damped_inverse_f64(const double* h, int64_t D, do
                                                   double* hinv, double* damped, double* damp_used,
                                                   int threads, const spade_progress_t* progress);
 
+/** The damping that a matrix is tried with next when `damp` was not enough: ten times as much, from
+ * 1e-6 if it was 0, at most 1; a negative number where there is none. */
+SPADE_API double spade_next_damp(double damp);
+
 /* ---------------------------------------------------------------- Exact OBC */
 
 /**
  * Eliminate every weight of each row in exact OBC order.
  *
  * One step: p = argmin_j w_j^2 / A_jj over the kept weights, A = inverse Hessian of the kept set;
- * ties: lowest j; then w -= A[:,p] w_p / A_pp and A -= A[:,p] A[p,:] / A_pp.
+ * ties: lowest j; then w -= A[:,p] w_p / A_pp and A -= A[:,p] A[p,:] / A_pp. The order does not
+ * depend on the scale of a row; weights below 1e-19 (in double 1e-154) of the row's largest may
+ * count as 0.
  * @param w           R x D
  * @param hinv        D x D, symmetric positive definite, shared by all rows
  * @param steps       0 <= steps <= D: how many weights of each row to eliminate
  * @param[out] order  R x steps; order[r][k] is the column removed at step k
- * @param[out] loss   R x steps; 0.5 w_p^2 / A_pp at step k
+ * @param[out] loss   R x steps; 0.5 w_p^2 / A_pp at step k, Inf or 0 beyond the range of its type
  * @param[out] info   R; 0, or k > 0 if step k (from 1) met A_pp <= 0 or NaN: the row is valid up to
  *                    step k - 1 and -1 / NaN after it. The status is SPADE_SUCCESS all the same.
  */
@@ -248,8 +262,8 @@ SPADE_API spade_status_t spade_obc_counts_f64(const double* loss, int64_t R, int
  * @param order   R x steps, as from spade_obc_trace
  * @param counts  R, 0 <= counts[r] <= steps
  * @param[out] out   R x D
- * @param[out] info  R; 0, or 1 if the solve met a matrix that is not positive definite (the row of
- *                   `out` is then unspecified)
+ * @param[out] info  R; 0, 1 if the solve met a matrix that is not positive definite, or 2 if
+ * weights are out of the range of their type (the row of `out` is then unspecified)
  */
 SPADE_API spade_status_t spade_obc_weights_f32(const float* w, const float* h, const float* hinv,
                                                int64_t R, int64_t D, int64_t steps,
@@ -261,6 +275,110 @@ SPADE_API spade_status_t spade_obc_weights_f64(const double* w, const double* h,
                                                const int32_t* order, const int64_t* counts,
                                                double* out, int32_t* info, int threads,
                                                const spade_progress_t* progress);
+
+/**
+ * As spade_obc_weights after counts[r] of the steps of spade_obc_trace_block, of `block` columns
+ * each; block = 1 is spade_obc_weights.
+ *
+ * @param steps   0 <= steps <= D / block
+ * @param order   R x steps, indices of blocks
+ * @param[out] info  as of spade_obc_weights
+ */
+SPADE_API spade_status_t spade_obc_weights_block_f32(const float* w, const float* h,
+                                                     const float* hinv, int64_t R, int64_t D,
+                                                     int64_t block, int64_t steps,
+                                                     const int32_t* order, const int64_t* counts,
+                                                     float* out, int32_t* info, int threads,
+                                                     const spade_progress_t* progress);
+SPADE_API spade_status_t spade_obc_weights_block_f64(const double* w, const double* h,
+                                                     const double* hinv, int64_t R, int64_t D,
+                                                     int64_t block, int64_t steps,
+                                                     const int32_t* order, const int64_t* counts,
+                                                     double* out, int32_t* info, int threads,
+                                                     const spade_progress_t* progress);
+
+/** Options of spade_obc_eliminate and spade_obc_prune. */
+typedef struct {
+  double sparsity; /* in [0, 1]; only spade_obc_prune reads it, when m = 0 */
+  int64_t n, m;    /* n of each m consecutive columns go; m = 0: no such rule; m divides D */
+  int64_t block;   /* >= 1: columns that go together; divides D, 1 with n:m */
+  double damp;     /* >= 0, relative to the mean of the diagonal */
+} spade_obc_t;
+
+/** What became of a layer. It is written on every status but SPADE_INVALID_ARGUMENT. */
+typedef struct {
+  double damp;          /* the damping that was used */
+  int64_t row;          /* the row that was given up, or -1 */
+  int32_t step;         /* where its elimination stopped (from 1); 0: in the solve of its weights */
+  int32_t needs_double; /* 1 where float does not do, see the functions */
+} spade_obc_outcome_t;
+
+/**
+ * Whether exact OBC of a layer may run in float: losses and the inverse are then in its range, and
+ * the damping is at least 1e-3; less leaves rank-deficient Hessians too ill-conditioned.
+ *
+ * @param mean  mean of the diagonal of H, with 1 for a dead column (H_jj = 0)
+ * @param most  the largest |w|
+ * @param damp  the damping
+ * @returns 1 or 0
+ */
+SPADE_API int spade_obc_fits_float(double mean, double most, double damp);
+
+/**
+ * A layer's elimination in one call: damped inverse, dead columns set to zero, and the trace of all
+ * steps, D / m * n or D / block of each row.
+ *
+ * In float, outcome->needs_double = 1 says that float does not do: spade_obc_fits_float is 0, or a
+ * row lost definiteness. The status is SPADE_SUCCESS and the outputs are unspecified; call the _f64
+ * form.
+ * @param w             R x D
+ * @param h             D x D, symmetric; the lower triangle is read
+ * @param[out] order    R x steps, as of spade_obc_trace, spade_obc_trace_nm or
+ *                      spade_obc_trace_block
+ * @param[out] loss     R x steps
+ * @param[out] dense    R x D: w with 0 in dead columns
+ * @param[out] damped   D x D, the matrix that was inverted
+ * @param[out] hinv     D x D, its inverse
+ * @param[out] outcome  one
+ * @param progress      counts rows
+ * @returns SPADE_SINGULAR as spade_damped_inverse, or with outcome->row the first row that met
+ *          A_pp <= 0 or NaN
+ */
+SPADE_API spade_status_t spade_obc_eliminate_f32(const float* w, const float* h, int64_t R,
+                                                 int64_t D, const spade_obc_t* options,
+                                                 int32_t* order, float* loss, float* dense,
+                                                 float* damped, float* hinv,
+                                                 spade_obc_outcome_t* outcome, int threads,
+                                                 const spade_progress_t* progress);
+SPADE_API spade_status_t spade_obc_eliminate_f64(const double* w, const double* h, int64_t R,
+                                                 int64_t D, const spade_obc_t* options,
+                                                 int32_t* order, double* loss, double* dense,
+                                                 double* damped, double* hinv,
+                                                 spade_obc_outcome_t* outcome, int threads,
+                                                 const spade_progress_t* progress);
+
+/**
+ * Prune a layer by exact OBC: spade_obc_eliminate, spade_obc_counts (all steps with n:m) and
+ * spade_obc_weights_block. Where float does not do, the call runs in double by itself;
+ * outcome->needs_double then says that it did.
+ *
+ * @param w         R x D
+ * @param h         D x D, symmetric; the lower triangle is read
+ * @param[out] out  R x D, pruned weights exactly 0
+ * @param[out] outcome  one
+ * @param progress  counts rows of the elimination
+ * @returns SPADE_SINGULAR as spade_obc_eliminate, or with outcome->row a row whose kept columns
+ * have no positive definite matrix; SPADE_NOT_FINITE also with outcome->row a row whose pruned
+ *          weights are out of the range of their type
+ */
+SPADE_API spade_status_t spade_obc_prune_f32(const float* w, const float* h, int64_t R, int64_t D,
+                                             const spade_obc_t* options, float* out,
+                                             spade_obc_outcome_t* outcome, int threads,
+                                             const spade_progress_t* progress);
+SPADE_API spade_status_t spade_obc_prune_f64(const double* w, const double* h, int64_t R, int64_t D,
+                                             const spade_obc_t* options, double* out,
+                                             spade_obc_outcome_t* outcome, int threads,
+                                             const spade_progress_t* progress);
 
 /* ---------------------------------------------------------------- SparseGPT */
 
@@ -279,6 +397,8 @@ typedef struct {
  * In each block of block_size columns the floor(sparsity * R * width) weights of least
  * w^2 / U_jj^2 over all rows go (U: upper Cholesky factor of H^-1; ties: lowest row-major index),
  * and the columns to the right compensate. A dead column (H_jj = 0) is pruned first, at no loss.
+ * The result does not depend on the scales of w and h. SPADE_NOT_FINITE also if a pruned weight is
+ * out of the range of its type.
  * @param w         R x D weights; sample s starts at w + s * w_stride (0: shared by all samples)
  * @param h         S x D x D, symmetric; the lower triangles are read. Any scale will do
  * @param[out] out  S x R x D
