@@ -15,12 +15,13 @@ from spade_xai.attribution.calls import Call, is_signal
 
 _WINDOW = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 _POOLS: dict[str, tuple[Any, int, tuple[str, ...]]] = {
-    "max_pool1d": (F.max_pool1d, 1, _WINDOW),
-    "max_pool2d": (F.max_pool2d, 2, _WINDOW),
-    "max_pool3d": (F.max_pool3d, 3, _WINDOW),
-    "adaptive_max_pool1d": (F.adaptive_max_pool1d, 1, ("input", "output_size", "return_indices")),
-    "adaptive_max_pool2d": (F.adaptive_max_pool2d, 2, ("input", "output_size", "return_indices")),
-    "adaptive_max_pool3d": (F.adaptive_max_pool3d, 3, ("input", "output_size", "return_indices")),
+    f"{kind}{sides}d{suffix}": (getattr(F, f"{kind}{sides}d"), sides, names)
+    for kind, names in (
+        ("max_pool", _WINDOW),
+        ("adaptive_max_pool", ("input", "output_size", "return_indices")),
+    )
+    for sides in (1, 2, 3)
+    for suffix in ("", "_with_indices")
 }
 _LEAST = {"min", "amin", "minimum", "fmin"}
 MAXIMA = {*_POOLS, *_LEAST, "max", "amax", "maximum", "fmax"}
@@ -70,7 +71,7 @@ def _to_last(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 def _pooled(call: Call, before: Tensor, out: Any) -> Any:
     pool, sides, names = _POOLS[call.name]
     options = dict(zip(names, call.args, strict=False)) | call.kwargs
-    wanted = options.pop("return_indices", False)
+    options.pop("return_indices", None)
     x = options.pop("input")
     with torch.no_grad():
         (shaped, index), (_, index0) = (
@@ -78,7 +79,7 @@ def _pooled(call: Call, before: Tensor, out: Any) -> Any:
         )
     flat = [t.flatten(-sides) for t in (x, before, index, index0)]
     y = Taken.apply(*flat, False).reshape(shaped.shape)
-    return (y, index) if wanted or not isinstance(out, Tensor) else y
+    return y if isinstance(out, Tensor) else (y, index)
 
 
 class Taken(torch.autograd.Function):

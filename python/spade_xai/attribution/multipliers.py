@@ -46,6 +46,7 @@ class Seen:
     name: str
     inputs: list[Tensor]
     output: Any
+    condition: Any = None  # of where
 
 
 class _Ruled(Calls):
@@ -94,7 +95,8 @@ class Baseline(_Ruled):
         out = function_of(call)(*(x.clone() for x in given))
         if signals(out):
             kept = out.detach() if isinstance(out, Tensor) else None
-            self.seen.append(Seen(call.name, [x.detach() for x in given], kept))
+            condition = call.args[0] if call.name == "where" else None
+            self.seen.append(Seen(call.name, [x.detach() for x in given], kept, condition))
         return out
 
 
@@ -117,6 +119,10 @@ class Multipliers(_Ruled):
             return maxima.through(call, before.inputs, out)
         if call.name in _ELEMENTWISE and len(given) == 1 and _same_shape(given[0], out):
             return Rescale.apply(function, given[0], before.inputs[0], before.output)
+        if call.name == "where":
+            a, b = (x.expand(out.shape) for x in given)
+            a0, b0 = (x.expand(out.shape) for x in before.inputs)
+            return Choice.apply(call.args[0], before.condition, a, b, a0, b0)
         bilinear = call.name in _PRODUCTS and len(given) == 2
         if not bilinear:
             self.approximate.add(call.title)
@@ -177,6 +183,29 @@ class Rescale(torch.autograd.Function):
             leaf = x.detach().clone().requires_grad_()
             slope = torch.autograd.grad(ctx.function(leaf.clone()).sum(), leaf)[0]
         return None, grads[0] * torch.where(near, slope, (y - y0) / dx), None, None
+
+
+class Choice(torch.autograd.Function):
+    """y = a where c else b: where c is another on the baseline, m_a da + m_b db = y - y0 of least m_a^2 + m_b^2."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, c: Tensor, c0: Tensor, a: Tensor, b: Tensor, a0: Tensor, b0: Tensor
+    ) -> Tensor:
+        """Choose and keep what the rule needs."""
+        ctx.save_for_backward(c, c0, a, b, a0, b0)
+        return torch.where(c, a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the multiplied gradient."""
+        c, c0, a, b, a0, b0 = ctx.saved_tensors
+        da, db = a - a0, b - b0
+        rise = torch.where(c, a, b) - torch.where(c0, a0, b0)
+        share = rise / (da * da + db * db).clamp_min(torch.finfo(a.dtype).tiny)
+        of_a = torch.where(c == c0, c.to(a), share * da)
+        of_b = torch.where(c == c0, (~c).to(b), share * db)
+        return None, None, grads[0] * of_a, grads[0] * of_b, None, None
 
 
 class MeanGradient(torch.autograd.Function):

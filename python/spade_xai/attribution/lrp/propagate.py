@@ -84,18 +84,19 @@ _MATRIX_PRODUCTS = {"matmul", "rmatmul", "bmm", "mm", "mv"}
 _MAXIMA = {"maximum", "minimum", "fmax", "fmin"}
 # Scales that data is divided or multiplied by, as layer norm does within: no relevance goes to them.
 _CONSTANT = set(
-    "softmax log_softmax norm vector_norm rsqrt reciprocal rtruediv rdiv var std var_mean std_mean logsumexp".split()
+    "softmax log_softmax norm linalg_vector_norm linalg_norm rsqrt reciprocal rtruediv rdiv var std var_mean "
+    "std_mean logsumexp".split()
 )
 # The gradient carries relevance as it is: to the entry taken or moved.
 _PASS = set(
-    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max min amax "
-    "amin reshape view view_as reshape_as flatten unflatten permute transpose t T mT swapaxes swapdims movedim "
-    "moveaxis contiguous squeeze unsqueeze getitem setitem select narrow chunk split tensor_split unsafe_chunk "
-    "unsafe_split unbind cat concat stack hstack vstack index_select gather pad flip roll expand expand_as "
-    "broadcast_to repeat repeat_interleave tile clone to float double half bfloat16 type type_as dropout "
-    "dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout masked_fill where "
-    "pixel_shuffle pixel_unshuffle channel_shuffle unfold ravel tril triu detach requires_grad get cpu cuda "
-    "diagonal".split()
+    "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max min amax amin reshape view view_as "
+    "reshape_as flatten unflatten permute transpose t T mT swapaxes swapdims movedim moveaxis contiguous squeeze "
+    "unsqueeze getitem setitem select narrow chunk split tensor_split unsafe_chunk unsafe_split unbind cat concat "
+    "stack hstack vstack index_select gather pad flip roll expand expand_as broadcast_to repeat repeat_interleave "
+    "tile clone to float double half bfloat16 type type_as dropout dropout1d dropout2d dropout3d alpha_dropout "
+    "feature_dropout feature_alpha_dropout masked_fill where pixel_shuffle pixel_unshuffle channel_shuffle unfold "
+    "ravel tril triu detach requires_grad get cpu cuda diagonal".split()
 )
 
 

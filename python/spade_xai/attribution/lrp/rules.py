@@ -66,7 +66,12 @@ class LayerCall:
     """One call of a convolution or linear function with its weight, bias and settings."""
 
     def __init__(
-        self, function: Function, weight: Tensor, bias: Tensor | None, *args: Any, **kwargs: Any
+        self,
+        function: Function,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         self.function, self.weight, self.bias = function, weight, bias
         self.args, self.kwargs = args, kwargs
