@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from spade_ext.checks import check_int, check_range
-from spade_xai.attribution import guided
+from spade_xai.attribution import deep_lift, guided
 from spade_xai.attribution.forward import slices
+from spade_xai.attribution.lrp import record as lrp
 from spade_xai.attribution.method import Job, Method, Option, Options, baseline_of
 
 Name = Literal[
@@ -169,5 +170,5 @@ METHODS = (
         tokens="magnitude",
     ),
 )
-SMOOTHED = {method.name: method for method in METHODS if method.cheap}
+SMOOTHED = {m.name: m for m in (*METHODS, *deep_lift.METHODS, *lrp.METHODS) if m.cheap}
 """What `smooth_grad` can average."""
