@@ -126,18 +126,18 @@ SPADE_API spade_status_t spade_cuda_obc_trace_nm(const float* w, const float* hi
                                                  int32_t* info, void* workspace,
                                                  size_t workspace_bytes, void* stream);
 
-/** What an elimination in double takes of each row. */
+/** What an elimination in double removes from each row. */
 typedef struct {
-  int64_t steps; /* blocks that go, in [0, D / block]; ignored when m > 0 */
-  int64_t n, m;  /* n of each m consecutive columns go; m = 0: no such rule */
-  int64_t block; /* columns that go together; divides D, 1 with n:m */
+  int64_t steps; /* blocks to remove, in [0, D / block]; ignored when m > 0 */
+  int64_t n, m;  /* of each m consecutive columns n are removed; m = 0: no such rule */
+  int64_t block; /* columns that are removed together; divides D, 1 with n:m */
 } spade_obc_pattern_t;
 
 /**
  * Exact OBC in double, one pivot at a time, of any number of columns: see spade_obc_trace_f64 and
- * its _nm and _block forms. Orders are R x steps, indices of blocks where block > 1. Bound by
- * memory, D^3 / 2 doubles read a row, fewer with blocks: spade_cuda_obc_trace and
- * spade_cuda_obc_trace_nm are the fast ones. Scratch of a row: D^2 + 2 block D doubles.
+ * its _nm and _block forms. Orders are R x steps, indices of blocks where block > 1. It is bound by
+ * memory: D^3 / 2 doubles are read per row, fewer with blocks. spade_cuda_obc_trace and
+ * spade_cuda_obc_trace_nm are the fast ones. A row takes D^2 + 2 block D doubles of scratch.
  */
 SPADE_API spade_status_t spade_cuda_obc_trace_pattern_workspace_bytes(
     int64_t R, int64_t D, const spade_obc_pattern_t* pattern /* host */, size_t limit,
@@ -186,12 +186,13 @@ typedef struct {
 
 /**
  * SparseGPT for all samples of L layers at once. Layers of equal damping, at most 64 at a time,
- * share every launch, so that there are as many as the layer of most columns takes; each sample of
- * each walks the damping ladder by itself. What is found does not depend on the company.
+ * share every launch, so that there are as many as the layer of most columns takes. Each sample of
+ * each layer walks the damping ladder by itself. The result of a sample does not depend on the
+ * others.
  *
  * @param layers  host, L of them; the workspace query reads no pointer of theirs
- * @param dtype   SPADE_FLOAT32 or SPADE_FLOAT64: of w, h and out of all layers, and of the
- * arithmetic
+ * @param dtype   SPADE_FLOAT32 or SPADE_FLOAT64: the type of w, h and out of all layers, and of
+ *                the arithmetic
  */
 SPADE_API spade_status_t
 spade_cuda_sparsegpt_prune_workspace_bytes(int64_t L, const spade_cuda_sparsegpt_layer_t* layers,

@@ -30,7 +30,7 @@
 #define SPADE_API __attribute__((visibility("default")))
 #endif
 
-/* The version of this header; spade_version() tells that of the library that is loaded. */
+/* The version of this header; spade_version() returns that of the library that is loaded. */
 #define SPADE_VERSION_MAJOR 0
 #define SPADE_VERSION_MINOR 1
 #define SPADE_VERSION_PATCH 0
@@ -52,8 +52,8 @@ typedef enum {
   SPADE_CUDA_ERROR = 8        /* CUDA refused a call; the text has its reason */
 } spade_status_t;
 
-/** Report of work done; `done` counts up to `total`. A non-zero return stops the call:
- * SPADE_CANCELLED. */
+/** Report of work done; `done` counts up to `total`. A non-zero return stops the call, whose
+ *  status is then SPADE_CANCELLED. */
 typedef int (*spade_progress_fn)(void* user, int64_t done, int64_t total);
 
 typedef struct {
@@ -61,8 +61,8 @@ typedef struct {
   void* user;
 } spade_progress_t;
 
-/** Text of the last failure on the calling thread; "" if none. Valid until the next call on the
- * thread. */
+/** Text of the last failure on the calling thread; "" if there was none. It is valid until the
+ *  next call on the thread. */
 SPADE_API const char* spade_last_error(void);
 
 /** Version of the library, "major.minor.patch". */
@@ -95,8 +95,8 @@ SPADE_API spade_status_t spade_hessian_linear_f64(const double* x, int64_t N, in
 
 /**
  * As spade_hessian_linear for one batch: H is written, not added to, in the type of x. Sums are in
- * double all the same. SPADE_NOT_FINITE also if the largest entry of H is no normal number of its
- * type.
+ * double all the same. The status is SPADE_NOT_FINITE also if the largest entry of H is not a
+ * normal number of its type.
  *
  * @param[out] h  D x D; undefined after a failure
  */
@@ -146,8 +146,8 @@ SPADE_API spade_status_t spade_hessian_conv2d_f64(const double* x, const spade_c
 
 /**
  * As spade_hessian_conv2d for one batch: H is written, not added to, in the type of x. Sums are in
- * double all the same; H need not be cleared and is touched once. SPADE_NOT_FINITE also if the
- * largest entry of H is no normal number of its type.
+ * double all the same. H need not be cleared and is touched once. The status is SPADE_NOT_FINITE
+ * also if the largest entry of H is not a normal number of its type.
  *
  * @param[out] h  groups x D x D; undefined after a failure
  */
@@ -171,7 +171,7 @@ SPADE_API spade_status_t spade_hessian_conv2d_set_f64(const double* x, const spa
  * @param[out] damped     D x D, the matrix that was inverted; NULL if not wanted
  * @param[out] damp_used  the damping that succeeded, >= damp
  * @returns SPADE_SINGULAR if damp = 1 (or `damp`, if larger) is not enough, or if the inverse has
- *          entries on its diagonal that are no normal numbers of its type
+ *          entries on its diagonal that are not normal numbers of its type
  */
 SPADE_API spade_status_t spade_damped_inverse_f32(const float* h, int64_t D, double damp,
                                                   float* hinv, float* damped, double* damp_used,
@@ -180,8 +180,8 @@ SPADE_API spade_status_t spade_damped_inverse_f64(const double* h, int64_t D, do
                                                   double* hinv, double* damped, double* damp_used,
                                                   int threads, const spade_progress_t* progress);
 
-/** The damping that a matrix is tried with next when `damp` was not enough: ten times as much, from
- * 1e-6 if it was 0, at most 1; a negative number where there is none. */
+/** The damping to try next when `damp` was not enough: ten times as much, from 1e-6 if it was 0, at
+ *  most 1. The result is negative if there is none. */
 SPADE_API double spade_next_damp(double damp);
 
 /* ---------------------------------------------------------------- Exact OBC */
@@ -211,8 +211,8 @@ SPADE_API spade_status_t spade_obc_trace_f64(const double* w, const double* hinv
                                              const spade_progress_t* progress);
 
 /**
- * As spade_obc_trace with n of each m consecutive columns eliminated: when n columns of a group are
- * gone, the others of the group are kept. D is a multiple of m; each row takes D / m * n steps.
+ * As spade_obc_trace with n of each m consecutive columns eliminated: when a group has lost n
+ * columns, its others are kept. D is a multiple of m; each row takes D / m * n steps.
  */
 SPADE_API spade_status_t spade_obc_trace_nm_f32(const float* w, const float* hinv, int64_t R,
                                                 int64_t D, int64_t n, int64_t m, int32_t* order,
@@ -239,8 +239,9 @@ SPADE_API spade_status_t spade_obc_trace_block_f64(const double* w, const double
                                                    const spade_progress_t* progress);
 
 /**
- * How many steps each row of a layer takes when the ceil(sparsity R steps) least losses of all rows
- * go (0.3 of 10 counts as 3): as many as it has among them. Ties: lowest row-major index; NaN last.
+ * How many steps each row of a layer takes when those with the ceil(sparsity R steps) least losses
+ * of all rows are taken (0.3 of 10 counts as 3): as many as it has among them. Ties: lowest
+ * row-major index; NaN last.
  *
  * @param loss      R x steps, as from spade_obc_trace
  * @param sparsity  in [0, 1]
@@ -263,7 +264,8 @@ SPADE_API spade_status_t spade_obc_counts_f64(const double* loss, int64_t R, int
  * @param counts  R, 0 <= counts[r] <= steps
  * @param[out] out   R x D
  * @param[out] info  R; 0, 1 if the solve met a matrix that is not positive definite, or 2 if
- * weights are out of the range of their type (the row of `out` is then unspecified)
+ *                   weights are out of the range of their type (the row of `out` is then
+ *                   unspecified)
  */
 SPADE_API spade_status_t spade_obc_weights_f32(const float* w, const float* h, const float* hinv,
                                                int64_t R, int64_t D, int64_t steps,
@@ -300,17 +302,17 @@ SPADE_API spade_status_t spade_obc_weights_block_f64(const double* w, const doub
 /** Options of spade_obc_eliminate and spade_obc_prune. */
 typedef struct {
   double sparsity; /* in [0, 1]; only spade_obc_prune reads it, when m = 0 */
-  int64_t n, m;    /* n of each m consecutive columns go; m = 0: no such rule; m divides D */
-  int64_t block;   /* >= 1: columns that go together; divides D, 1 with n:m */
-  double damp;     /* >= 0, relative to the mean of the diagonal */
+  int64_t n, m;  /* of each m consecutive columns n are removed; m = 0: no such rule; m divides D */
+  int64_t block; /* >= 1: columns that are removed together; divides D, 1 with n:m */
+  double damp;   /* >= 0, relative to the mean of the diagonal */
 } spade_obc_t;
 
-/** What became of a layer. It is written on every status but SPADE_INVALID_ARGUMENT. */
+/** The outcome for a layer. It is written on every status but SPADE_INVALID_ARGUMENT. */
 typedef struct {
   double damp;          /* the damping that was used */
   int64_t row;          /* the row that was given up, or -1 */
   int32_t step;         /* where its elimination stopped (from 1); 0: in the solve of its weights */
-  int32_t needs_double; /* 1 where float does not do, see the functions */
+  int32_t needs_double; /* 1 where float is not enough, see the functions */
 } spade_obc_outcome_t;
 
 /**
@@ -328,9 +330,9 @@ SPADE_API int spade_obc_fits_float(double mean, double most, double damp);
  * A layer's elimination in one call: damped inverse, dead columns set to zero, and the trace of all
  * steps, D / m * n or D / block of each row.
  *
- * In float, outcome->needs_double = 1 says that float does not do: spade_obc_fits_float is 0, or a
- * row lost definiteness. The status is SPADE_SUCCESS and the outputs are unspecified; call the _f64
- * form.
+ * In float, outcome->needs_double = 1 says that float is not enough: spade_obc_fits_float is 0, or
+ * a row lost definiteness. The status is SPADE_SUCCESS and the outputs are unspecified; call the
+ * _f64 form.
  * @param w             R x D
  * @param h             D x D, symmetric; the lower triangle is read
  * @param[out] order    R x steps, as of spade_obc_trace, spade_obc_trace_nm or
@@ -359,8 +361,8 @@ SPADE_API spade_status_t spade_obc_eliminate_f64(const double* w, const double* 
 
 /**
  * Prune a layer by exact OBC: spade_obc_eliminate, spade_obc_counts (all steps with n:m) and
- * spade_obc_weights_block. Where float does not do, the call runs in double by itself;
- * outcome->needs_double then says that it did.
+ * spade_obc_weights_block. Where float is not enough, the call runs in double by itself, and
+ * outcome->needs_double says that it did.
  *
  * @param w         R x D
  * @param h         D x D, symmetric; the lower triangle is read
@@ -368,8 +370,8 @@ SPADE_API spade_status_t spade_obc_eliminate_f64(const double* w, const double* 
  * @param[out] outcome  one
  * @param progress  counts rows of the elimination
  * @returns SPADE_SINGULAR as spade_obc_eliminate, or with outcome->row a row whose kept columns
- * have no positive definite matrix; SPADE_NOT_FINITE also with outcome->row a row whose pruned
- *          weights are out of the range of their type
+ *          have no positive definite matrix; SPADE_NOT_FINITE also with outcome->row a row whose
+ *          pruned weights are out of the range of their type
  */
 SPADE_API spade_status_t spade_obc_prune_f32(const float* w, const float* h, int64_t R, int64_t D,
                                              const spade_obc_t* options, float* out,
@@ -386,21 +388,21 @@ SPADE_API spade_status_t spade_obc_prune_f64(const double* w, const double* h, i
 typedef struct {
   double sparsity;    /* in [0, 1]; ignored when m > 0 */
   int64_t block_size; /* >= 1: columns of one mask block */
-  int64_t n, m;       /* n of each m consecutive weights of a row go; m = 0: unstructured */
+  int64_t n, m;       /* of each m consecutive weights of a row n are removed; m = 0: any */
   double damp;        /* >= 0, relative to the mean of the diagonal */
-  int64_t extra; /* >= 0: weights a block that go beyond the floor; the published code takes one */
+  int64_t extra; /* >= 0: weights per block removed beyond the floor; 1 in the published code */
 } spade_sparsegpt_t;
 
 /**
  * SparseGPT for S Hessians at once, one Cholesky each.
  *
  * In each block of block_size columns the floor(sparsity * R * width) weights of least
- * w^2 / U_jj^2 over all rows go (U: upper Cholesky factor of H^-1; ties: lowest row-major index),
- * and the columns to the right compensate. A dead column (H_jj = 0) is pruned first, at no loss.
- * The result does not depend on the scales of w and h. SPADE_NOT_FINITE also if a pruned weight is
- * out of the range of its type.
+ * w^2 / U_jj^2 over all rows are removed (U: upper Cholesky factor of H^-1; ties: lowest row-major
+ * index), and the columns to the right compensate. A dead column (H_jj = 0) is pruned first, at no
+ * loss. The result does not depend on the scales of w and h. The status is SPADE_NOT_FINITE also if
+ * a pruned weight is out of the range of its type.
  * @param w         R x D weights; sample s starts at w + s * w_stride (0: shared by all samples)
- * @param h         S x D x D, symmetric; the lower triangles are read. Any scale will do
+ * @param h         S x D x D, symmetric; the lower triangles are read
  * @param[out] out  S x R x D
  * @param[out] damp_used  S; damping that succeeded, see spade_damped_inverse
  * @param[out] info       S; 0, or SPADE_SINGULAR: out[s] is then a copy of the dense weights; the
