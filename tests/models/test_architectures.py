@@ -156,3 +156,43 @@ def test_tokens_are_explained_through_a_trace(network):
     assert scores.shape == ids.shape
     assert scores.isfinite().all() and scores.any()
     assert dffot(model, ids, scores) in (0, 1)
+
+
+TIMM = {  # arguments, and status of layers: read outside their module, or padded by it
+    "beit_base_patch16_224": (
+        dict(img_size=32, depth=1, embed_dim=24, num_heads=2), {"blocks.0.attn.qkv": "pruned"}
+    ),
+    "eva02_tiny_patch14_224": (
+        dict(img_size=28, depth=1, embed_dim=24, num_heads=2),
+        {"blocks.0.attn.qkv": "pruned", "pos_embed": "unsupported"},
+    ),
+    "tf_efficientnet_lite0": (dict(), {"conv_stem": "pruned", "blocks.0.0.conv_dw": "dense"}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TIMM)
+def test_timm(name):
+    timm = pytest.importorskip("timm")
+    options, statuses = TIMM[name]
+    model = timm.create_model(name, num_classes=5, **options).eval()
+    x = torch.rand(1, 3, options.get("img_size", 32), options.get("img_size", 32))
+    sparsity = {layer: 0.5 for layer, status in statuses.items() if status == "pruned"}
+    found = trace(model, x, method="sparsegpt", sparsity=sparsity, augment=None, progress=False)
+    rows = {row.name: row for row in found.layers}
+    assert {layer: rows[layer].status for layer in statuses} == statuses
+    assert all(row.reason for row in found.layers if row.status in ("unsupported", "unused"))
+    matrices = [p for p in model.parameters() if sum(size > 1 for size in p.shape) > 1]
+    assert sum(x.rows * x.cols for x in found.layers) == sum(p.numel() for p in matrices)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weight_standardisation_of_timm():
+    """Convolutions of NFNet and BiT multiply with another weight than their parameter."""
+    layers = pytest.importorskip("timm.layers")
+    head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 36, 3))
+    model = nn.Sequential(layers.ScaledStdConv2d(3, 4, 3, padding=0), *head).eval()
+    found = trace(model, torch.rand(9, 3, 8, 8), sparsity=0.5, augment=None, progress=False)
+    assert {row.name: row.status for row in found.layers} == {"2": "pruned", "0": "unsupported"}
+    reason = found.layers[1].reason
+    assert "gives its weight to torch.Tensor.reshape and not to a conv2d layer" in reason

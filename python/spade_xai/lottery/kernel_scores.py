@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spade_ext import DampingWarning, damped_inverse, obc_trace
 from spade_xai.lottery.masks import Masks
 from spade_xai.models.copies import duplicate
-from spade_xai.models.layers import Layer, find_layers
+from spade_xai.models.layers import find_layers
 from spade_xai.tracing.hessians import Hessians
 
 DAMP = 0.01
@@ -32,13 +32,13 @@ def hessian_scores(
         method: "sparsegpt" or "obc".
 
     Raises:
-        ValueError: A parameter belongs to no convolution of two dimensions and no linear layer.
+        ValueError: A parameter belongs to no layer that can be pruned.
     """
     layers = {layer.parameters[0]: layer for layer in find_layers(model)}
     unknown = [name for name in masks if name not in layers]
     if unknown:
         raise ValueError(
-            f"find_tickets: criterion {method!r} needs nn.Conv2d or nn.Linear, got {unknown[0]}"
+            f"find_tickets: criterion {method!r} needs weights of layers that can be pruned, got {unknown[0]}"
         )
     chosen = [layers[name] for name in masks]
     hessians = Hessians(duplicate(model), chosen, "find_tickets")
@@ -47,18 +47,13 @@ def hessian_scores(
     scores = {}
     for name, layer in zip(masks, chosen, strict=True):
         hessian = hessians.take(layer)
-        weight = layer.read(model) * layer_view(masks[name], layer).to(model.get_parameter(name))
+        weight = layer.read(model) * layer.matrices(masks[name]).to(model.get_parameter(name))
         if hessian is None:
             score = weight.abs()
         else:
             score = (_sparsegpt if method == "sparsegpt" else _obc)(weight, hessian)
         scores[name] = layer.shaped(score.float()).reshape(masks[name].shape).cpu()
     return scores
-
-
-def layer_view(value: Tensor, layer: Layer) -> Tensor:
-    """A tensor in the shape of the layer's parameter as [groups, rows / groups, cols]."""
-    return value.reshape(layer.groups, layer.rows // layer.groups, layer.cols)
 
 
 def _sparsegpt(weight: Tensor, hessian: Tensor) -> Tensor:

@@ -85,7 +85,9 @@ def without_wrappers(name: str) -> str:
     return start + rest
 
 
-def duplicate(model: nn.Module, *, share: bool = True, frozen: bool = False) -> nn.Module:
+def duplicate(
+    model: nn.Module, *, share: bool = True, frozen: bool = False, settle: bool = True
+) -> nn.Module:
     """Return a copy of the modules, in eval mode, whose runs change nothing of the model.
 
     The copy shares the parameters; its buffers are its own. It carries none of the hooks that the model's user
@@ -97,6 +99,7 @@ def duplicate(model: nn.Module, *, share: bool = True, frozen: bool = False) -> 
         model: Not modified.
         share: Whether parameters are shared; otherwise the copy has its own.
         frozen: Whether the copy's parameters take no gradients; they are then others, over the same values.
+        settle: Whether computed weights become plain parameters; a copy to be trained goes on computing them.
     """
     model = plain(model)
     with torch.inference_mode(False), torch.no_grad():
@@ -106,10 +109,11 @@ def duplicate(model: nn.Module, *, share: bool = True, frozen: bool = False) -> 
             copied = copy.deepcopy(model, _memo(model, share, frozen, careful=True))
         copied.eval()
         for module in _modules(copied):
-            settle_weights(module)
+            if settle:
+                settle_weights(module)
             for name in _HOOKS:
                 hooks = module.__dict__[name]
-                for key in [k for k, hook in hooks.items() if not _is_part(hook)]:
+                for key in [k for k, h in hooks.items() if not (_is_part(h) or computes_weight(h))]:
                     del hooks[key]
     return copied.requires_grad_(False) if frozen else copied
 

@@ -107,9 +107,10 @@ class Layer:
         weight = model.get_parameter(self.parameters[0]).detach()
         if self.offset is not None:
             weight = weight[self.offset : self.offset + self.rows]
-        return self._matrices(weight)
+        return self.matrices(weight)
 
-    def _matrices(self, weight: Tensor) -> Tensor:
+    def matrices(self, weight: Tensor) -> Tensor:
+        """A tensor in the shape of the layer's parameter or its part as [groups, rows / groups, cols]."""
         return weight.reshape(self.groups, self.rows // self.groups, self.cols)
 
     def shaped(self, weights: Tensor) -> Tensor:
@@ -178,7 +179,8 @@ class TransposedLinear(Layer):
         fits = call.function == torch.addmm and argument == "mat2"
         return Reading(call.arguments["mat1"]) if fits else None
 
-    def _matrices(self, weight: Tensor) -> Tensor:
+    def matrices(self, weight: Tensor) -> Tensor:
+        """As Layer.matrices."""
         return weight.t()[None]
 
     def shaped(self, weights: Tensor) -> Tensor:
@@ -235,7 +237,8 @@ class TransposedConvolution(Layer):
         same_groups = call.arguments.get("groups", 1) == self.groups
         return transposed_convolution(call.arguments) if fits and same_groups else None
 
-    def _matrices(self, weight: Tensor) -> Tensor:
+    def matrices(self, weight: Tensor) -> Tensor:
+        """As Layer.matrices."""
         inputs, outputs = self.cols // self.taps, self.rows // self.groups
         apart = weight.reshape(self.groups, inputs, outputs, *self.kernel).transpose(1, 2)
         return self._reversed(apart).reshape(self.groups, outputs, self.cols)

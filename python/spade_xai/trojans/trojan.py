@@ -4,7 +4,6 @@ Maps that explain such an answer have a ground truth, the patch, as little else 
 Source: section 4.1 and appendix F of the paper; Casper et al. (NeurIPS 2023).
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -190,7 +189,7 @@ def fine_tune(
     check_range(function, "learning_rate", learning_rate, 0.0)
     check_range(function, "weight_decay", weight_decay, 0.0)
     check_seed(function, seed)
-    tuned = copy.deepcopy(model).train()
+    tuned = duplicate(model, share=False, settle=False).train()
     optimizer = torch.optim.SGD(
         tuned.parameters(), learning_rate, momentum=0.9, weight_decay=weight_decay
     )
