@@ -21,6 +21,9 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_theme_options = {
+    "light_css_variables": {"code-font-size": "var(--font-size--small--3)"}
+}  # headers are 100 columns wide
 html_title = f"spade-ext {release}"
 
 myst_enable_extensions = ["colon_fence"]

@@ -39,6 +39,7 @@
 extern "C" {
 #endif
 
+/** The status that an operation returns. */
 typedef enum {
   SPADE_SUCCESS = 0,
   SPADE_INVALID_ARGUMENT = 1, /* a size, pointer or option out of range */
