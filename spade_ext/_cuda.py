@@ -10,7 +10,6 @@ from contextvars import ContextVar
 import torch
 
 from spade_ext import _C
-from spade_ext.checks import suffix
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 _PRECISIONS = {"default": 0, "fast": 1}
@@ -92,35 +91,36 @@ def obc_trace(
 
     hinv [G, D, D] has the inverse Hessian of each group.
     """
-    return _obc_trace("cuda_obc_trace", weight, hinv, steps, (steps,), update)
+    rows, groups, cols = _sizes(weight)
+    size = _C.cuda_obc_trace_workspace(rows, cols, steps, _limit(weight))
+    order, loss, info = _new_trace(weight, steps)
+    _run(
+        weight, _C.cuda_obc_trace, size,
+        weight.data_ptr(), hinv.data_ptr(), rows, groups, cols, steps, _UPDATES[update],
+        order.data_ptr(), loss.data_ptr(), info.data_ptr(),
+    )  # fmt: skip
+    return order, loss, info
 
 
 def obc_trace_nm(
     weight: torch.Tensor, hinv: torch.Tensor, n: int, m: int, update: str = "auto"
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As obc_trace with n of each m consecutive columns eliminated."""
-    steps = weight.shape[2] // m * n
-    return _obc_trace("cuda_obc_trace_nm", weight, hinv, steps, (n, m), update)
-
-
-def _obc_trace(
-    function: str,
-    weight: torch.Tensor,
-    hinv: torch.Tensor,
-    steps: int,
-    pattern: tuple[int, ...],
-    update: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    groups, each, cols = weight.shape
-    order, loss, info = _new_trace(weight, steps)
-    rows = groups * each
-    size = getattr(_C, f"{function}_workspace")(rows, cols, *pattern, _limit(weight))
+    rows, groups, cols = _sizes(weight)
+    size = _C.cuda_obc_trace_nm_workspace(rows, cols, n, m, _limit(weight))
+    order, loss, info = _new_trace(weight, cols // m * n)
     _run(
-        weight, getattr(_C, function), size,
-        weight.data_ptr(), hinv.data_ptr(), rows, groups, cols, *pattern, _UPDATES[update],
+        weight, _C.cuda_obc_trace_nm, size,
+        weight.data_ptr(), hinv.data_ptr(), rows, groups, cols, n, m, _UPDATES[update],
         order.data_ptr(), loss.data_ptr(), info.data_ptr(),
     )  # fmt: skip
     return order, loss, info
+
+
+def _sizes(weight: torch.Tensor) -> tuple[int, int, int]:
+    """Rows of all groups, groups and columns of weights [G, R, D]."""
+    groups, each, cols = weight.shape
+    return groups * each, groups, cols
 
 
 def _new_trace(weight: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -137,8 +137,10 @@ def obc_trace_pattern(
     order, loss, info = _new_trace(weight, steps)
     rows, pattern = groups * each, (steps, n, m, block)
     size = _C.cuda_obc_trace_pattern_workspace(rows, cols, *pattern, _limit(weight))
+    wide = weight.dtype == torch.float64
+    call = _C.cuda_obc_trace_pattern_f64 if wide else _C.cuda_obc_trace_pattern_f32
     _run(
-        weight, getattr(_C, f"cuda_obc_trace_pattern_{suffix(weight)}"), size,
+        weight, call, size,
         weight.data_ptr(), hinv.data_ptr(), rows, groups, cols, *pattern,
         order.data_ptr(), loss.data_ptr(), info.data_ptr(),
     )  # fmt: skip
@@ -158,8 +160,10 @@ def obc_weights(
     out = torch.empty_like(weight)
     info = weight.new_empty(groups, each, dtype=torch.int32)
     size = _C.cuda_obc_weights_workspace(rows, cols, _limit(weight))
+    wide = weight.dtype == torch.float64
+    call = _C.cuda_obc_weights_f64 if wide else _C.cuda_obc_weights_f32
     _run(
-        weight, getattr(_C, f"cuda_obc_weights_{suffix(weight)}"), size,
+        weight, call, size,
         weight.data_ptr(), hessian.data_ptr(), hinv.data_ptr(), rows, groups, cols, order.shape[2],
         order.data_ptr(), counts.data_ptr(), out.data_ptr(), info.data_ptr(),
     )  # fmt: skip
@@ -209,7 +213,7 @@ def sparsegpt_prune(
 def least_sparsegpt_scratch(rows: int, cols: int, block_size: int, device: torch.device) -> int:
     """Least scratch of SparseGPT of a float32 layer [rows, cols], that of one sample, at any damping."""
     options = (0.0, block_size, 0, 0, 0.0, 0)  # without damping every device factorises in double
-    sample = (1, rows, cols, *options, *[0] * 6)  # no tensors
+    sample = (1, rows, cols, *options, 0, 0, 0, 0, 0, 0)  # no tensors
     with torch.cuda.device(device):
-        size: int = _C.cuda_sparsegpt_prune_workspace([sample], _DTYPES[torch.float32], 0)
+        size = _C.cuda_sparsegpt_prune_workspace([sample], _DTYPES[torch.float32], 0)
     return size

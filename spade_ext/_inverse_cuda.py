@@ -52,8 +52,8 @@ def invert_cuda(
     count = len(hessian)
     finite = all_finite(hessian).double()[None]
     read = torch.cat([finite, largest(weight, hessian), mean, state.flatten()]).tolist()
-    most, means = read[1 : count + 1], read[count + 1 : 2 * count + 1]
-    if weight is not None and not all(map(math.isfinite, most)):
+    sizes, means = read[1 : count + 1], read[count + 1 : 2 * count + 1]
+    if weight is not None and not all(map(math.isfinite, sizes)):
         check_finite(function, "weight", weight)
     if not read[0]:
         check_finite(function, "hessian", hessian)
@@ -80,7 +80,7 @@ def invert_cuda(
                 f"[{limits.tiny:g}, {limits.max:g}], got [{least:g}, {most:g}] on the diagonals"
             )
             raise of_group(error, group) if grouped else error
-    fits = [_C.obc_fits_float(*one) for one in zip(means, most, used, strict=True)]
+    fits = [_C.obc_fits_float(*one) for one in zip(means, sizes, used, strict=True)]
     return DampedInverse(hinv, damped, used, dead, fits)
 
 

@@ -195,11 +195,6 @@ def narrowed(function: str, pruned: torch.Tensor, dtype: torch.dtype) -> torch.T
     return out
 
 
-def suffix(value: torch.Tensor) -> str:
-    """The suffix of the C functions for the dtype of value."""
-    return "f64" if value.dtype == torch.float64 else "f32"
-
-
 def dense(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Value without gradient, contiguous, in dtype; value's own memory where it fits."""
     if value.dtype == dtype and value.is_contiguous():

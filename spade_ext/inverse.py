@@ -16,7 +16,6 @@ from spade_ext.checks import (
     compute_dtype,
     dense,
     resolve_threads,
-    suffix,
 )
 from spade_ext.errors import DampingWarning, SingularHessianError
 
@@ -70,9 +69,9 @@ def damped_inverse(
     else:
         out = torch.empty(h.shape, dtype=h.dtype)
         try:
-            used = getattr(_C, f"damped_inverse_{suffix(h)}")(
-                h.data_ptr(), len(h), damp, out.data_ptr(), threads
-            )
+            wide = h.dtype == torch.float64
+            call = _C.damped_inverse_f64 if wide else _C.damped_inverse_f32
+            used = call(h.data_ptr(), len(h), damp, out.data_ptr(), threads)
         except ArithmeticError as error:
             raise SingularHessianError(f"{function}: {error}") from None
         except ValueError:

@@ -208,11 +208,12 @@ def _prune_cpu(
 ) -> tuple[torch.Tensor, float]:
     """Pruned weights and the damping used, by one native call."""
     dtype = compute_dtype(weight, hessian)
+    rows, cols = weight.shape
     w, h, out = dense(weight, dtype), dense(hessian, dtype), torch.empty(weight.shape, dtype=dtype)
     call = _C.obc_prune_f32 if dtype == torch.float32 else _C.obc_prune_f64
     with native_errors(function, weight, hessian), reporting(progress, function) as report:
         outcome = Outcome(*call(
-            w.data_ptr(), h.data_ptr(), *w.shape, *pattern, damp, sparsity, out.data_ptr(), threads, report
+            w.data_ptr(), h.data_ptr(), rows, cols, *pattern, damp, sparsity, out.data_ptr(), threads, report
         ))  # fmt: skip
     if outcome.row >= 0:
         raise row_error(function, outcome.row, outcome.step, outcome.damp)
