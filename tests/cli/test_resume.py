@@ -7,6 +7,7 @@ import pytest
 import torch
 from command_line import FAST, make
 from PIL import Image
+from results import contents
 
 import spade_xai.reports.explain
 import spade_xai.reports.scores
@@ -21,27 +22,6 @@ COMMANDS = {
     "explain": ["-s", "0.5", "-a", "saliency"],
     "evaluate": ["-s", "0.5", "-a", "saliency", "-t", "SPADE", "-t", "FastSPADE"],
 }
-
-
-def contents(folder):
-    """Of the files in a folder; times and what depends on them are left out."""
-    found = {}
-    for path in sorted(Path(folder).rglob("*")):
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            found[path.name] = {k: v.tolist() for k, v in load_file(path).items()}
-        elif path.suffix == ".png":
-            found[path.name] = path.read_bytes()
-        elif path.suffix == ".json":
-            value = json.loads(path.read_text())
-            value = value.get("record", value)
-            found[path.name] = {
-                k: v for k, v in value.items() if k not in ("seconds", "digest", "run")
-            }
-        elif path.is_file():
-            found[path.name] = None
-    return found
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Files that are damaged, half written, of another kind, or cannot be written."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,8 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from spade_ext import OBCTrace, obc_trace
-from spade_ext.files import digest_of
+from spade_ext import OBCTrace, files, obc_trace
 from spade_xai import load_trace
 from spade_xai.tracing.trace import trace
 from spade_xai.tuning.tune import Tuned
@@ -65,7 +66,7 @@ def test_damaged_elimination(obc, tmp_path, tensors, metadata, message):
         if change is not None:
             held[name] = change(old)
     known = {name: text for name, text in {**known, **metadata}.items() if text is not None}
-    save_file(held, path, {**known, "digest": digest_of(held, known)})
+    save_file(held, path, {**known, "digest": files.digest_of(held, known)})
     with pytest.raises(ValueError, match=rf"OBCTrace\.load: \S+ is damaged: .*{message}"):
         OBCTrace.load(path)
 
@@ -119,3 +120,89 @@ def test_only_files_are_replaced(obc, tmp_path):
         with pytest.raises(OSError, match=f"only a file can be replaced, got {path}"):
             obc.save(path)
     assert [p.name for p in tmp_path.iterdir()] == ["pipe"] and pipe.is_fifo()
+
+
+def test_what_killed_processes_left_is_removed(obc, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_swept", set())
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = tmp_path / f".old.safetensors.{files._HOST}-{gone.pid}-0.spade-part"
+    alive = tmp_path / f".now.safetensors.{files._HOST}-{os.getpid()}-0.spade-part"
+    elsewhere = tmp_path / f".now.safetensors.other_host-{gone.pid}-0.spade-part"
+    users = tmp_path / "film.part1"
+    for path in (left, alive, elsewhere, users):
+        path.write_bytes(b"half")
+    obc.save(tmp_path / "layer.safetensors")
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"layer.safetensors", alive.name, elsewhere.name, users.name}
+
+
+@pytest.mark.parametrize("kind", ["bytes", "tensors", "json"])
+def test_a_full_disk_names_the_file(tmp_path, kind):
+    """A limit on the size of files stands for the disk, in a process of its own."""
+    code = f"""
+import resource, signal, sys, torch
+from spade_ext import files
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+path = {str(tmp_path / "large")!r}
+try:
+    if {kind!r} == "bytes":
+        files.write_bytes(path, b"x" * 9999)
+    elif {kind!r} == "json":
+        files.write_json(path, "spade_xai.Test.1", {{"x": "x" * 9999}})
+    else:
+        files.write_tensors("test", path, "spade_xai.Test.1", {{"x": torch.zeros(9999)}})
+except OSError as error:
+    sys.exit(str(error))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert str(tmp_path / "large") in done.stderr and "Traceback" not in done.stderr
+    assert "too large" in done.stderr.lower()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("layers", "[1]"),
+        ("layers", "{}"),
+        ("layers", '[{"name": 1}]'),
+        ("layers", "[" * 100_000),
+        ("settings", "[]"),
+        ("timings", '{"prune": "x"}'),
+        ("timings", "[1]"),
+        ("shapes", '{"1": "x"}'),
+        ("shapes", '{"1": [1, 3, 12.5]}'),
+        ("shapes", '{"1": [-1, 3, 12]}'),
+        ("model", "[]"),
+        ("model", '{"1.weight": 3}'),
+        ("verdict", "3"),
+        ("verdict", '{"faithful": "x"}'),
+        ("verdict", "[" * 100_000),
+    ],
+)
+def test_metadata_of_wrong_types(pruned, tmp_path, name, text):
+    """Even with a digest that fits, every error is ours."""
+    model, found = pruned
+    path = tmp_path / "t.safetensors"
+    found.save(path)
+    held, known = contents(path)
+    known[name] = text
+    save_file(held, path, {**known, "digest": files.digest_of(held, known)})
+    with pytest.raises(ValueError, match=r"load_trace: \S+t.safetensors"):
+        load_trace(path, model)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "3", "[]", '{"format": 3}', "\x00"])
+def test_json_of_another_kind(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"test: \S+x.json"):
+        files.read_json("test", path, "spade_xai.Test.1")
+    files.write_json(path, "spade_xai.Test.1", {"x": [1.5, None]})
+    assert files.read_json("test", path, "spade_xai.Test.1") == {"x": [1.5, None]}
+    path.write_text(path.read_text().replace("1.5", "2.5"))
+    with pytest.raises(ValueError, match="is damaged: its content does not have its digest"):
+        files.read_json("test", path, "spade_xai.Test.1")

@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from spade_ext.files import sweep
 from spade_xai.commands.inputs import Inputs
 
 
@@ -25,6 +26,7 @@ def ready_folder(path: Path) -> None:
         raise OSError(f"--out must be in a folder that can be made, got {path}: {error}") from None
     if not os.access(path, os.W_OK):
         raise OSError(f"--out must be in a folder that can be written to, got {path}")
+    sweep(path)
 
 
 def ready_file(path: Path) -> None:

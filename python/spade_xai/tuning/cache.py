@@ -1,6 +1,9 @@
 """Layers prepared for the samples of a calibration set, computed once and kept in files."""
 
 import hashlib
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from spade_ext.files import read_tensors, sweep, write_tensors
+from spade_ext.files import is_running, read_tensors, sweep, write_tensors
 from spade_ext.memory import scratch_within
 from spade_xai.models.copies import duplicate
 from spade_xai.models.layers import Layer
@@ -18,6 +21,16 @@ from spade_xai.tracing.pruning.method import Prepared
 from spade_xai.tracing.run import TracingRun
 
 _WEIGHTS = "spade_xai.Cache.weights.1"
+
+
+def temporary_folder() -> "tempfile.TemporaryDirectory[str]":
+    """A folder for a cache that is gone at the end; those of killed processes are removed."""
+    prefix = "spade-tune-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):
+        process = left.name.removeprefix(prefix).split("-")[0]
+        if process.isdecimal() and not is_running(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-")
 
 
 class SampleCache:

@@ -1,7 +1,6 @@
 """Tuning the sparsity of each layer, from the last to the first, for a metric over a calibration set."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from spade_xai.progress import Stages
 from spade_xai.tracing.options import TraceKeywords, TraceOptions, takes_trace_options
 from spade_xai.tracing.run import TracingRun
 from spade_xai.tracing.schedule import GRID, SPARSITY_FORMAT, check_ratio
-from spade_xai.tuning.cache import SampleCache
+from spade_xai.tuning.cache import SampleCache, temporary_folder
 from spade_xai.tuning.identity import identity_of
 from spade_xai.tuning.score_log import ScoreLog
 
@@ -139,7 +138,7 @@ def tune(
     with (
         Stages(given.progress) as stages,
         torch.inference_mode(False),
-        tempfile.TemporaryDirectory(prefix="spade-tune-") as temporary,
+        temporary_folder() as temporary,
     ):
         with torch.no_grad():
             run = TracingRun(model, held, given, stages)
