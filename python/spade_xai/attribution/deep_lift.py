@@ -84,8 +84,8 @@ METHODS = (
     Method(
         "deep_lift",
         _deep_lift,
-        cost="2 forward passes and 1 backward pass",
-        use="contributions that sum to f(x) - f(baseline) at the price of two passes",
+        cost="about 2: a third forward pass checks the rules",
+        use="contributions that sum to f(x) - f(baseline) at the price of a few passes",
         options={"baseline": Option(0.0)},
         cheap=True,
     ),

@@ -72,7 +72,7 @@ class Following(TorchFunctionMode):
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self._known: Any = WeakIdKeyDictionary()
-        rows, columns = (torch.arange(float(n), device=image.device) for n in image.shape[2:])
+        rows, columns = (torch.arange(float(n)) for n in image.shape[2:])  # on the CPU: read often
         self._known[image] = (
             rows[:, None].expand(image.shape).contiguous(),
             columns.expand(image.shape).contiguous(),
@@ -115,8 +115,9 @@ class Following(TorchFunctionMode):
         if isinstance(value, Tensor):
             if value in self._known:
                 return self._known[value][which]
-            missing = value.is_floating_point()
-            return torch.full(value.shape, torch.nan, device=value.device) if missing else value
+            if value.is_floating_point():
+                return torch.full(value.shape, torch.nan)
+            return value.cpu()
         if isinstance(value, dict):
             return {k: self._places(v, which) for k, v in value.items()}
         if type(value) in (list, tuple):
