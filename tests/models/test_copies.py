@@ -316,6 +316,43 @@ def test_a_forward_pass_that_squeezes_a_batch_of_one():
     torch.testing.assert_close(*scores)
 
 
+class Collector:
+    """As timm's feature hooks: an object that a model owns keeps what its layers give."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def keep(self, name, module, args, output):
+        self.kept[name] = output
+
+
+class OwnHooks(Whole):
+    """Reads outputs of its layers by hooks that it registers itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.collector, self.head = Collector(), nn.Linear(12, 5)
+        self.net[3].register_forward_hook(partial(self.collector.keep, "fc"))
+        self.net[4].register_forward_hook(self.double)
+
+    def double(self, module, args, output):
+        return 2 * output
+
+    def forward(self, x):
+        return self.net(x) + self.head(self.collector.kept["fc"])
+
+
+def test_hooks_that_are_methods_of_the_model_stay():
+    model, x = OwnHooks().eval(), torch.rand(4, 3, 8, 8)
+    expected = model(x)
+    kept = dict(model.collector.kept)  # with its history, which cannot be copied as it is
+    torch.testing.assert_close(duplicate(model)(x), expected)
+    rows = trace(model, x, sparsity=0.5, augment=None, progress=False).layers
+    assert [row.status for row in rows] == ["pruned"] * 4
+    assert len(kept) == 1
+    assert model.collector.kept["fc"] is kept["fc"]
+
+
 def test_tied_weights_stay_tied_in_copies():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight

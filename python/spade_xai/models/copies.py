@@ -1,9 +1,11 @@
 """A model as its user gives it: checked, copied so that nothing of it changes, and the logits of what it answers."""
 
 import copy
+import functools
 import re
+import types
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,9 +93,10 @@ def duplicate(
     """Return a copy of the modules, in eval mode, whose runs change nothing of the model.
 
     The copy shares the parameters; its buffers are its own. It carries none of the hooks that the model's user
-    registered on modules, so that they do not run. torch.compile and data-parallel wrappers are left off. Weights
-    that the model computes (weight_norm, spectral_norm, parametrizations, torch.nn.utils.prune) are plain
-    parameters with the values that they have in eval mode. Attributes that cannot be copied, such as locks, are shared.
+    registered on modules, so that they do not run; hooks that are methods of the model stay. The wrappers of
+    torch.compile and of data parallelism are left off. Weights that the model computes (weight_norm, spectral_norm,
+    parametrizations, torch.nn.utils.prune) are plain parameters with the values that they have in eval mode.
+    Attributes that cannot be copied, such as locks, are shared.
 
     Args:
         model: Not modified.
@@ -108,19 +111,37 @@ def duplicate(
         except Exception:  # an attribute may raise anything when it is copied
             copied = copy.deepcopy(model, _memo(model, share, frozen, careful=True))
         copied.eval()
-        for module in _modules(copied):
+        modules = list(_modules(copied))
+        owned = _owned(modules)
+        for module in modules:
             if settle:
                 settle_weights(module)
             for name in _HOOKS:
                 hooks = module.__dict__[name]
-                for key in [k for k, h in hooks.items() if not (_is_part(h) or computes_weight(h))]:
+                for key in [
+                    k for k, h in hooks.items() if not (_is_part(h, owned) or computes_weight(h))
+                ]:
                     del hooks[key]
     return copied.requires_grad_(False) if frozen else copied
 
 
-def _is_part(hook: Any) -> bool:
-    """Whether a hook belongs to the model as this package made it, and so stays in copies."""
-    return bool(getattr(hook, "part_of_model", False))
+def _is_part(hook: Any, owned: set[int]) -> bool:
+    """Whether a hook is part of the model and so stays in copies: made by this package, or a method of what it owns."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return bool(getattr(hook, "part_of_model", False)) or id(getattr(hook, "__self__", 0)) in owned
+
+
+def _owned(modules: Sequence[nn.Module]) -> set[int]:
+    """Ids of modules and of the objects that are their attributes; the hooks of a model may be methods of these."""
+    values = (v for module in modules for v in module.__dict__.values())
+    return {id(v) for v in values if _has_attributes(v)} | set(map(id, modules))
+
+
+def _has_attributes(value: Any) -> bool:
+    """Whether a value is an object with attributes of its own, and no class, function or Python module."""
+    kinds = (type, types.ModuleType, types.FunctionType)
+    return hasattr(value, "__dict__") and not isinstance(value, kinds)
 
 
 def _modules(model: nn.Module) -> Iterator[nn.Module]:
@@ -153,33 +174,38 @@ def _memo(model: nn.Module, share: bool, frozen: bool, careful: bool) -> dict[in
     memo: dict[int, Any] = {}
     modules = list(_modules(model))
     parameters = {id(p) for m in modules for p in m._parameters.values()}
+    owned = _owned(modules)
     seen: set[int] = set()
     for module in modules:
         for name in _HOOKS:
             hooks = module.__dict__[name]
-            if not any(_is_part(hook) or computes_weight(hook) for hook in hooks.values()):
+            if not any(_is_part(h, owned) or computes_weight(h) for h in hooks.values()):
                 memo[id(hooks)] = OrderedDict()
-    for module in modules:
-        waiting: list[Any] = list(module.__dict__.values())
-        while waiting:
-            value = waiting.pop()
-            if id(value) in seen or id(value) in memo or isinstance(value, nn.Module):
-                continue
-            seen.add(id(value))
-            if isinstance(value, Mapping):
-                waiting.extend(value.values())
-            elif isinstance(value, (list, tuple, set)):
-                waiting.extend(value)
-            elif isinstance(value, Tensor):
-                if id(value) in parameters and share and not value.is_inference():
-                    memo[id(value)] = nn.Parameter(value.detach(), False) if frozen else value
-                elif value.is_inference() or not value.is_leaf:
-                    memo[id(value)] = _clone(value)
-            elif careful:
-                try:
-                    copy.deepcopy(value, dict(memo))
-                except Exception:  # an attribute may raise anything when it is copied
-                    memo[id(value)] = value
+    objects: list[Any] = []
+    waiting = [(value, False) for module in modules for value in module.__dict__.values()]
+    while waiting:
+        value, inside = waiting.pop()
+        if id(value) in seen or id(value) in memo or isinstance(value, nn.Module):
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            waiting.extend((v, inside) for v in value.values())
+        elif isinstance(value, (list, tuple, set)):
+            waiting.extend((v, inside) for v in value)
+        elif isinstance(value, Tensor):
+            if id(value) in parameters and share and not value.is_inference():
+                memo[id(value)] = nn.Parameter(value.detach(), False) if frozen else value
+            elif value.is_inference() or not value.is_leaf:
+                memo[id(value)] = _clone(value)
+        elif careful:
+            objects.append(value)
+            if not inside and _has_attributes(value):
+                waiting.extend((v, True) for v in vars(value).values())
+    for value in reversed(objects):  # what objects hold before the objects
+        try:
+            copy.deepcopy(value, dict(memo))
+        except Exception:  # an attribute may raise anything when it is copied
+            memo[id(value)] = value
     for module in reversed(modules):  # the inner wrappers first
         inner = plain(module)
         if inner is not module:
