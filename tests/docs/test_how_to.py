@@ -63,7 +63,7 @@ def test_pruning_operation(tmp_path):
             "-std=c++17",
             "-Wall",
             "-Wextra",
-            "-Wno-unknown-pragmas",
+            "-fopenmp",
             "-Werror",
             "-fsyntax-only",
         ]
