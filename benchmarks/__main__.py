@@ -116,6 +116,16 @@ def latency(options: argparse.Namespace) -> None:
         sys.exit(INCOMPLETE)
 
 
+def flows(options: argparse.Namespace) -> None:
+    """Time the published programs with their classes and with ours."""
+    arguments = [str(HERE / "bench_flows.py"), "--suite=full"]
+    arguments.append(f"--published={Path(options.published).resolve()}")
+    if options.only:
+        arguments.append(f"-k={' or '.join(options.only)}")
+    if measure(arguments, options, "flows"):
+        sys.exit(INCOMPLETE)
+
+
 def compare(options: argparse.Namespace) -> None:
     """Compare two result files; exit with 1 if something is slower."""
     text, slower = comparison(read_results(options.old), read_results(options.new))
@@ -182,6 +192,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     sub.add_argument("--output", type=Path, required=True, metavar="FILE")
     sub.set_defaults(run=latency)
+    sub = commands.add_parser(
+        "flows", help="the published programs, with their classes and with ours"
+    )
+    sub.add_argument(
+        "--published", metavar="PATH", required=True, help="checkouts of published code"
+    )
+    sub.add_argument("--only", nargs="+", metavar="FLOW")
+    sub.add_argument("--output", type=Path, required=True, metavar="DIR")
+    sub.add_argument("--check", action="store_true", help="small problems: results, not times")
+    sub.set_defaults(run=flows)
     sub = commands.add_parser("compare", help="regressions over 10 %% by paired ratio")
     sub.add_argument("old", type=Path)
     sub.add_argument("new", type=Path)

@@ -14,7 +14,7 @@ from benchmarks.layers import MODELS, LayerShape, layers_of
 from benchmarks.report import beside, fits, kernels, latencies, published
 from benchmarks.result_file import read_results, write_text
 
-DOCUMENTS = ("README.md", "docs/performance.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/other-projects.md")
 MARKED = re.compile(r"(<!-- figures ([\w-]+) -->\n).*?(<!-- end figures -->)", re.DOTALL)
 
 
@@ -248,6 +248,20 @@ def published_code() -> str:
     return table(["problem", "stage", "published", "ours", "ratio", "same mask"], rows)
 
 
+def flows() -> str:
+    """Whole flows of the published programs, with their classes and with ours."""
+    rows = [
+        [
+            b["flow"], device(data), seconds(b["rounds_reference_seconds"][0]),
+            seconds(b["seconds"]["median"]), f"{b['speedup']:.2g}", f"{100 * b['same_mask_of_flow']:.1f} %",
+        ]
+        for data in results().values()
+        for b in data["benchmarks"]
+        if "flow" in b
+    ]  # fmt: skip
+    return table(["flow", "on", "their classes", "ours", "ratio", "equal masks"], rows)
+
+
 def runs() -> str:
     """Machine and command of every result file."""
     rows = [
@@ -272,6 +286,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "operations": operations,
     "scaling": scaling,
     "published-code": published_code,
+    "published-flows": flows,
     "runs": runs,
 }
 

@@ -216,6 +216,7 @@ def obc_database(
     sparsities: Sequence[float],
     compress: str = "unstr",
     blocked_size: int = 4,
+    names: Sequence[str] | None = None,
 ) -> dict[float, dict[str, torch.Tensor]]:
     """main_trueobs of Optimal Brain Compression: a state dict per sparsity, all from one elimination per layer.
 
@@ -226,9 +227,10 @@ def obc_database(
         sparsities: Of the database.
         compress: "unstr", "blocked" or "struct".
         blocked_size: Columns per block.
+        names: Layers to prune; None for all.
     """
     states = {s: copy.deepcopy(model.state_dict()) for s in sparsities}
-    layers = prunable(model)
+    layers = {n: layer for n, layer in prunable(model).items() if names is None or n in names}
     pruners = {name: classes["TrueOBS"](layer) for name, layer in layers.items()}
     with watching(layers, lambda name, x, y: pruners[name].add_batch(x, y)):
         for batch in batches:

@@ -18,6 +18,20 @@ def network(name: str, device: str = "cpu") -> nn.Module:
     return model.eval().to(device)
 
 
+def language_model(width: int, heads: int, length: int) -> nn.Module:
+    """Two blocks of OPT with seeded random weights, in eval mode, for 200 tokens."""
+    _torchvision_models()  # transformers imports torchvision
+    from transformers import OPTConfig, OPTForCausalLM
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = OPTConfig(
+            vocab_size=200, hidden_size=width, word_embed_proj_dim=width, ffn_dim=4 * width, num_hidden_layers=2,
+            num_attention_heads=heads, max_position_embeddings=length,
+        )  # fmt: skip
+        return OPTForCausalLM(config).eval()
+
+
 def _torchvision_models():
     """torchvision.models; where its compiled part does not load, with its operators declared as in the tests."""
     try:

@@ -94,11 +94,26 @@ def _import(file: Path) -> types.ModuleType:
     module = importlib.util.module_from_spec(spec)
     switches = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
-        with _transformers(), contextlib.redirect_stdout(io.StringIO()):
+        with _transformers(), _siblings(file.parent), contextlib.redirect_stdout(io.StringIO()):
             spec.loader.exec_module(module)
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = switches
     return module
+
+
+@contextlib.contextmanager
+def _siblings(folder: Path) -> Iterator[None]:
+    """Let a file import those beside it by their bare names, which files of another folder may bear too."""
+    names = {path.stem for path in folder.glob("*.py")}
+    before = {name: sys.modules.pop(name) for name in names & set(sys.modules)}
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,176 @@
+"""Whole flows of the published programs with our classes and with theirs, on the same images, in the same run.
+
+Needs --published PATH, a checkout of the published code (SparseGPT, Optimal Brain Compression or SPADE).
+"""
+
+import copy
+import fnmatch
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import flows
+from benchmarks.networks import language_model, network
+from benchmarks.published import load_published, running
+from benchmarks.suite import Reference
+from spade_ext import compat
+
+SPARSITY = 0.9
+BATCH = 32  # images in one forward pass
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A published program on a network.
+
+    Attributes:
+        program: A function of benchmarks.flows.
+        kinds: The classes that it uses, by their names in published.CLASSES.
+        model: A network of torchvision, by name.
+        augmentations: Images per sample.
+        samples: Samples that are pruned together.
+        most_columns: Layers of more inputs per output stay dense: the published exact class holds all its traces in
+            memory, 4 R (D + 1) D bytes per layer.
+        layers: A glob of the layers to prune.
+        of_spade: Whether only the SPADE code's own classes do: those of SparseGPT and of Optimal Brain Compression
+            take no convolutions, or have no kernel_size.
+    """
+
+    program: str
+    kinds: tuple[str, ...]
+    model: str
+    augmentations: int = 64
+    samples: int = 1
+    most_columns: int = 5000
+    layers: str = "*"
+    of_spade: bool = False
+
+
+FLOWS = {
+    "sparsegpt-opt": Flow("sparsegpt_language_model", ("sparsegpt",), "opt", augmentations=16),
+    "fastspade-resnet50-64": Flow("spade_fast", ("sparsegpt",), "resnet50", of_spade=True),
+    "batched-resnet50-64": Flow(
+        "spade_batched", ("batched",), "resnet50", samples=4, most_columns=600
+    ),
+    "exact-mobilenet_v2": Flow(
+        "spade_exact", ("trueobs",), "mobilenet_v2", most_columns=400, of_spade=True
+    ),
+    "database-mobilenet_v2": Flow("obc_database", ("trueobs",), "mobilenet_v2", most_columns=200),
+}
+NAMES = {"trueobs": "TrueOBS", "sparsegpt": "SparseGPT", "batched": "SparseGPTSuperFast"}
+OURS = {name: getattr(compat, name) for name in NAMES.values()}
+
+
+@functools.cache
+def model_of(name: str, check: bool) -> nn.Module:
+    """The network of a flow; a small one to check with. "opt" is two blocks of OPT-125M's size."""
+    if name == "opt":
+        return language_model(16, 2, 128) if check else language_model(768, 12, 128)
+    if not check:
+        return network(name)
+    torch.manual_seed(0)
+    small = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 5),
+    )  # fmt: skip
+    return small.eval()
+
+
+def images(flow: Flow, check: bool) -> list[list[torch.Tensor]]:
+    """The batches of each sample."""
+    generator = torch.Generator().manual_seed(0)
+    size, count = (16, 8) if check else (224, flow.augmentations)
+    return [
+        list(torch.randn(count, 3, size, size, generator=generator).split(BATCH))
+        for _ in range(flow.samples)
+    ]
+
+
+def run(flow: Flow, classes: flows.Classes, check: bool) -> list[dict[str, torch.Tensor]]:
+    """The pruned weights that a flow leaves, a state dict per sample or sparsity."""
+    model = model_of(flow.model, check)
+    if flow.program == "sparsegpt_language_model":
+        own = copy.deepcopy(model)
+        generator = torch.Generator().manual_seed(0)
+        tokens = [
+            torch.randint(200, (1, 128), generator=generator) for _ in range(flow.augmentations)
+        ]
+        blocks = own.model.decoder.layers
+        flows.sparsegpt_language_model(classes, own, blocks, tokens, 0.5, blocksize=128)
+        return [blocks.state_dict()]
+    fits = {
+        name: layer
+        for name, layer in flows.prunable(model).items()
+        if fnmatch.fnmatchcase(name, flow.layers) and layer.weight[0].numel() <= flow.most_columns
+    }
+    ratios = dict.fromkeys(fits, SPARSITY)
+    samples = images(flow, check)
+    if flow.program == "obc_database":
+        ratios_of_database = [0.5, 0.75, SPARSITY]
+        states = flows.obc_database(
+            classes, model, samples[0], ratios_of_database, names=list(fits)
+        )
+        return [states[ratio] for ratio in ratios_of_database]
+    if flow.program == "spade_batched":
+        return [m.state_dict() for m in flows.spade_batched(classes, model, samples, ratios)]
+    return [getattr(flows, flow.program)(classes, model, samples[0], ratios).state_dict()]
+
+
+def published_classes(path: str) -> dict[str, Any]:
+    """The published classes under the names that the flows use; a log goes nowhere."""
+    published = load_published(path)
+
+    def maker(kind: str) -> Any:
+        def make(layer: nn.Module, *arguments: object) -> Any:
+            return published.make(kind, layer, *(arguments if kind == "batched" else ()))
+
+        return make
+
+    return {NAMES[kind]: maker(kind) for kind in published.classes}
+
+
+def is_of_spade(path: str, kind: str) -> bool:
+    """Whether a published class is that of the SPADE code."""
+    published = load_published(path)
+    text = (published.path / published.files[kind]).read_text() if kind in published.files else ""
+    return "nn.Unfold" in text and (kind != "trueobs" or "self.kernel_size" in text)
+
+
+def share_of_equal_masks(
+    a: list[dict[str, torch.Tensor]], b: list[dict[str, torch.Tensor]]
+) -> float:
+    """Share of all weights that both keep or both prune."""
+    equal = [
+        ((x[n] == 0) == (y[n] == 0)) for x, y in zip(a, b, strict=True) for n in x if x[n].ndim > 1
+    ]
+    return float(sum(int(e.sum()) for e in equal) / sum(e.numel() for e in equal))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.benchmark(group="published flows")
+def test_flow(benchmark, measure, suite, name):
+    if suite.published is None or suite.device != "cpu":
+        pytest.skip("needs --published PATH, on the CPU")
+    flow = FLOWS[name]
+    theirs = published_classes(suite.published)
+    missing = [kind for kind in flow.kinds if NAMES[kind] not in theirs]
+    if flow.of_spade:
+        missing += [kind for kind in flow.kinds if not is_of_spade(suite.published, kind)]
+    if missing:
+        pytest.skip(f"the checkout has no class for {', '.join(missing)} that the flow can use")
+    results: dict[str, Any] = {}
+
+    def kept(whose: str, classes: flows.Classes) -> None:
+        results[whose] = run(flow, classes, suite.check)
+
+    with running():
+        published = Reference("published code", lambda: kept("published", theirs))
+        measure(lambda: kept("ours", OURS), once=True, reference=published, flow=name)
+    same = share_of_equal_masks(results["published"], results["ours"])
+    assert same > 0.98
+    benchmark.extra_info["same_mask_of_flow"] = same
