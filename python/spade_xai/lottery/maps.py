@@ -129,7 +129,7 @@ def _compare(
     if settings.insertion:
         count = min(settings.insertion, len(pictures))
         _, images, labels = next(batches(pictures, size, count, workers=workers))
-        steps = {"steps": 20, "batch_size": 64}
+        steps: dict[str, Any] = {"steps": 20, "batch_size": 64, "progress": False}
         for name, judge, judged in (("own", arm, number), ("dense", arm.reference, 0)):
             model = judge.model(judged, device)
             area = metrics.insertion(

@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from spade_xai.lottery import question_sections as qs
 from spade_xai.lottery import sections as sc
 from spade_xai.lottery.collect import collect
 from spade_xai.lottery.folder import Run
@@ -50,6 +51,11 @@ def build_sections(record: dict[str, Any], run: Run, *, pictures: bool = True) -
         found += [sc.concepts(record), sc.stability(record)]
     if record.get("shortcut"):
         found.append(sc.shortcut(record))
+    if any(row["measure"] == "traced/answer_kept" for row in record.get("drift", [])):
+        found.append(qs.traces(record))
+    for name in ("regularize", "difficulty", "compare", "tcav"):
+        if name in record:
+            found.append(getattr(qs, name)(record))
     return found
 
 

@@ -27,14 +27,25 @@ def concepts_stage(
     bank: str,
     settings: BankSettings,
     *,
+    limit: int | None = None,
     device: torch.device | str = "cpu",
     workers: int = 0,
     progress: bool = False,
 ) -> ConceptPictures:
-    """Fit a bank for each ticket, and a second one of other pictures for each dense network."""
-    concepts = open_concepts(bank, run.record["data"], run.data)
+    """Fit a bank for each ticket, and a second one of other pictures for each dense network.
+
+    Args:
+        run: With tickets.
+        bank: Which concepts; see `open_concepts`.
+        settings: How to fit.
+        limit: The first so many concepts; None: all.
+        device: Where to run networks.
+        workers: Processes that read pictures.
+        progress: Whether to draw a bar.
+    """
+    concepts = limited_concepts(open_concepts(bank, run.record["data"], run.data), limit)
     record = finite(
-        {"bank": bank, "settings": asdict(settings), "names": list(concepts.names),
+        {"bank": bank, "limit": limit, "settings": asdict(settings), "names": list(concepts.names),
          "pictures": concepts.pictures.digest()}
     )  # fmt: skip
     key = key_of(record)
@@ -53,9 +64,8 @@ def concepts_stage(
 
 def pcbm_stage(run: Run, settings: pc.PCBMSettings, *, progress: bool = False) -> None:
     """Fit a bottleneck on each bank, and score it on the test pictures."""
-    about = concepts_of(run)
-    concepts = open_concepts(about["bank"], run.record["data"], run.data)
-    key = key_of({"bank": about["key"], "settings": asdict(settings)})
+    concepts = concept_pictures(run)
+    key = key_of({"bank": concepts_of(run)["key"], "settings": asdict(settings)})
     data, classes = run.data, len(run.data.classes)
     for arm, number in each(run, "bottlenecks", progress):
         for name, source in (("pcbm", "bank"), ("redrawn_pcbm", "redrawn")):
@@ -98,13 +108,26 @@ def pcbm_of(run: Run, arm: Arm, number: int, name: str = "pcbm") -> tuple[pc.PCB
 
 def projections(run: Run, arm: Arm, number: int) -> tuple[Tensor, Tensor]:
     """A ticket's projections of training and test pictures as its bottleneck reads them."""
-    about = concepts_of(run)
-    concepts = open_concepts(about["bank"], run.record["data"], run.data)
+    concepts = concept_pictures(run)
     settings = pc.PCBMSettings(**read_json(run.path / "pcbm.json", "pcbm")["settings"])
     bank = read_bank(bank_file(run, arm, number))
     phi = embeddings_of(arm, number, concepts)
     train, test = bank.project(phi.train), bank.project(phi.test)
     return pc.prepared(train, train, settings), pc.prepared(test, train, settings)
+
+
+def limited_concepts(concepts: ConceptPictures, limit: int | None) -> ConceptPictures:
+    """The first so many concepts; all for None."""
+    if limit is None:
+        return concepts
+    return ConceptPictures(concepts.pictures, concepts.names[:limit], concepts.labels[:, :limit])
+
+
+def concept_pictures(run: Run) -> ConceptPictures:
+    """The concepts of the run."""
+    about = concepts_of(run)
+    concepts = open_concepts(about["bank"], run.record["data"], run.data)
+    return limited_concepts(concepts, about["limit"])
 
 
 def concepts_of(run: Run) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from spade_xai.lottery.data.open import open_data
+from spade_xai.lottery.difficulty import difficulty
 from spade_xai.lottery.folder import Run
 from spade_xai.lottery.maps import MapSettings, maps_stage
 from spade_xai.lottery.networks import network_for
+from spade_xai.lottery.regularize import regularize
 from spade_xai.lottery.settings import (
     bank_of,
     pcbm_settings_of,
@@ -74,7 +76,7 @@ def run_all(
     progress: bool = False,
     report: Callable[[str], object] = print,
 ) -> Run:
-    """Tickets by magnitude of each seed, controls and other criteria of the first seed, concepts, bottlenecks and maps.
+    """Every stage: tickets by magnitude of each seed, controls and other criteria of the first seed, and the rest.
 
     Args:
         path: Folder of the run.
@@ -110,4 +112,8 @@ def run_all(
     pcbm_stage(run, pcbm_settings_of(kind, epochs=20 if quick else None), progress=progress)
     report("maps")
     maps_stage(run, MapSettings(), progress=progress)
+    report("easy and hard pictures")
+    difficulty(run)
+    report("tickets held near the dense network's maps")
+    regularize(run, [1.0], tickets=[max(run.arms()[0].numbers())], progress=progress)
     return run
