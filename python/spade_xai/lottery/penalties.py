@@ -20,9 +20,9 @@ from spade_xai.lottery.gradcam import (
 class GradCAMPenalty:
     """1 - cos(M_k(x, y), M_0(x, y)), the mean over pictures.
 
-    At the last stage of a network that ends in mean pooling and a linear layer, the maps come from the forward
-    pass that is made anyway. At an earlier layer a second pass over half of the pictures, in eval mode, is
-    differentiated twice.
+    At the last stage of a network that ends in mean pooling and a linear layer, the maps come from the forward pass
+    that is made anyway. At an earlier layer a second pass over half of the pictures is differentiated twice. Its batch
+    norms take the statistics of these pictures: running ones lag behind at the start of a round.
 
     Attributes:
         weight: Of the term.
@@ -55,9 +55,8 @@ class GradCAMPenalty:
         else:
             half = -(-len(images) // 2)
             images, labels, index = images[:half], labels[:half], index[:half]
-            model.eval()
-            maps = differentiable_gradcam(model, self.layer, images, labels)
-            model.train()
+            with _batch_statistics(model):
+                maps = differentiable_gradcam(model, self.layer, images, labels)
         with torch.no_grad():
             if self.stored is not None:
                 dense = self.stored[index].to(maps.device)
@@ -112,6 +111,22 @@ class ConceptPenalty:
         like = embeddings.float()
         vectors = (self.bank.vectors / self.bank.norms[:, None]).to(like)
         return like @ vectors.T + (self.bank.intercepts / self.bank.norms).to(like)
+
+
+@contextmanager
+def _batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Eval mode, but for batch norms, which take the batch's statistics and leave their running ones as they are."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    tracking = [m.track_running_stats for m in norms]
+    model.eval()
+    for module in norms:
+        module.training, module.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for module, tracked in zip(norms, tracking, strict=True):
+            module.track_running_stats = tracked
+        model.train()
 
 
 def one_minus_cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -222,9 +222,9 @@ def tcav(record: dict[str, Any]) -> Section:
         "alike, as the last layer is linear.",
     ]
     table = Table(
-        "TCAV scores", ["arm", "seed", "ticket", "class", "concept", "share", "magnitude", "pictures"],
+        "TCAV scores", ["arm", "seed", "ticket", "class", "concept", "share", "mean derivative", "pictures"],
         [[r["arm"], str(r["seed"]), str(r["number"]), r["class"], r["concept"], f"{r['sign']:.2f}",
-          f"{r['magnitude']:.2f}", str(r["pictures"])] for r in rows],
+          f"{r['magnitude']:.4f}", str(r["pictures"])] for r in rows],
         "tcav",
     )  # fmt: skip
     return Section("What does TCAV say?", says, [], [table])

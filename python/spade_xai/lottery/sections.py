@@ -272,8 +272,8 @@ def stability(record: dict[str, Any]) -> Section:
     ]
     says.append(
         f"A second bank of other pictures for the same dense network overlaps by "
-        f"{number(references['other bank']['overlap'])}: no explanation can be steadier than that. Random rows "
-        f"overlap by {references['random rows']['overlap']['mean']:.3f}."
+        f"{number(references['other bank']['overlap'])}: less than 1 by the bank's own draws alone. Random "
+        f"rows overlap by {references['random rows']['overlap']['mean']:.3f}."
     )
     if "minus_other_seed" in row:
         change = row["minus_other_seed"]

@@ -70,12 +70,12 @@ def rank_biased_overlap(weights: Tensor, dense: Tensor, p: float = PERSISTENCE) 
 
     Source: Webber, Moffat and Zobel (ACM TOIS 2010), equation 30 of rankings of equal length.
     """
-    rows, n = weights.shape
-    first, second = top_concepts(weights, n), top_concepts(dense, n)
-    total = torch.full((rows,), p**n, dtype=torch.float64)
-    for d in range(1, n + 1):
-        shared = (first[:, :d, None] == second[:, None, :d]).sum((1, 2)).double()
-        total += (1 - p) * p ** (d - 1) * shared / d
+    n = weights.shape[1]
+    places = [top_concepts(w, n).argsort(dim=1) for w in (weights, dense)]  # of each concept
+    deeper = torch.maximum(*places)  # a concept is shared from this depth on
+    depths = torch.arange(1, n + 1, dtype=torch.float64)
+    shared = (deeper.sort(dim=1).values[:, None] < depths.view(1, -1, 1)).sum(2).double()
+    total = (1 - p) * (p ** (depths - 1) * shared / depths).sum(1) + p**n
     return total
 
 

@@ -34,6 +34,9 @@ class _LogProbabilities(nn.Module):
 class _None(Classifier):
     """Fits nothing."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def train_and_eval(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError
 
@@ -65,7 +68,7 @@ class _Known(TCAV):
 def tcav_scores(
     model: nn.Module, head: str, bank: Bank, images: Tensor, label: int
 ) -> tuple[Tensor, Tensor]:
-    """Share of pictures whose log-probability of the class grows along each concept, and the magnitude share.
+    """Share of pictures whose log-probability of the class grows along each concept, and the mean derivative.
 
     Args:
         model: For the images, in eval mode. Not modified.
@@ -75,7 +78,7 @@ def tcav_scores(
         label: The class.
 
     Returns:
-        Two tensors [concepts] in [0, 1].
+        The share, in [0, 1], and the mean derivative along the concept's unit vector, each [concepts].
     """
     count = len(bank.names)
     pairs = [
