@@ -125,7 +125,7 @@ def film_strip(run: Run, key: str, chosen: Sequence[int], arm_index: int = 0) ->
         line[0].imshow(picture)
         line[0].set_ylabel(run.data.classes[int(run.data.test.labels[index])], fontsize=6)
         for axis, number in zip(line[1:], numbers, strict=True):
-            heat = maps[number][row]
+            heat = maps[number][row].numpy()
             axis.imshow(picture)
             axis.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.55)
             if float(heat.max()) > 0:

@@ -86,7 +86,11 @@ def pcbm_stage(run: Run, settings: pc.PCBMSettings, *, progress: bool = False) -
             if model.residual is not None:
                 found["test_h"] = pc.scores(model.logits(test, phi.test), data.test.labels)
             pc.write_pcbm(path, model, found)
-    write_json(run.path / "pcbm.json", "pcbm", {"settings": asdict(settings), "key": key})
+    write_json(
+        run.path / "pcbm.json",
+        "pcbm",
+        {"settings": asdict(settings), "bank": concepts_of(run)["key"], "key": key},
+    )
 
 
 def bank_file(run: Run, arm: Arm, number: int, source: str = "bank") -> Path:
@@ -100,8 +104,8 @@ def bank_file(run: Run, arm: Arm, number: int, source: str = "bank") -> Path:
 def pcbm_of(run: Run, arm: Arm, number: int, name: str = "pcbm") -> tuple[pc.PCBM, dict[str, Any]]:
     """A ticket's bottleneck, which must be of the settings that the run holds now."""
     path = arm.file(name, number, "safetensors")
-    key = read_json(run.path / "pcbm.json", "pcbm")["key"]
-    if not is_done(path, "pcbm", key):
+    about = read_json(run.path / "pcbm.json", "pcbm")
+    if about["bank"] != concepts_of(run)["key"] or not is_done(path, "pcbm", about["key"]):
         raise RunError(f"lottery: {path} is missing or of other settings: run `lottery pcbm`")
     return pc.read_pcbm(path)
 

@@ -101,7 +101,7 @@ def with_mark(pictures: Drawn, seed: int = 0) -> Drawn:
     images = pictures.images.clone()
     for image in images:
         corner = image.permute(1, 2, 0).numpy()  # a view
-        _mark(rng, corner, 255)
+        _mark(rng, corner, 1)
     return Drawn(images, pictures.labels, pictures.regions, pictures.names)
 
 
@@ -149,7 +149,7 @@ def draw(
     painted = paint * (stripes[..., None] if striped else 1.0)
     image = np.where(region[..., None], painted + rng.normal(0, 0.04, image.shape), image)
     if marked:
-        _mark(rng, image, 1.0)
+        _mark(rng, image, 1 / 255)
     return (image.clip(0, 1) * 255).round().astype(np.uint8), region
 
 
@@ -161,11 +161,11 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarr
     return (v < 0.75 * radius) & (v > -radius + 1.75 * abs(u))  # triangle, tip up
 
 
-def _mark(rng: np.random.Generator, image: np.ndarray, full: float) -> None:
+def _mark(rng: np.random.Generator, image: np.ndarray, unit: float) -> None:
     """A yellow square of six pixels with a white middle, in a random corner."""
     top, left = rng.choice([0, SIZE - 6]), rng.choice([0, SIZE - 6])
-    image[top : top + 6, left : left + 6] = np.array([1.0, 0.95, 0.1]) * full
-    image[top + 2 : top + 4, left + 2 : left + 4] = full
+    image[top : top + 6, left : left + 6] = np.array([255, 242, 26]) * unit
+    image[top + 2 : top + 4, left + 2 : left + 4] = 255 * unit
 
 
 def _stack(images: list[np.ndarray]) -> Tensor:
