@@ -121,9 +121,7 @@ def test_checkpointed_parts_are_guided_or_refused(reentrant, x, by_captum):
         return checkpoint(F.relu, v, use_reentrant=reentrant)
 
     if reentrant:
-        with pytest.raises(
-            ValueError, match=r"must see every ReLU, got a model with a part \(Check"
-        ):
+        with pytest.raises(ValueError, match=r"must see the functions .* a part \(Check"):
             guided(act, x)
     else:
         torch.testing.assert_close(guided(act, x), by_captum)

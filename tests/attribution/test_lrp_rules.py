@@ -173,6 +173,32 @@ def test_16_bit_models_are_computed_in_float32(dtype):
     torch.testing.assert_close(got.float(), expected, rtol=2e-2, atol=1e-3)
 
 
+class Checkpointed(nn.Module):
+    """A block, as it is or computed again in the backward pass."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.reentrant = reentrant
+        self.block = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 6))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        if self.reentrant is None:
+            return self.head(self.block(x))
+        return self.head(checkpoint(self.block, x, use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("method", ["lrp", "deep_lift"])
+def test_checkpoints_keep_the_rules_or_are_refused(method):
+    plain, kept, opaque = (Checkpointed(kind).double().eval() for kind in (None, False, True))
+    kept.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 6, dtype=torch.float64)
+    expected = attribute(plain, x, 1, method, progress=False)
+    torch.testing.assert_close(attribute(kept, x, 1, method, progress=False), expected)
+    with pytest.raises(ValueError, match=rf"{method} must see the functions .*CheckpointFunction"):
+        attribute(opaque, x, 1, method, progress=False)
+
+
 def test_padding_masks_of_attention_modules():
     torch.manual_seed(0)
 

@@ -5,11 +5,13 @@ functional call, a method of a tensor and an operator such as `+` all end in one
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode, resolve_name
 
@@ -30,6 +32,8 @@ _KEYWORDS: dict[str, tuple[str, ...]] = {
     "stack": ("tensors",),
 }
 _OTHERS = ("input", "other")
+# Parts of a model that autograd sees as one node.
+_OPAQUE = ("CheckpointFunction", "CompiledFunction", "DifferentiableGraph")
 
 
 @dataclass
@@ -86,7 +90,8 @@ class Calls(TorchFunctionMode):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
         args, kwargs = _by_position(name, tuple(args), dict(kwargs))
-        return self.rule(Call(func, name, args, kwargs))
+        with _kept():
+            return self.rule(Call(func, name, args, kwargs))
 
     def _constant(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -97,6 +102,36 @@ class Calls(TorchFunctionMode):
         if type(value) in (list, tuple):
             return type(value)(self._constant(v) for v in value)
         return value
+
+
+def _kept() -> AbstractContextManager[Any]:
+    """Inside of a checkpoint, tensors are kept after all: computing them again would be without the rules."""
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if hooks is None or hooks(True) is None:
+        return nullcontext()
+    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+
+
+def graph_nodes(root: Any) -> Iterator[Any]:
+    """The nodes of autograd's graph, each once."""
+    stack, seen = [root], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        stack.extend(following for following, _ in node.next_functions)
+
+
+def check_open(method: str, outputs: Tensor) -> None:
+    """Refuse outputs of a model that hides functions in one node of autograd's graph."""
+    for node in graph_nodes(outputs.grad_fn):
+        if node.name().startswith(_OPAQUE):
+            raise ValueError(
+                f"attribute: {method} must see the functions a model calls, got a model with a part ({node.name()}) "
+                "that was compiled, scripted or is checkpointed with use_reentrant=True; give the model without"
+            )
 
 
 def is_signal(value: Any) -> bool:
@@ -168,8 +203,15 @@ def wide(value: Any) -> Any:
 
 
 def run_under(
-    calls: Calls, model: nn.Module, state: dict[str, Tensor], x: Tensor, extra: tuple[Any, ...]
+    method: str,
+    calls: Calls,
+    model: nn.Module,
+    state: dict[str, Tensor],
+    x: Tensor,
+    extra: tuple[Any, ...],
 ) -> Tensor:
-    """The model's outputs with `calls` in charge."""
+    """The model's outputs with `calls` in charge, for a method of that name."""
     with torch.enable_grad(), calls:
-        return functional_call(model, state, (x, *extra))
+        outputs = functional_call(model, state, (x, *extra))
+    check_open(method, outputs)
+    return outputs

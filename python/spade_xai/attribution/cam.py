@@ -183,7 +183,7 @@ def _features(job: Job, module: nn.Module, call: int) -> tuple[Tensor, Tensor | 
 
 _OPTIONS = {"interpolation": Option("bilinear")}
 
-METHODS = (
+RECORDS = (
     Method(
         "grad_cam",
         _grad_cam,

@@ -44,10 +44,12 @@ def _deep_lift(job: Job, options: Options) -> Tensor:
 
     leaf = x0.detach().clone().requires_grad_()
     first = Baseline(leaf)
-    at_baseline = run_under(first, job.forward, state, leaf, extra).detach().gather(1, chosen)
+    at_baseline = (
+        run_under("deep_lift", first, job.forward, state, leaf, extra).detach().gather(1, chosen)
+    )
     leaf = x.detach().clone().requires_grad_()
     second = Multipliers(leaf, first.seen)
-    outputs = run_under(second, job.forward, state, leaf, extra)
+    outputs = run_under("deep_lift", second, job.forward, state, leaf, extra)
     with torch.no_grad():
         plain = torch.func.functional_call(job.forward, state, (x.clone(), *extra))
     second.check(outputs, plain)
@@ -80,7 +82,7 @@ def _check_sum(result: Tensor, at_x: Tensor, at_baseline: Tensor, approximate: s
     )
 
 
-METHODS = (
+RECORDS = (
     Method(
         "deep_lift",
         _deep_lift,

@@ -111,7 +111,7 @@ def _check_of(value: object) -> None:
         raise ValueError(f"attribute: of must be one of {', '.join(SMOOTHED)}, got {value!r}")
 
 
-METHODS = (
+RECORDS = (
     Method(
         "saliency",
         _saliency,
@@ -170,5 +170,5 @@ METHODS = (
         tokens="magnitude",
     ),
 )
-SMOOTHED = {m.name: m for m in (*METHODS, *deep_lift.METHODS, *lrp.METHODS) if m.cheap}
+SMOOTHED = {m.name: m for m in (*RECORDS, *deep_lift.RECORDS, *lrp.RECORDS) if m.cheap}
 """What `smooth_grad` can average."""

@@ -7,17 +7,14 @@ Source: Springenberg et al. (ICLR 2015 workshop), section 3.4.
 """
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spade_xai.attribution.calls import check_open, graph_nodes
 from spade_xai.attribution.method import Job
 from spade_xai.exceptions import PlainGradientWarning
-
-# Parts of a model that autograd sees as one node.
-_OPAQUE = ("CheckpointFunction", "CompiledFunction", "DifferentiableGraph", "GraphTask")
 
 
 def gradient(job: Job) -> Tensor:
@@ -30,14 +27,10 @@ def gradient(job: Job) -> Tensor:
     with torch.enable_grad():
         x = job.x.detach().clone().requires_grad_()
         score = job.score(x)
+        check_open("guided_backprop", score)
         found = 0
-        for node in _nodes(score.grad_fn):
+        for node in graph_nodes(score.grad_fn):
             name = node.name()
-            if name.startswith(_OPAQUE):
-                raise ValueError(
-                    f"attribute: guided_backprop must see every ReLU, got a model with a part ({name}) that was "
-                    "compiled, scripted or checkpointed; give the model without"
-                )
             if _is_relu(name, node):
                 node.register_prehook(_positive)
                 found += 1
@@ -55,18 +48,6 @@ def gradient(job: Job) -> Tensor:
 
 def _positive(grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     return tuple(None if g is None else g.clamp_min(0) for g in grads)
-
-
-def _nodes(root: Any) -> Iterator[Any]:
-    """The nodes of autograd's graph, each once."""
-    stack, seen = [root], set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        stack.extend(following for following, _ in node.next_functions)
 
 
 def _is_relu(name: str, node: Any) -> bool:

@@ -1,6 +1,6 @@
 """All saliency methods, from the records of their families.
 
-A new method is a record in its family's `METHODS` and its name in the family's `Name`.
+A new method is a record in its family's `RECORDS` and its name in the family's `Name`.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ MethodName = gradient.Name | deep_lift.Name | lrp.Name | cam.Name | perturbation
 RECORDS: dict[str, Method] = {
     method.name: method
     for family in (gradient, deep_lift, lrp, cam, perturbation)
-    for method in family.METHODS
+    for method in family.RECORDS
 }
 METHODS = tuple(RECORDS)
 """Names of the saliency methods."""

@@ -109,7 +109,7 @@ def _sizes(name: str, value: Any, sides: tuple[int, ...]) -> list[int]:
     return [check_int("attribute", name, v, 1, s) for v, s in zip(values, sides, strict=True)]
 
 
-METHODS = (
+RECORDS = (
     Method(
         "lime",
         _lime,

@@ -151,7 +151,7 @@ def relevance(
     state = constants(model)
     linear = LinearRule(1.0 if rule == "z_plus" else alpha, epsilon, bias, rule == "epsilon")
     mode = _Propagate(leaf, linear, bounds)
-    logits = run_under(mode, model, state, leaf, extra)
+    logits = run_under("lrp", mode, model, state, leaf, extra)
     if not logits.requires_grad:
         raise RuntimeError(
             "lrp: model must end in logits that depend on x, got outputs no relevance passes through; "

@@ -14,7 +14,7 @@ def _lrp(job: Job, options: Options) -> Tensor:
     return relevance(job.forward, job.x, job.target, extra=job.extra, **options)
 
 
-METHODS = (
+RECORDS = (
     Method(
         "lrp",
         _lrp,
