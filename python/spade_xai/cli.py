@@ -1,4 +1,4 @@
-"""The command line: `spade-xai trace | explain | evaluate | tune | visualize | demo | lottery`."""
+"""The command line: `spade-xai trace | explain | evaluate | tune | visualize | reasons | demo | lottery`."""
 
 import sys
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from spade_xai.commands.demo import demo
 from spade_xai.commands.evaluate import evaluate
 from spade_xai.commands.explain import explain
 from spade_xai.commands.lottery import app as lottery
+from spade_xai.commands.reasons import reasons
 from spade_xai.commands.trace import trace
 from spade_xai.commands.tune import tune
 from spade_xai.commands.visualize import visualize
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (trace, explain, evaluate, tune, visualize, demo):
+for command in (trace, explain, evaluate, tune, visualize, reasons, demo):
     app.command()(command)
 app.add_typer(lottery, name="lottery")
 

@@ -13,7 +13,7 @@ import spade_xai.reports.demo
 from spade_xai import load_trace
 from spade_xai.tracing.pruning.exact_obc import ExactOBC
 
-COMMANDS = ["trace", "explain", "evaluate", "tune", "demo"]
+COMMANDS = ["trace", "explain", "evaluate", "tune", "visualize", "reasons", "demo"]
 
 
 def test_help_has_examples_for_every_command(run):

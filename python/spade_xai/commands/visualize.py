@@ -141,6 +141,7 @@ def visualize(
                 "name": facet.name,
                 "confidence": facet.confidence,
                 "answers": facet.answers and list(facet.answers),
+                "faithful": facet.fidelity is None or facet.fidelity.faithful,
             }
             for facet in found
         ]
@@ -157,8 +158,8 @@ def visualize(
         return
     for facet in found:
         kept = ""
-        if facet.answers and facet.answers[0] != facet.answers[1]:
-            kept = f"; NOT FAITHFUL: answers {class_name(given.classes, facet.answers[1])}"
+        if facet.fidelity is not None and not facet.fidelity.faithful:
+            kept = f"; NOT FAITHFUL: {'; '.join(facet.fidelity.reasons)}"
         sure = "" if facet.confidence is None else f": probability of {name} {facet.confidence:.2f}"
         typer.echo(f"{facet.name}{sure}{kept}")
     typer.echo(f"report: {out / 'report.html'}")

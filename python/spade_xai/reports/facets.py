@@ -142,7 +142,7 @@ def facet_page(
             "figure": embedded(facet_figure(facet)),
             "confidence": facet.confidence,
             "answers": facet.answers and [class_name(classes, k) for k in facet.answers],
-            "kept": facet.answers is None or facet.answers[0] == facet.answers[1],
+            "reasons": facet.fidelity.reasons if facet.fidelity else (),
         }
         for facet in results
     ]
