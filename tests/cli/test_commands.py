@@ -182,3 +182,32 @@ def test_demo_passes_its_options_on(run, monkeypatch, tmp_path):
     expected["output_dir"] = tmp_path
     assert {name: given[name] for name in expected} == expected
     assert run("demo", "-o", tmp_path)[1] == "a line\n"
+
+
+def test_models_of_files_and_of_the_working_directory(run, pictures):
+    code = "from command_line import make\nprint('from the model')\n"
+    Path("nets").mkdir()
+    Path("nets/own_net_file.py").write_text(code)
+    Path("own_net_here.py").write_text(code)
+    for spec in ("nets/own_net_file.py:make", "own_net_here:make"):
+        arguments = ["trace", "pictures/a.png", "-m", spec, "-n", "8", "-s", "0.5", "-o", "out"]
+        code, out, err = run(*arguments, "--json")
+        assert code == 0
+        assert json.loads(out)[0]["image"] == "a.png"  # what the model prints is elsewhere
+        assert "from the model" in err
+    code, _, err = run("trace", "pictures/a.png", "-m", "absent.py:make")
+    assert code == 1 and "cannot import absent.py:make: no file absent.py" in err
+
+
+def test_methods_in_any_case_and_near_misses(run, pictures):
+    arguments = ["explain", "pictures/a.png", *FAST, "-s", "0.5", "-t", "fastspade"]
+    code, out, _ = run(*arguments, "-a", "Input-X-Gradient", "--json")
+    assert code == 0
+    assert json.loads(out)["images"][0]["methods"] == ["input_x_gradient"]
+    code, _, err = run(*arguments, "-a", "salency")
+    assert code == 2 and "did you mean saliency?" in " ".join(err.replace("│", " ").split())
+
+
+def test_version(run):
+    code, out, _ = run("--version")
+    assert code == 0 and re.fullmatch(r"spade-xai \d+\.\d+\.\d+\S*\n", out)

@@ -1,5 +1,6 @@
 """What the options of commands are called, how they are described, and what their text means."""
 
+import difflib
 import enum
 from collections.abc import Callable
 from pathlib import Path
@@ -48,10 +49,16 @@ def _check_tracers(names: list[str]) -> list[str]:
 
 
 def _check_methods(names: list[str]) -> list[str]:
-    for name in names:
-        if name not in METHODS:
-            raise typer.BadParameter(f"methods are {', '.join(METHODS)}, got {name!r}")
-    return names
+    return [_check_method(name) for name in names]
+
+
+def _check_method(name: str) -> str:
+    plain = name.lower().replace("-", "_")
+    if plain in METHODS:
+        return plain
+    near = difflib.get_close_matches(plain, METHODS, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise typer.BadParameter(f"methods are {', '.join(METHODS)}, got {name!r}{hint}")
 
 
 Images = Annotated[

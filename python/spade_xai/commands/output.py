@@ -1,17 +1,21 @@
 """What commands print."""
 
+import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
 from spade_ext.files import sweep
 from spade_xai.commands.inputs import Inputs
+
+_for_json: list[TextIO] = []  # stdout, while others' words go elsewhere
 
 
 def ready_folder(path: Path) -> None:
@@ -58,9 +62,24 @@ def end(given: Inputs) -> None:
         raise typer.Exit(3)
 
 
+@contextmanager
+def only_json(asked: bool) -> Iterator[None]:
+    """Keep stdout for `print_json`, where asked: what anybody else prints goes to stderr."""
+    if not asked:
+        yield
+        return
+    _for_json.append(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _for_json.pop()
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON, with null for what is not finite."""
-    typer.echo(json.dumps(finite(value), indent=1))
+    text = json.dumps(finite(value), indent=1)
+    typer.echo(text, file=_for_json[-1] if _for_json else None)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

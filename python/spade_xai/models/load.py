@@ -1,8 +1,11 @@
 """Models by name and weights by path; no code in a weights file runs, and nothing is downloaded unless asked for."""
 
 import importlib
+import importlib.util
 import math
 import pickle
+import sys
+import types
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -40,7 +43,8 @@ def load_model(
             GoogLeNet and Inception v3 transform their input, as torchvision sets it for its own files);
             `transformers:NAME`, a folder with a config.json, whose weights are loaded if none are given, or a model
             type such as vit or bert with its default configuration;
-            `package.module:function`, a function without arguments that returns an nn.Module.
+            `package.module:function` or `path/to/file.py:function`, a function without arguments that returns an
+            nn.Module; modules in the working directory are found too.
         weights: A state dict as a safetensors file or a torch file (read with weights_only=True); None: as made.
         classes: Number of outputs of a library's model; None: the library's default.
         pretrained: Whether a library's model gets the weights that the library downloads for it, where there is a
@@ -231,7 +235,7 @@ _LIBRARIES = {"torchvision": _torchvision, "timm": _timm, "transformers": _trans
 
 def _call(module: str, function: str) -> nn.Module:
     try:
-        make = getattr(importlib.import_module(module), function)
+        make = getattr(_imported(module), function)
     except (Exception, SystemExit) as error:  # the module's own code may raise anything
         raise ModelError(
             f"load_model: cannot import {module}:{function}: {first_line(error)}"
@@ -248,6 +252,24 @@ def _call(module: str, function: str) -> nn.Module:
             f"load_model: {module}:{function} must return an nn.Module, got {type(model).__name__}"
         )
     return model
+
+
+def _imported(module: str) -> types.ModuleType:
+    """The module of a name, also in the working directory, or of a file that ends in .py."""
+    file = Path(module)
+    if file.suffix == ".py":
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        if spec is None or spec.loader is None or not file.is_file():
+            raise ImportError(f"no file {file}")
+        loaded = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(file.stem, loaded)  # where classes of the file are looked for
+        spec.loader.exec_module(loaded)
+        return loaded
+    sys.path.append(str(Path.cwd()))
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.pop()
 
 
 def normalized(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
