@@ -161,6 +161,9 @@ def test_relevance_that_outgrows_the_logit_is_told():
         DegenerateMapWarning, match="magnitudes of relevance sum to .* times the logit"
     ):
         relevance(model, x, epsilon=1e-9)
+    deep = nn.Sequential(*layers * 8).eval()
+    with pytest.warns(DegenerateMapWarning, match="magnitudes of relevance overflow"):
+        relevance(deep, x, epsilon=1e-30)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -238,9 +238,7 @@ def test_methods_derive_from_their_records():
     assert sorted(names) == sorted(METHODS)
     assert set(OPTIONS) == set(METHODS)
     page = (Path(__file__).parents[2] / "docs" / "interpretation.md").read_text()
-    assert table() in page, (
-        "replace the table by what `python -m spade_xai.attribution.methods` prints"
-    )
+    assert table() in page, "replace the table by what `python -m spade_xai.attribution` prints"
 
 
 def test_python_of_the_page():

@@ -275,3 +275,29 @@ def test_maps_of_zeros_and_of_nan_are_told():
         DegenerateMapWarning, match="of input_x_gradient are 0 .* 1 of 3 inputs, the first 1"
     ):
         attribute(Sum(2.0), x, 0, "input_x_gradient", **QUIET)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if not RECORDS[m].feature_map])
+def test_arguments_that_are_not_split_with_the_batch(method):
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x, weights=None, scale=None, how=None):
+            assert weights.shape == (6,) and len(scale) == len(x) and how == "relu"
+            return self.head(torch.relu(x * weights)) * scale
+
+    torch.manual_seed(0)
+    model, x = Weighted().eval(), torch.rand(3, 6) + 0.1
+    kwargs = {
+        "weights": torch.rand(6) + 0.1,
+        "scale": torch.tensor([[1.0], [2.0], [3.0]]),
+        "how": "relu",
+    }
+    options = FEW.get(method, {}) | QUIET
+    got = attribute(model, x, 1, method, kwargs=kwargs, batch_size=2, **options)
+    for k in range(3):
+        one = kwargs | {"scale": kwargs["scale"][k : k + 1]}
+        alone = attribute(model, x[k : k + 1], 1, method, kwargs=one, **options)
+        torch.testing.assert_close(got[k : k + 1], alone, rtol=1e-4, atol=1e-6)

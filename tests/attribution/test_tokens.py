@@ -119,6 +119,8 @@ def test_language_models_are_explained_at_a_position():
         ValueError, match=r"logits \[B, classes\], got shape \(1, 6, 12\); position= "
     ):
         attribute(model, IDS, 7, **FAST)
+    with pytest.raises(ValueError, match="position goes with a class"):
+        attribute(model, IDS, lambda out: out.logits.sum((1, 2)), position=1, **FAST)
     with pytest.raises(ValueError, match=r"position must be an int or 2 ints, got shape .*float32"):
         attribute(model, IDS, 7, position=0.5, **FAST)
     with pytest.raises(ValueError, match=r"position must be in .*, got 6"):

@@ -89,6 +89,8 @@ def attribute(
         torch.Size([2, 3, 2, 2])
     """
     _check(model, x, method, batch_size, seed)
+    if callable(target) and position is not None:
+        raise ValueError("attribute: position goes with a class, not with a function as target")
     record = RECORDS[method]
     settings = record.settings(options)
     # Tensors of inference mode cannot take part in a graph: all work is done on others, outside of it.

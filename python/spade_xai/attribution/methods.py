@@ -37,7 +37,3 @@ def table() -> str:
         *(f"| `{m.name}` | {m.cost} | {m.use} |" for m in RECORDS.values()),
     ]
     return "\n".join(rows)
-
-
-if __name__ == "__main__":
-    print(table())

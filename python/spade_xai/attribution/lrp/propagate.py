@@ -28,6 +28,7 @@ Sources: Bach et al. (PLoS ONE 2015) for epsilon and alpha-beta; Montavon et al.
 and Achtibat et al. (ICML 2024) for softmax, products, layer norm and GELU.
 """
 
+import math
 import warnings
 from typing import Any
 
@@ -47,6 +48,7 @@ from spade_xai.attribution.calls import (
     signals,
     wide,
 )
+from spade_xai.attribution.lrp import functions
 from spade_xai.attribution.lrp.attention import multi_head_attention
 from spade_xai.attribution.lrp.rules import (
     Function,
@@ -62,42 +64,6 @@ from spade_xai.models.copies import duplicate
 
 RULES = ("epsilon", "alpha_beta", "z_plus")
 _MOST_GROWTH = 1e4
-
-# Functions by name, so that x.relu(), F.relu(x), torch.relu(x) and x.relu_() are one: R_x = R_y.
-_UNCHANGED = set(
-    "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh softplus softsign "
-    "threshold sigmoid hardsigmoid logsigmoid log_sigmoid tanh tanhshrink hardshrink softshrink clamp clamp_min "
-    "clamp_max clip abs square sqrt pow erf neg negative batch_norm layer_norm group_norm instance_norm rms_norm "
-    "normalize local_response_norm".split()
-)
-_PROPORTIONAL = set(
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum cumsum "
-    "interpolate upsample fold".split()
-)
-_LAYERS = set(
-    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split()
-)
-_SUMS = {"add", "radd", "iadd", "sub", "isub", "rsub", "subtract"}
-_PRODUCTS = {"mul", "rmul", "imul", "multiply"}
-_QUOTIENTS = {"div", "truediv", "itruediv", "true_divide", "divide"}
-_MATRIX_PRODUCTS = {"matmul", "rmatmul", "bmm", "mm", "mv"}
-_MAXIMA = {"maximum", "minimum", "fmax", "fmin"}
-# Scales that data is divided or multiplied by, as layer norm does within: no relevance goes to them.
-_CONSTANT = set(
-    "softmax log_softmax norm linalg_vector_norm linalg_norm rsqrt reciprocal rtruediv rdiv var std var_mean "
-    "std_mean logsumexp".split()
-)
-# The gradient carries relevance as it is: to the entry taken or moved.
-_PASS = set(
-    "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
-    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max min amax amin reshape view view_as "
-    "reshape_as flatten unflatten permute transpose t T mT swapaxes swapdims movedim moveaxis contiguous squeeze "
-    "unsqueeze getitem setitem select narrow chunk split tensor_split unsafe_chunk unsafe_split unbind cat concat "
-    "stack hstack vstack index_select gather pad flip roll expand expand_as broadcast_to repeat repeat_interleave "
-    "tile clone to float double half bfloat16 type type_as dropout dropout1d dropout2d dropout3d alpha_dropout "
-    "feature_dropout feature_alpha_dropout masked_fill where pixel_shuffle pixel_unshuffle channel_shuffle unfold "
-    "ravel tril triu detach requires_grad get cpu cuda diagonal".split()
-)
 
 
 def relevance(
@@ -178,13 +144,15 @@ def relevance(
 def _check_growth(result: Tensor, begin: Tensor) -> None:
     """Warn where relevance has outgrown the logit that it began as."""
     growth = float((result.flatten(1).abs().sum(1) / begin.abs().clamp_min(1e-30)).max())
-    if growth > _MOST_GROWTH:
-        warnings.warn(
-            f"lrp: magnitudes of relevance sum to {growth:.1e} times the logit, as sums whose terms nearly cancel "
-            "divide by almost 0: take rule='alpha_beta' or 'z_plus', a larger epsilon, or bias=True",
-            DegenerateMapWarning,
-            stacklevel=2,
-        )
+    if growth <= _MOST_GROWTH:
+        return
+    size = f"sum to {growth:.1e} times the logit" if math.isfinite(growth) else "overflow"
+    warnings.warn(
+        f"lrp: magnitudes of relevance {size}, as sums whose terms nearly cancel divide by almost 0: take "
+        "rule='alpha_beta' or 'z_plus', a larger epsilon, or bias=True",
+        DegenerateMapWarning,
+        stacklevel=2,
+    )
 
 
 class _Propagate(Calls):
@@ -204,24 +172,32 @@ class _Propagate(Calls):
             folded = self._folded(*args, **kwargs)
             if folded is not None:
                 return folded
-        if name in _LAYERS:
+        if name in functions.LAYERS:
             return self._layer(LayerCall(call.function, *args[1:], **kwargs), x)
         if name == "addmm" and not is_signal(x) and not kwargs:
             bias, data, weight = args
             return self._layer(LayerCall(F.linear, weight.t(), bias), data)
-        if name in _UNCHANGED and is_signal(x):
+        if name in functions.UNCHANGED and is_signal(x):
             return Unchanged.apply(x, lambda v: call.function(v, *args[1:], **kwargs))
-        if name in _PROPORTIONAL:
+        if name in functions.PROPORTIONAL:
             return self._in_proportion(lambda v: call.function(v, *args[1:], **kwargs), x)
         if name in ("einsum", "baddbmm", "addmm"):
             given = signals(args)
             return self._in_proportion(function_of(call), *given, scale=1 / len(given))
-        if name in _SUMS | _PRODUCTS | _QUOTIENTS | _MATRIX_PRODUCTS | _MAXIMA and len(args) == 2:
+        if (
+            name
+            in functions.SUMS
+            | functions.PRODUCTS
+            | functions.QUOTIENTS
+            | functions.MATRIX_PRODUCTS
+            | functions.MAXIMA
+            and len(args) == 2
+        ):
             return self._binary(name, call.function, *args, **kwargs)
         if name == "addcmul":
             with self:
                 return args[0] + args[1] * args[2] * kwargs.get("value", 1)
-        if name in _CONSTANT:
+        if name in functions.CONSTANT:
             return _detached(call.run())
         if name == "scaled_dot_product_attention":
             return self._attention(call.function, *args, **kwargs)
@@ -231,7 +207,7 @@ class _Propagate(Calls):
         out = call.run()
         if name in ("clone", "contiguous", "to") and x is self.x:
             self.x = out
-        if name not in _PASS and signals((out,)):
+        if name not in functions.PASS and signals((out,)):
             raise NotImplementedError(f"lrp: model calls {call.title}, which has no rule")
         return out
 
@@ -279,7 +255,7 @@ class _Propagate(Calls):
 
     def _binary(self, name: str, func: Function, a: Any, b: Any, **kwargs: Any) -> Any:
         """Sums, products, quotients and maxima of two signals, or of a signal and a constant."""
-        if name in _QUOTIENTS and is_signal(b):
+        if name in functions.QUOTIENTS and is_signal(b):
             b = b.detach()  # a scale
             if not is_signal(a):
                 return func(a, b, **kwargs)
@@ -289,15 +265,15 @@ class _Propagate(Calls):
         def of_one(x: Tensor) -> Any:
             return func(x, b, **kwargs) if is_signal(a) else func(a, x, **kwargs)
 
-        if name in _MATRIX_PRODUCTS:
+        if name in functions.MATRIX_PRODUCTS:
             if both:
                 return self._in_proportion(lambda p, q: func(p, q, **kwargs), a, b, scale=0.5)
             return self._in_proportion(of_one, x)
-        if both and name in _SUMS:
+        if both and name in functions.SUMS:
             out_of_place = torch.add if "add" in name else torch.sub
             first, second = (b, a) if name == "rsub" else (a, b)
             return self._in_proportion(lambda p, q: out_of_place(p, q, **kwargs), first, second)
-        if both and name in _PRODUCTS:
+        if both and name in functions.PRODUCTS:
             return Halves.apply(a, b)
         if both:  # a maximum
             return func(a, b, **kwargs)
