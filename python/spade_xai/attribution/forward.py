@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spade_xai.models.answers import with_batch
 from spade_xai.models.copies import unwrap
 
 Score = Callable[[Any], Tensor]
@@ -82,9 +83,7 @@ def _classes(logits: Tensor, count: int, position: Tensor | None) -> Tensor:
     """Logits [B, classes] from what a model gives: one logit [B], a batch of one squeezed, or one per position."""
     if position is not None:
         return logits[torch.arange(count, device=logits.device), position.to(logits.device)]
-    if logits.ndim <= 1 and count == 1:
-        return logits.reshape(1, -1)
-    return logits[:, None] if logits.ndim == 1 else logits
+    return with_batch(logits, count)
 
 
 def targets(forward: Forward, inputs: Tensor, target: Any, batch_size: int) -> Tensor:

@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.attribution.forward import slices
-from spade_xai.models.answers import check_real, class_logits, log_probabilities
+from spade_xai.models.answers import (
+    check_finite_logits,
+    check_real,
+    class_logits,
+    log_probabilities,
+)
 from spade_xai.models.copies import check_model, duplicate
 from spade_xai.models.inputs import check_count
 from spade_xai.progress import Progress, reporting
@@ -172,6 +177,7 @@ def _curve_area(
     fractions = counts.double() / pixels
     given = None if target is None else _classes(function, target, x)
     areas = []
+    finite = torch.ones((), dtype=torch.bool, device=x.device)  # one wait for the device at the end
     with torch.no_grad(), reporting(progress, function) as report:
         for b in range(len(x)):
             parts = []
@@ -179,7 +185,9 @@ def _curve_area(
                 chosen = (rank[b] < counts[part].view(-1, 1, 1))[:, None]
                 inside, outside = (x[b], empty[b]) if function == "insertion" else (empty[b], x[b])
                 mixed = torch.where(chosen, inside, outside)
-                parts.append(log_probabilities(class_logits(function, model(mixed), len(mixed))))
+                logits = class_logits(function, model(mixed), len(mixed))
+                finite &= logits.isfinite().all()
+                parts.append(log_probabilities(logits))
             log_p = torch.cat(parts)
             full = log_p[-1] if function == "insertion" else log_p[0]
             if given is not None and not b:
@@ -190,6 +198,7 @@ def _curve_area(
             if report is not None:
                 report(b + 1, len(x))
     scores = torch.stack(areas)
+    check_finite_logits(function, finite)
     if not bool(scores.isfinite().all()):
         raise ValueError(
             f"{function}: target must not be all but impossible on the whole image, got a score that overflows"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.attribution.forward import slices
-from spade_xai.models.answers import check_real, class_logits
+from spade_xai.models.answers import check_finite_logits, check_real, class_logits
 from spade_xai.models.copies import check_model, duplicate, find_module
 
 
@@ -78,10 +78,12 @@ def gradient_noise_similarity(
     draws = torch.randn(copies, *x.shape[1:], generator=generator) * noise
     sums: dict[str, Tensor] = {}  # of unit gradients
     nonzero: dict[str, Tensor] = {}
+    finite = torch.ones((), dtype=torch.bool, device=x.device)
     for part in slices(copies, batch_size):
         noisy = (x.detach() + draws[part].to(x, non_blocking=True)).requires_grad_()
         with torch.enable_grad():
             logits = class_logits(function, model(noisy * 1), len(noisy))
+            finite &= logits.isfinite().all()
             if not 0 <= target < logits.shape[1]:
                 raise ValueError(
                     f"{function}: target must be in [0, {logits.shape[1] - 1}], got {target}"
@@ -95,6 +97,7 @@ def gradient_noise_similarity(
             sums[name] = sums.get(name, torch.zeros_like(units[0])) + units.sum(0)
             count = (flat.abs().amax(1) > 0).sum()
             nonzero[name] = nonzero[name] + count if name in nonzero else count
+    check_finite_logits(function, finite)
     pairs = copies * (copies - 1)
     return {
         name: float((total.square().sum() - nonzero[name]) / pairs) for name, total in sums.items()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.attribution.forward import slices
-from spade_xai.models.answers import check_real, class_logits, labels
+from spade_xai.models.answers import check_finite_logits, check_real, class_logits, labels
 from spade_xai.models.copies import check_model, duplicate
 
 
@@ -76,6 +76,7 @@ def _flips(
     model = duplicate(model)
     first = torch.zeros(len(ids), dtype=torch.float64)
     counts = removable.sum(1).tolist()
+    finite = torch.ones((), dtype=torch.bool, device=ids.device)
     with torch.no_grad():
         for b, available in enumerate(counts):
             count = available if most is None else min(most, available)
@@ -85,12 +86,15 @@ def _flips(
                 removed = torch.arange(part.start, part.stop, device=ids.device)[:, None]
                 shorter, attention = _keep(ids[b], present[b] & (rank >= removed), pad)
                 output = model(shorter, attention_mask=attention)
-                found = labels(class_logits(function, output, len(shorter)))
+                logits = class_logits(function, output, len(shorter))
+                finite &= logits.isfinite().all()
+                found = labels(logits)
                 label = found[0] if label is None else label
                 flipped = (found != label).nonzero().flatten()
                 if len(flipped):
                     first[b] = part.start + int(flipped[0])
                     break
+    check_finite_logits(function, finite)
     return first, torch.tensor(counts, dtype=torch.float64)
 
 

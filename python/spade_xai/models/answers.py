@@ -14,25 +14,31 @@ from spade_xai.models.copies import unwrap
 def class_logits(function: str, output: object, count: int) -> Tensor:
     """The logits [B, classes] of a model's output for a batch of count inputs.
 
-    One logit per input may come as [B], and a batch of one without that dimension.
-
     Raises:
         TypeError: The output is no tensor and carries none as .logits.
-        ValueError: Another shape, or NaN or Inf.
+        ValueError: Another shape.
     """
     logits = unwrap(output)
     shape = tuple(logits.shape)
-    if logits.ndim <= 1 and count == 1:
-        logits = logits.reshape(1, -1)
-    elif logits.ndim == 1:
-        logits = logits[:, None]
+    logits = with_batch(logits, count)
     if logits.ndim != 2 or len(logits) != count or not logits.shape[1]:
         raise ValueError(
             f"{function}: model must give logits [B, classes], got shape {shape} for a batch of {count}"
         )
-    if not bool(logits.isfinite().all()):
-        raise ValueError(f"{function}: model must give finite logits, got NaN or Inf")
     return logits
+
+
+def with_batch(logits: Tensor, count: int) -> Tensor:
+    """Logits with the dimensions that a forward pass squeezed away: one logit per input [B], or a batch of one."""
+    if logits.ndim <= 1 and count == 1:
+        return logits.reshape(1, -1)
+    return logits[:, None] if logits.ndim == 1 else logits
+
+
+def check_finite_logits(function: str, finite: Tensor) -> None:
+    """Raise ValueError if a flag on the device says that logits were not finite; waits for the device."""
+    if not finite:
+        raise ValueError(f"{function}: model must give finite logits, got NaN or Inf")
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

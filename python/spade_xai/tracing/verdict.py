@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from spade_xai.models.answers import with_batch
 from spade_xai.models.inputs import Inputs, call, first_tensor, move, take
 from spade_xai.tracing.nearby import nearby
 from spade_xai.tracing.sample import TracedSample
@@ -145,10 +146,7 @@ def logits_of(function: str, model: nn.Module, batch: Inputs) -> Tensor:
     """
     logits = call(model, move(batch, model)).double()
     count = len(first_tensor(batch))
-    if logits.ndim == 1 and len(logits) == count:
-        logits = logits[:, None]
-    elif logits.ndim == 1 and count == 1:
-        logits = logits[None]
+    logits = with_batch(logits, count)
     if logits.ndim < 2 or len(logits) != count:
         raise ValueError(
             f"{function}: model must give logits [B, classes], got shape {tuple(logits.shape)} "
