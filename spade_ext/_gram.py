@@ -15,6 +15,7 @@ from spade_ext.checks import (
     check_tensor,
     compute_dtype,
 )
+from spade_ext.errors import HessianRangeError
 from spade_ext.geometry import Conv2dGeometry
 from spade_ext.progress import Callback, reporting
 
@@ -124,13 +125,13 @@ def rounded(function: str, h: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A copy of the float64 sum in the dtype of the result; waits for the device if that is float32.
 
     Raises:
-        ValueError: Its largest entry, which is on a diagonal, is no normal number of the dtype.
+        HessianRangeError: Its largest entry, which is on a diagonal, is no normal number of the dtype.
     """
     if h.dtype != dtype and h.numel():
         limits = torch.finfo(dtype)
         most = float(h.diagonal(dim1=-2, dim2=-1).amax())
         if most > limits.max or 0 < most < limits.tiny:
-            raise ValueError(
+            raise HessianRangeError(
                 f"{function}: H must be in the range of {dtype}, [{limits.tiny:g}, {limits.max:g}], "
                 f"got {most:g} on its diagonal; pass float64 inputs"
             )

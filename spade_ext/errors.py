@@ -18,5 +18,9 @@ def of_group(error: SingularHessianError, group: int) -> SingularHessianError:
     return SingularHessianError(f"{error} (group {group})", group)
 
 
+class HessianRangeError(ValueError):
+    """A Hessian is right as a sum in float64, but no float32 matrix holds it."""
+
+
 class DampingWarning(UserWarning):
     """More damping than asked for was needed to make a Hessian positive definite."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from spade_ext import HessianAccumulator
+from spade_ext.errors import HessianRangeError
 from spade_ext.geometry import Conv2dGeometry
 from spade_xai.models.inputs import Inputs, call, channels_last, device_of, move
 from spade_xai.models.kinds import SIGNATURES, Call
@@ -199,7 +200,10 @@ class Hessians:
                     report(done + 1, count)
 
     def take(self, layer: Layer) -> Tensor | None:
-        """H of a layer [groups, cols, cols], or None if no pass used it; its sum is freed."""
+        """H of a layer [groups, cols, cols], or None if no pass used it; its sum is freed.
+
+        Where no float32 matrix holds it, it is Inf, so that this layer alone fails.
+        """
         totals: dict[Conv2dGeometry | None, HessianAccumulator] = {}
         for key in [key for key in self._sums if layer.name in key[0]]:
             names, geometry = key
@@ -210,6 +214,9 @@ class Hessians:
             totals[geometry] = _merged(totals.get(geometry), shared)
         try:
             found = [total.hessian for total in totals.values()]
+        except HessianRangeError:
+            size = (layer.groups, layer.cols, layer.cols)
+            return torch.full(size, torch.inf, device=device_of(self.model))
         except ValueError as error:  # inputs on CUDA are judged when the sum is read
             raise ValueError(f"{self.function}: inputs of layer {layer.name}: {error}") from None
         if not found:
