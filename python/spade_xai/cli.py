@@ -1,4 +1,4 @@
-"""The command line: `spade-xai trace | explain | evaluate | tune | visualize | reasons | demo | lottery`."""
+"""The command line: `spade-xai trace | explain | evaluate | tune | visualize | reasons | demo | lottery`, and lists."""
 
 import sys
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import spade_ext
 from spade_xai.commands.demo import demo
 from spade_xai.commands.evaluate import evaluate
 from spade_xai.commands.explain import explain
+from spade_xai.commands.lists import methods, models
 from spade_xai.commands.lottery import app as lottery
 from spade_xai.commands.output import only_json
 from spade_xai.commands.reasons import reasons
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (trace, explain, evaluate, tune, visualize, reasons, demo):
+for command in (trace, explain, evaluate, tune, visualize, reasons, demo, models, methods):
     app.command()(command)
 app.add_typer(lottery, name="lottery")
 

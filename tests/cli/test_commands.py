@@ -10,10 +10,20 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import spade_xai.reports.demo
-from spade_xai import load_trace
+from spade_xai import METHODS, load_trace
 from spade_xai.tracing.pruning.exact_obc import ExactOBC
 
-COMMANDS = ["trace", "explain", "evaluate", "tune", "visualize", "reasons", "demo"]
+COMMANDS = [
+    "trace",
+    "explain",
+    "evaluate",
+    "tune",
+    "visualize",
+    "reasons",
+    "demo",
+    "models",
+    "methods",
+]
 
 
 def test_help_has_examples_for_every_command(run):
@@ -211,3 +221,37 @@ def test_methods_in_any_case_and_near_misses(run, pictures):
 def test_version(run):
     code, out, _ = run("--version")
     assert code == 0 and re.fullmatch(r"spade-xai \d+\.\d+\.\d+\S*\n", out)
+
+
+def test_target_by_name(run, pictures):
+    Path("names.txt").write_text("zero\nOne\ntwo\n")
+    arguments = [
+        "explain",
+        "pictures/a.png",
+        *FAST,
+        "-s",
+        "0.5",
+        "-t",
+        "FastSPADE",
+        "-a",
+        "saliency",
+    ]
+    code, out, _ = run(*arguments, "--class-names", "names.txt", "--target", "one", "--json")
+    assert code == 0 and json.loads(out)["images"][0]["target"] == 1
+    for options, message in (
+        (["--class-names", "names.txt", "--target", "zer"], "did you mean 'zero'?"),
+        (["--target", "one"], "must be a number, as no names of classes are known, got 'one'"),
+    ):
+        code, _, err = run(*arguments, *options)
+        assert code == 1 and message in err
+
+
+def test_lists(run):
+    code, out, _ = run("methods")
+    assert code == 0 and [line.split()[0] for line in out.splitlines()] == ["method", *METHODS]
+    code, out, _ = run("methods", "--json")
+    assert [entry["name"] for entry in json.loads(out)] == list(METHODS)
+    code, out, _ = run("models", "LITE0", "--json")
+    names = json.loads(out)
+    assert code == 0 and names[0] == "pretrained:efficientnet_lite0"
+    assert all("lite0" in name for name in names)

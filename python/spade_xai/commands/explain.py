@@ -36,9 +36,9 @@ def explain(
     masks: o.Masks = None,
     methods: o.Maps = list(GRADIENT_METHODS),  # noqa: B006
     target: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            min=0, help="Class to explain. By default it is the class that the model answers."
+            help="Explain this class, by number or name; default: the class that the model answers."
         ),
     ] = None,
     z_box: o.ZBox = False,
@@ -72,7 +72,7 @@ def explain(
     settings = {
         "command": "explain",
         "methods": list(methods),
-        "target": target,
+        "target": given.target,
         "z_box": z_box,
         "tracers": names,
     }
@@ -93,7 +93,8 @@ def explain(
         found = _finished(maps_file, key) if grid_file.exists() else None
         if found is None:
             (found,) = explain_images(
-                given.model, picture.x, [picture.name], pictures=picture.image[None], target=target,
+                given.model, picture.x, [picture.name], pictures=picture.image[None],
+                target=given.target,
                 methods=methods, tracers=names, z_box=z_box,
                 progress=show_progress(progress), **arguments,
             )  # fmt: skip

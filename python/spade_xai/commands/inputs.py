@@ -1,5 +1,6 @@
 """The model and the images that a command line names, checked against each other."""
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,6 +57,7 @@ class Inputs:
         classes: Names of the model's classes, if known.
         strict: Whether an image that cannot be read ends the command.
         broken: What is wrong with each image that was skipped.
+        target: The class to explain; None: what the model answers.
     """
 
     model: nn.Module
@@ -65,6 +67,7 @@ class Inputs:
     classes: list[str] | None
     strict: bool = False
     broken: list[str] = field(default_factory=list)
+    target: int | None = None
 
     def __post_init__(self) -> None:
         self.names, self.stems = names_of(self.paths), stems_of(self.paths)
@@ -152,7 +155,7 @@ def load_inputs(
     given: InputOptions,
     class_names: Path | None = None,
     masks: Path | None = None,
-    target: int | None = None,
+    target: str | None = None,
 ) -> Inputs:
     """Load the model, find the images, and run the model on the first of them, which must give a class `target` too.
 
@@ -181,9 +184,8 @@ def load_inputs(
         given.strict,
     )
     count = _count_classes(model, inputs.example(), given.model)
-    if target is not None and target >= count:
-        raise ValueError(f"--target must be in [0, {count - 1}], got {target}")
     inputs.classes = _class_names(class_names, preprocessing.classes, count)
+    inputs.target = None if target is None else _class_of(target, inputs.classes, count)
     return inputs
 
 
@@ -303,6 +305,21 @@ def read_mask(path: Path, preprocessing: Preprocessing, image: Tensor) -> Tensor
     if not 0 < int(mask.sum()) < mask.numel():
         raise ImageError(f"mask {path} must be neither all black nor all white")
     return mask
+
+
+def _class_of(text: str, classes: Sequence[str] | None, count: int) -> int:
+    """The class of a number, or of a name in any case."""
+    if text.isdecimal():
+        if int(text) >= count:
+            raise ValueError(f"--target must be in [0, {count - 1}], got {text}")
+        return int(text)
+    known = {name.lower(): k for k, name in reversed(list(enumerate(classes or ())))}
+    if text.lower() in known:
+        return known[text.lower()]
+    near = difflib.get_close_matches(text.lower(), known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else "give its number"
+    what = "a class of the model" if known else "a number, as no names of classes are known"
+    raise ValueError(f"--target must be {what}, got {text!r}: {hint}")
 
 
 def _class_names(file: Path | None, known: Sequence[str] | None, count: int) -> list[str] | None:
