@@ -13,8 +13,8 @@ from spade_xai import attribute
 from spade_xai.exceptions import SpadeWarning
 
 IMAGES = {  # timm's name: size of the image
-    "resnet18": 64,
-    "convnextv2_atto": 64,
+    "resnet18": 32,
+    "convnextv2_atto": 32,
     "vit_tiny_patch16_224": 224,
     "resnet50": 64,
     "resnext50_32x4d": 64,
@@ -24,7 +24,7 @@ IMAGES = {  # timm's name: size of the image
     "inception_v3": 96,
     "mobilenetv2_050": 64,
     "mobilenetv3_small_050": 64,
-    "efficientnet_lite0": 64,
+    "efficientnet_lite0": 32,
     "efficientnet_b0": 64,
     "regnety_002": 64,
     "repvgg_a0": 64,
@@ -88,10 +88,14 @@ def live(model):
 
 
 def check(model, x, baseline, score, **options):
-    """Saliency is finite, DeepLIFT sums to f(x) - f(baseline) to 1e-3, and LRP to no more than |f(x)|.
+    """Saliency is finite, DeepLIFT sums to f(x) - f(baseline) to 1e-3, and LRP to |f(x)| but for what it loses.
 
-    LRP loses what reaches units all of whose terms are negative: depthwise convolutions have many of them.
+    LRP loses what reaches units all of whose terms are negative: of a depthwise convolution at random weights these
+    are many, of other layers few.
     """
+    depthwise = any(
+        isinstance(m, torch.nn.Conv2d) and m.groups == m.in_channels > 1 for m in model.modules()
+    )
     options |= {"progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("error", SpadeWarning)
@@ -102,7 +106,7 @@ def check(model, x, baseline, score, **options):
     torch.testing.assert_close(sums, at_x - at_baseline, rtol=1e-3, atol=1e-9)
     share = float(relevance / at_x.abs())
     print(f"relevance {share:.4f} of the logit")
-    assert 0.1 < share < 1.001
+    assert (0.01 if depthwise else 0.8) < share < 1.001
 
 
 @pytest.mark.parametrize("name", chosen(IMAGES))
