@@ -81,13 +81,11 @@ cuda-build: .venv/base build/nvcc/ready
 	  -DCMAKE_CUDA_COMPILER=$(NVCC) > /dev/null
 	$(IN) cmake --build build/cuda --target spade_cuda spade_cuda_emulated
 
-# libspade_cuda loaded; the Python layer over the emulated kernels; and whether the table of the kernels' resources is
-# that of the sources.
+# libspade_cuda loaded; and the Python layer over the emulated kernels.
 cuda-test: cuda-build .venv/tools
 	SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda.so $(BIN)/pytest -q -rs tests/cuda/test_library.py
 	OMP_NUM_THREADS=1 SPADE_CUDA_LIBRARY=build/cuda/libspade_cuda_emulated.so $(BIN)/pytest -q $(ON_CORES) -k cuda \
 	  tests/cuda/test_cuda_*.py tests/cuda/test_devices.py tests/ext/test_obc_groups.py
-	CUDACXX=$(NVCC) $(BIN)/pytest -q tests/cuda/test_resources.py
 
 # Every skip is listed with its reason.
 python-test: .venv/tools

@@ -113,23 +113,31 @@ def are_sums_right(x: torch.Tensor) -> torch.Tensor:
     return (most == 0) | ((most >= 1e-15) & (most <= 1e15))  # False for NaN
 
 
-def check_sums(function: str, right: torch.Tensor | None) -> None:
-    """Raise ValueError if are_sums_right was False for an input; waits for the device."""
-    if right is not None and not bool(right):
+def rounded(
+    function: str, h: torch.Tensor, dtype: torch.dtype, right: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A copy of the float64 sum in the dtype of the result; waits for the device once.
+
+    Args:
+        function: Named in errors.
+        h: The sum.
+        dtype: Of the result.
+        right: What are_sums_right said of the inputs.
+
+    Raises:
+        ValueError: An input could not be summed, or the largest entry of H, which is on a diagonal, is no normal
+            number of the dtype.
+    """
+    limits = torch.finfo(dtype)
+    numbers = [] if right is None else [right.double()]
+    if h.dtype != dtype and h.numel():
+        numbers.append(h.diagonal(dim1=-2, dim2=-1).amax())
+    read = torch.stack(numbers).tolist() if numbers else []
+    if right is not None and not read.pop(0):
         raise ValueError(
             f"{function}: inputs must be finite, and bfloat16 ones on CUDA in [1e-15, 1e15], got others"
         )
-
-
-def rounded(function: str, h: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A copy of the float64 sum in the dtype of the result; waits for the device if that is float32.
-
-    Raises:
-        HessianRangeError: Its largest entry, which is on a diagonal, is no normal number of the dtype.
-    """
-    if h.dtype != dtype and h.numel():
-        limits = torch.finfo(dtype)
-        most = float(h.diagonal(dim1=-2, dim2=-1).amax())
+    for most in read:
         if most > limits.max or 0 < most < limits.tiny:
             raise HessianRangeError(
                 f"{function}: H must be in the range of {dtype}, [{limits.tiny:g}, {limits.max:g}], "
@@ -189,8 +197,7 @@ def of_linear(
     if x.is_cuda:
         out = new_sum((cols, cols), x.device)
         add_linear(function, x, precision, out, threads, progress)
-        check_sums(function, are_sums_right(x))
-        return rounded(function, out, compute_dtype(x))
+        return rounded(function, out, compute_dtype(x), are_sums_right(x))
     out = empty((cols, cols), compute_dtype(x), x.device)
     call = _C.hessian_linear_set_f32 if out.dtype == torch.float32 else _C.hessian_linear_set_f64
     _call_linear(function, call, x, out, threads, progress)
@@ -276,8 +283,7 @@ def of_conv2d(
     if x.is_cuda:
         out = new_sum(shape, x.device)
         add_conv2d(function, x, geometry, form, precision, out, threads, progress)
-        check_sums(function, are_sums_right(x))
-        return rounded(function, out, compute_dtype(x))
+        return rounded(function, out, compute_dtype(x), are_sums_right(x))
     images, geometry = _padded(_floating(x), geometry)
     out = empty(shape, images.dtype, x.device)
     call = _C.hessian_conv2d_set_f32 if out.dtype == torch.float32 else _C.hessian_conv2d_set_f64

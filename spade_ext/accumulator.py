@@ -11,7 +11,6 @@ from spade_ext._gram import (
     are_sums_right,
     check_input,
     check_precision,
-    check_sums,
     new_sum,
     rounded,
 )
@@ -148,8 +147,8 @@ class HessianAccumulator:
         if self._sum is None:
             raise RuntimeError("HessianAccumulator.hessian: no update yet, so the size is unknown")
         function = "HessianAccumulator.hessian"
-        check_sums(function, self._right)
-        return rounded(function, self._sum if len(self._sum) > 1 else self._sum[0], self._dtype)
+        total = self._sum if len(self._sum) > 1 else self._sum[0]
+        return rounded(function, total, self._dtype, self._right)
 
 
 def _geometry_of(

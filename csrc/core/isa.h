@@ -22,3 +22,6 @@ Isa isa();
 #else
 #define SPADE_DISPATCH(call) (plain::call)
 #endif
+
+// declare(isa) for each instruction set: declarations of the functions of a kernel file.
+#define SPADE_FOR_EACH_ISA(declare) declare(plain) declare(avx2) declare(avx512)

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/isa.h"
+
 namespace spade {
 
 constexpr int64_t kChannels = 16;
@@ -33,9 +35,7 @@ inline int64_t tap_pair(int64_t a, int64_t b) {
   void depthwise(const DepthwiseTile<float>& tile, float* sums);   \
   void depthwise(const DepthwiseTile<double>& tile, double* sums); \
   }
-SPADE_DECLARE_DEPTHWISE(plain)
-SPADE_DECLARE_DEPTHWISE(avx2)
-SPADE_DECLARE_DEPTHWISE(avx512)
+SPADE_FOR_EACH_ISA(SPADE_DECLARE_DEPTHWISE)
 #undef SPADE_DECLARE_DEPTHWISE
 
 }  // namespace spade

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/buffer.h"
+#include "core/isa.h"
 
 namespace spade {
 
@@ -109,9 +110,7 @@ void mirror_tile(T* h, int64_t n, int64_t I, int64_t J) {
   void gram(const GramTask<float>& task, const std::vector<Segment>& segments, float* partial);   \
   void gram(const GramTask<double>& task, const std::vector<Segment>& segments, double* partial); \
   }
-SPADE_DECLARE_GRAM(plain)
-SPADE_DECLARE_GRAM(avx2)
-SPADE_DECLARE_GRAM(avx512)
+SPADE_FOR_EACH_ISA(SPADE_DECLARE_GRAM)
 #undef SPADE_DECLARE_GRAM
 
 }  // namespace spade

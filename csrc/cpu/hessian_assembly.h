@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/conv.h"
+#include "core/isa.h"
 #include "cpu/hessian_plan.h"
 
 namespace spade {
@@ -49,9 +50,7 @@ struct AssemblyTask {
   void assemble(const AssemblyTask<float, double>& task, double* scratch);  \
   void assemble(const AssemblyTask<double, double>& task, double* scratch); \
   }
-SPADE_DECLARE_ASSEMBLY(plain)
-SPADE_DECLARE_ASSEMBLY(avx2)
-SPADE_DECLARE_ASSEMBLY(avx512)
+SPADE_FOR_EACH_ISA(SPADE_DECLARE_ASSEMBLY)
 #undef SPADE_DECLARE_ASSEMBLY
 
 }  // namespace spade

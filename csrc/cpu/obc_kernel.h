@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/buffer.h"
+#include "core/isa.h"
 
 namespace spade {
 
@@ -115,9 +116,7 @@ struct ObcBlockScratch {
   int32_t obc_block_row(const ObcTask<double>& task, const double* w, ObcBlockScratch& scratch, \
                         int32_t* order, double* loss);                                          \
   }
-SPADE_DECLARE_OBC(plain)
-SPADE_DECLARE_OBC(avx2)
-SPADE_DECLARE_OBC(avx512)
+SPADE_FOR_EACH_ISA(SPADE_DECLARE_OBC)
 #undef SPADE_DECLARE_OBC
 
 }  // namespace spade

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "core/buffer.h"
+#include "core/isa.h"
 
 namespace spade {
 
@@ -64,9 +65,7 @@ enum class Sum { set, add, subtract };
   SPADE_DECLARE_PANELS_OF(float)  \
   SPADE_DECLARE_PANELS_OF(double) \
   }
-SPADE_DECLARE_PANELS(plain)
-SPADE_DECLARE_PANELS(avx2)
-SPADE_DECLARE_PANELS(avx512)
+SPADE_FOR_EACH_ISA(SPADE_DECLARE_PANELS)
 #undef SPADE_DECLARE_PANELS
 #undef SPADE_DECLARE_PANELS_OF
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "core/isa.h"
+
 namespace spade {
 
 constexpr int64_t kLazy = 128;     // most columns of a lazy block
@@ -36,9 +38,7 @@ struct LazyBlock {
   SPADE_DECLARE_SPARSEGPT_OF(float)  \
   SPADE_DECLARE_SPARSEGPT_OF(double) \
   }
-SPADE_DECLARE_SPARSEGPT(plain)
-SPADE_DECLARE_SPARSEGPT(avx2)
-SPADE_DECLARE_SPARSEGPT(avx512)
+SPADE_FOR_EACH_ISA(SPADE_DECLARE_SPARSEGPT)
 #undef SPADE_DECLARE_SPARSEGPT
 #undef SPADE_DECLARE_SPARSEGPT_OF
 

@@ -21,27 +21,9 @@ const char* build_info() {
 
 const spade::cuda::Backend* spade_cuda_backend() {
   using namespace spade::cuda;
-  static const Backend backend = {
-      kBackendVersion,
-      unavailable_reason,
-      build_info,
-      spade_last_error,
-      hessian_linear_workspace_bytes,
-      hessian_linear,
-      hessian_conv2d_workspace_bytes,
-      hessian_conv2d,
-      obc_trace_workspace_bytes,
-      obc_trace,
-      obc_trace_nm_workspace_bytes,
-      obc_trace_nm,
-      obc_trace_pattern_workspace_bytes,
-      obc_trace_pattern_f32,
-      obc_trace_pattern_f64,
-      obc_weights_workspace_bytes,
-      obc_weights,
-      obc_weights_f64,
-      sparsegpt_prune_workspace_bytes,
-      sparsegpt_prune,
-  };
+#define SPADE_ENTRY(name) name,
+  static const Backend backend = {kBackendVersion, unavailable_reason, build_info, spade_last_error,
+                                  SPADE_CUDA_FUNCTIONS(SPADE_ENTRY)};
+#undef SPADE_ENTRY
   return &backend;
 }

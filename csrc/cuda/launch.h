@@ -13,7 +13,7 @@
 #include "core/status.h"
 
 #ifdef SPADE_CUDA_EMULATION
-#include "cuda/emulation.h"
+#include "emulation/emulation.h"
 #else
 #include <cuda_runtime.h>
 #endif

@@ -4,25 +4,13 @@
 #pragma once
 
 #include "core/status.h"
+#include "cuda/functions.h"
 #include "spade/cuda.h"
 
 namespace spade::cuda {
 
-decltype(spade_cuda_hessian_linear_workspace_bytes) hessian_linear_workspace_bytes;
-decltype(spade_cuda_hessian_linear) hessian_linear;
-decltype(spade_cuda_hessian_conv2d_workspace_bytes) hessian_conv2d_workspace_bytes;
-decltype(spade_cuda_hessian_conv2d) hessian_conv2d;
-decltype(spade_cuda_obc_trace_workspace_bytes) obc_trace_workspace_bytes;
-decltype(spade_cuda_obc_trace) obc_trace;
-decltype(spade_cuda_obc_trace_nm_workspace_bytes) obc_trace_nm_workspace_bytes;
-decltype(spade_cuda_obc_trace_nm) obc_trace_nm;
-decltype(spade_cuda_obc_trace_pattern_workspace_bytes) obc_trace_pattern_workspace_bytes;
-decltype(spade_cuda_obc_trace_pattern_f32) obc_trace_pattern_f32;
-decltype(spade_cuda_obc_trace_pattern_f64) obc_trace_pattern_f64;
-decltype(spade_cuda_obc_weights_workspace_bytes) obc_weights_workspace_bytes;
-decltype(spade_cuda_obc_weights) obc_weights;
-decltype(spade_cuda_obc_weights_f64) obc_weights_f64;
-decltype(spade_cuda_sparsegpt_prune_workspace_bytes) sparsegpt_prune_workspace_bytes;
-decltype(spade_cuda_sparsegpt_prune) sparsegpt_prune;
+#define SPADE_DECLARE(name) decltype(spade_cuda_##name) name;
+SPADE_CUDA_FUNCTIONS(SPADE_DECLARE)
+#undef SPADE_DECLARE
 
 }  // namespace spade::cuda

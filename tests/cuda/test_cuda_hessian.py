@@ -57,7 +57,7 @@ def test_hessian_conv2d_adds_to_the_sum(on_device):
         {"kernel_size": (3, 2), "stride": 2, "padding": (1, 0), "groups": 3},
         {"kernel_size": 3, "dilation": 2, "padding": "same", "groups": 6},
         {"kernel_size": 3, "padding": 2, "padding_mode": "reflect"},
-        {"kernel_size": 9},
+        {"kernel_size": 9, "padding": 4},
     ],
 )
 def test_float64_hessian_conv2d(on_device, monkeypatch, options, patch_bytes):

@@ -13,7 +13,7 @@
 #include <cstring>
 #include <tuple>
 
-#include "cuda/emulation_fibers.h"
+#include "emulation/emulation_fibers.h"
 
 #define __global__
 #define __device__

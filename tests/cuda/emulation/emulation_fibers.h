@@ -23,7 +23,7 @@
 #include <random>
 #include <vector>
 
-#include "cuda/emulation_switch.h"
+#include "emulation/emulation_switch.h"
 
 struct dim3 {
   unsigned x, y, z;
