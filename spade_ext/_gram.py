@@ -135,7 +135,7 @@ def rounded(
     read = torch.stack(numbers).tolist() if numbers else []
     if right is not None and not read.pop(0):
         raise ValueError(
-            f"{function}: inputs must be finite, and bfloat16 ones on CUDA in [1e-15, 1e15], got others"
+            f"{function}: inputs must be finite, got NaN or Inf (or bfloat16 ones on CUDA out of [1e-15, 1e15])"
         )
     for most in read:
         if most > limits.max or 0 < most < limits.tiny:
