@@ -35,7 +35,9 @@ def test_links(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/guide.md", "docs/trojan-study.md", *HELP])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/guide.md", "docs/lottery.md", "docs/trojan-study.md", *HELP]
+)
 def test_command_lines_parse(name):
     text = inspect.cleandoc(HELP[name].help) if name in HELP else (ROOT / name).read_text()
     found = lines_of(text)

@@ -2,6 +2,11 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -119,6 +124,24 @@ def test_interrupted_runs_end_as_uninterrupted_ones(finished_run, tmp_path, monk
         (k, e) for k in range(3) for e in range(2)
     ]
     assert not (arm.path / "checkpoint.safetensors").exists()
+
+
+def test_a_killed_process_is_taken_up(finished_run, tmp_path):
+    """kill -9 once a checkpoint is there; the run ends with the same bits."""
+    path = tmp_path / "run"
+    program = (
+        "import pathlib, sys; from tiny_runs import THREE, find_tickets, tiny; "
+        "find_tickets(tiny(pathlib.Path(sys.argv[1])), THREE, 0)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    process = subprocess.Popen([sys.executable, "-c", program, str(path)], env=environment)
+    checkpoint = path / "magnitude" / "seed_0" / "checkpoint.safetensors"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    arm = tk.find_tickets(tiny(path), THREE, 0)
+    assert same(states(arm), states(finished_run.arm("magnitude", 0)))
 
 
 def test_a_death_between_the_files_of_a_ticket_is_mended(finished_run, tmp_path):

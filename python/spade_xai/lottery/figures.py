@@ -15,6 +15,8 @@ from spade_xai.lottery.maps import maps_of
 # Told apart by those who do not see red and green, on a light page and on a dark one.
 COLORS = ("#2f7ed8", "#e07b00", "#1aa179", "#c44e9b", "#8a6fd1", "#9a8a00", "#d2453d", "#5f7a8a")
 
+CONCEPTS_ONLY = ", concepts only"
+
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure with a canvas of its own: pyplot's global state is not touched."""
@@ -40,11 +42,15 @@ def curves(
     """Lines over the share of living weights, from dense on the left to sparse, and levels to compare with."""
     figure = new_figure(6.4, 3.6)
     axis = figure.subplots()
-    for color, (name, points) in zip(COLORS * 4, series.items(), strict=False):
+    colors: dict[str, str] = {}
+    for name, points in series.items():
+        of = name.removesuffix(CONCEPTS_ONLY)
+        color = colors.setdefault(of, COLORS[len(colors) % len(COLORS)])
         alive, values, errors = zip(*points, strict=True)
         axis.errorbar(
-            alive, values, errors, marker="o", ms=3.5, lw=1.4, capsize=2, label=name, color=color
-        )
+            alive, values, errors, marker="o", ms=3.5, lw=1.4, capsize=2, label=name, color=color,
+            ls="-" if of == name else "--",
+        )  # fmt: skip
     for style, (name, value) in zip(("--", ":", "-."), (levels or {}).items(), strict=False):
         axis.axhline(value, ls=style, color="#555", lw=1.1, label=name)
     axis.set_xscale("log")

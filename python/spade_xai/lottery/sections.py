@@ -83,7 +83,7 @@ def accuracy(record: dict[str, Any]) -> Section:
     first = arms[0]
     keys = {"test_accuracy": ""}
     if "concepts" in record:
-        keys["pcbm_accuracy"] = ", concepts only"
+        keys["pcbm_accuracy"] = fg.CONCEPTS_ONLY
     series = fg.ticket_series(record, keys, [first], estimate)
     series |= fg.ticket_series(record, {"test_accuracy": ""}, arms[1:], estimate)
     figure = fg.curves(series, "test accuracy")
