@@ -19,16 +19,22 @@ NVCC = $$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc')
 
 .PHONY: demo test lint docs cpp-test cuda-build cuda-test python-test bench-check bench shown wheels clean
 
+# What CI and developers run takes every package beside torch by version and digest, on the Python that the list is made
+# for. The demo alone takes what fits, which is less.
+LOCKED := $(if $(filter-out demo,$(MAKECMDGOALS)),$(shell $(PYTHON) -c \
+	"import sys; print('yes' if sys.version_info[:2] == (3, 11) else '')"))
+
 # torch by its exact pin and first: a bare requirement may take a build with several GB of CUDA packages.
-.venv/base: constraints.txt
+.venv/base: constraints.txt requirements-ci.txt
 	$(PYTHON) -m venv .venv
+	$(if $(LOCKED),$(INSTALL) --no-deps --require-hashes -r requirements-ci.txt)
 	$(INSTALL) -c constraints.txt torch
 	$(INSTALL) -c constraints.txt cmake ninja scipy-openblas32
 	touch $@
 
 .venv/installed: .venv/base $(SOURCES)
 	rm -rf build/wheel build/lib.*
-	$(BIN)/pip wheel -q --no-deps -w build/wheel .
+	$(IN) $(BIN)/pip wheel -q --no-deps $(if $(LOCKED),--no-build-isolation) -w build/wheel .
 	$(INSTALL) --no-deps --force-reinstall build/wheel/*.whl
 	$(INSTALL) -c constraints.txt "$$(ls build/wheel/*.whl)[xai]"
 	touch $@
