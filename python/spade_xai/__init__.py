@@ -5,7 +5,7 @@ from spade_xai.exceptions import SpadeWarning, UnfaithfulTraceWarning
 from spade_xai.measures import baselines, metrics
 from spade_xai.models.prepare import prepare
 from spade_xai.tracing import schedule
-from spade_xai.tracing.augment import ImageAugment
+from spade_xai.tracing.augment import ImageAugment, PerImage
 from spade_xai.tracing.options import TraceOptions
 from spade_xai.tracing.result import Trace, load_trace
 from spade_xai.tracing.text_augment import TextAugment
@@ -15,6 +15,7 @@ from spade_xai.tuning.tune import Tuned, tune
 __all__ = [
     "METHODS",
     "ImageAugment",
+    "PerImage",
     "SpadeWarning",
     "TextAugment",
     "Trace",

@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from spade_xai import attribute, metrics, pixel_map, trace
+from spade_xai.reports.controls import controls_of, partners
 from spade_xai.reports.evaluate import AVERAGE, evaluate
 from spade_xai.reports.explain import class_name, explain, unit_range
 from spade_xai.trojans.trojan import predictions
@@ -50,20 +52,28 @@ def test_scores_are_those_of_maps_made_one_by_one(found, model, images, masks):
         traces = [trace(model, x, method=method, **OPTIONS) for x in images.split(1)]
         for saliency in METHODS:
             for k, own in enumerate(traces):
-                other = traces[k - 1]  # the trace of the image before, the last one's for the first
                 one = slice(k, k + 1)
-                for column, sparse in ((name, own), (f"{name}, other image", other)):
-                    if column == "SPADE, other image":
+                # of a planted image the trace of a clean one, of a clean image that of its partner
+                others = traces[controls_of(labels.tolist(), labels.tolist())[k]]
+                partner = traces[partners(labels.tolist()).index(k)]
+                wanted = {
+                    name: (own, ["auroc", "pointing_game", "insertion"]),
+                    "FastSPADE, other image": (others, ["auroc", "pointing_game"]),
+                    "FastSPADE, other image ": (partner, ["insertion"]),
+                }
+                for column, (sparse, names) in wanted.items():
+                    if name == "SPADE" and column != name:
                         continue
                     a = attribute(sparse.model, images[one], labels[one], saliency)
                     m = pixel_map(a, saliency)
-                    for metric, score in (
-                        ("auroc", metrics.auroc(m, masks[one])),
-                        ("pointing_game", metrics.pointing_game(m, masks[one])),
-                        ("insertion", metrics.insertion(model, images[one], m, labels[one])),
-                    ):
-                        got = found.values(metric, saliency, column)[k]
-                        assert float(got) == pytest.approx(float(score), abs=1e-6)
+                    scores = {
+                        "auroc": metrics.auroc(m, masks[one]),
+                        "pointing_game": metrics.pointing_game(m, masks[one]),
+                        "insertion": metrics.insertion(model, images[one], m, labels[one]),
+                    }
+                    for metric in names:
+                        got = found.values(metric, saliency, column.strip())[k]
+                        assert float(got) == pytest.approx(float(scores[metric]), abs=1e-6)
 
 
 def test_summaries(found):
@@ -90,6 +100,19 @@ def test_summaries(found):
     assert {"maps", "metrics", "fidelity", "SPADE: prune", "FastSPADE: hessian"} <= set(
         found.seconds
     )
+
+
+def test_faithful_traces_are_counted_and_scored_alone(found):
+    assert found.faithful["auroc"] == {
+        tracer: [f.faithful for f in fidelity[:3]] for tracer, fidelity in found.fidelity.items()
+    }
+    changed = replace(found, faithful={"auroc": {"SPADE": [True, False, True]}})
+    rows = {row["method"]: row for row in changed.rows_of_faithful()}
+    values = changed.values("auroc", "saliency", "SPADE")[[0, 2]]
+    assert rows["saliency"]["n"] == 2 and set(rows) == {AVERAGE, *METHODS}
+    assert rows["saliency"]["mean"] == pytest.approx(float(values.mean()))
+    none = replace(found, faithful={"auroc": {"SPADE": [False] * 3}})
+    assert none.rows_of_faithful() == []
 
 
 def test_one_image_has_no_control_and_no_standard_error(model, images):

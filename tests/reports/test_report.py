@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from spade_xai.reports.explain import Explanation
 from spade_xai.reports.report import grid, html, png, sparsity_chart, write_atomically
 from spade_xai.tracing.fidelity import Agreement, Fidelity
 from spade_xai.tracing.layer_report import LayerReport
+from spade_xai.tracing.verdict import Verdict
 
 
 def layer(name, got):
@@ -84,7 +86,7 @@ def test_page_holds_everything_and_needs_nothing(explanation):
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page.replace(sources[0], "")))
     for words in (
         "A &amp; B", "cat &lt;1&gt;.png", "Explained: cat", "answers: dog", "Scores method mean lrp 0.5",
-        "n &lt; 30", "SPADE 100 % 50 % 0.988 0.900 0.123 0.400", "dense 0.25 0.00", "SPADE 0.12 1.50",
+        "n &lt; 30", "SPADE yes 100 % 50 % 0.988 0.900 0.123 0.400", "dense 0.25 0.00", "SPADE 0.12 1.50",
         "conv 4 9 0.50 0.250 1.00e-02 0.02 0.003 pruned",
     ):  # fmt: skip
         assert words in text, words
@@ -110,3 +112,24 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
         write_atomically(path, b"three")
     assert path.read_bytes() == b"two"
     assert [p.name for p in path.parent.iterdir()] == ["page.html"]
+
+
+def test_an_unfaithful_trace_carries_a_badge_with_its_answer(explanation):
+    same = Agreement(0.0, 0.1, 0.9, 1)
+    verdict = Verdict(False, ("it answers class 2",), 0, 0.9, 2, 0.75, 0.1, 0.5, 8)
+    explanation.fidelity["SPADE"] = Fidelity(same, same, verdict)
+    page = html([explanation], classes=["dog", "cat", "fox <b>"])
+    assert (
+        '<span class="unfaithful">SPADE is not faithful: the trace answers fox &lt;b&gt; (75%)'
+        in page
+    )
+    figure = grid(explanation, classes=["dog", "cat", "fox"])
+    title = figure.axes[2].title
+    assert title.get_text() == "SPADE: not faithful,\nanswers fox" and title.get_color() == "red"
+    summary = explanation.summary()["traces"]["SPADE"]
+    assert summary["faithful"] is False and summary["answer"] == 2
+    assert summary["probability"] == 0.75 and summary["reasons"] == ("it answers class 2",)
+    explanation.fidelity["SPADE"] = Fidelity(
+        same, same, replace(verdict, faithful=True, reasons=())
+    )
+    assert 'class="unfaithful"' not in html([explanation])

@@ -1,13 +1,22 @@
 """Augmentations of images and texts: parameters, seeds, random states, errors."""
 
 import random
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
+from spade_xai.exceptions import AugmentationWarning
 from spade_xai.models.inputs import as_inputs, first_tensor, rebatch
-from spade_xai.tracing.augment import CHUNK, ImageAugment, augmented, resolve_augment, seeded
+from spade_xai.tracing.augment import (
+    CHUNK,
+    ImageAugment,
+    PerImage,
+    augmented,
+    resolve_augment,
+    seeded,
+)
 from spade_xai.tracing.text_augment import OPERATIONS, TextAugment, nearest
 
 
@@ -255,3 +264,33 @@ def test_text_errors():
         TextAugment()({"input_ids": ids, "attention_mask": torch.ones(1, 4)})
     with pytest.raises(ValueError, match="max_length must be at least the 4 tokens"):
         TextAugment(max_length=3)(torch.tensor([[4, 5, 6, 7]]))
+
+
+def test_draws_that_are_equal_for_a_batch_are_told_and_per_image_mends_them():
+    image = torch.rand(1, 3, 8, 8)
+
+    def brighter(x):  # draws one number, whatever it is given
+        return x * torch.rand(())
+
+    with pytest.warns(
+        AugmentationWarning, match=r"32 variants .* equal: augment draws once for a whole batch"
+    ):
+        together = list(augmented("test", image, brighter, 40, 0))
+    assert (together[0] == together[0][:1]).all()
+    with pytest.warns(AugmentationWarning, match="augment changes nothing"):
+        list(augmented("test", image, lambda x: x, 4, 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone = torch.cat(list(augmented("test", image, PerImage(brighter), 40, 0)))
+        list(augmented("test", torch.rand(2, 3, 8, 8), brighter, 4, 0))  # two rows differ anyway
+    factors = (alone / image).flatten(1)
+    torch.testing.assert_close(factors, factors[:, :1].expand_as(factors))
+    assert len(factors[:, 0].unique()) == 40
+    again = torch.cat(list(augmented("test", image, PerImage(brighter), 40, 0)))
+    assert torch.equal(alone, again)
+    with pytest.raises(TypeError, match="PerImage: transform must be callable, got int"):
+        PerImage(3)
+    with pytest.raises(
+        ValueError, match=r"PerImage: images must be a tensor \[B, C, H, W\], got dict"
+    ):
+        PerImage(brighter)({})

@@ -137,3 +137,27 @@ def test_schedules_of_no_layers():
     assert schedule.linear(0.9)([]) == {} and schedule.uniform(0.9)([]) == {}
     with pytest.raises(ValueError, match="last_block: names must hold a layer, got none"):
         schedule.last_block(0.9)([])
+
+
+def test_last_blocks_and_the_head():
+    names = [
+        "stem",
+        "body.0.a",
+        "body.0.b",
+        "body.1.a",
+        "body.1.b",
+        "body.2.a",
+        "body.2.b",
+        "neck",
+        "fc",
+    ]
+    assert schedule.find_last_block(names) == "body.2"
+    for count, first in ((1, 5), (2, 3), (3, 1)):
+        assert schedule.last_blocks(count, 0.8)(names) == dict.fromkeys(names[first:], 0.8)
+    with pytest.raises(
+        ValueError, match="count must be at most the 3 blocks of the network, got 4"
+    ):
+        schedule.last_blocks(4)(names)
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        schedule.last_blocks(0)
+    assert list(schedule.last_blocks(2)(["0", "2", "4"])) == ["2", "4"]  # a plain stack of layers

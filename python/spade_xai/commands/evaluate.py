@@ -138,7 +138,7 @@ class _Scores:
         write_json(self.path(part, work.place), _FORMAT, value)
 
     def _key(self, part: str, work: Work) -> str:
-        samples = [sample for sample in (work.sample, work.following) if sample is not None]
+        samples = [work.sample, *work.following]
         tensors = [tensor for sample in samples for tensor in sample]
         place = work.place if part == "dense" else ""  # of the draws of noise
         return self.files.key(f"{part} {place}", tensors)

@@ -98,7 +98,7 @@ def explain(
                 methods=methods, tracers=names, z_box=z_box,
                 progress=show_progress(progress), **arguments,
             )  # fmt: skip
-            write_atomically(grid_file, png(grid(found, picture.mask)))
+            write_atomically(grid_file, png(grid(found, picture.mask, given.classes)))
             write_maps(maps_file, found, picture.mask, {"run": key, "preprocessing": given.told()})
         if picture.mask is not None:
             masks_of[picture.name] = picture.mask

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +14,7 @@ import typer
 
 from spade_ext.files import sweep
 from spade_xai.commands.inputs import Inputs
+from spade_xai.tracing.fidelity import spoken
 
 _for_json: list[TextIO] = []  # stdout, while others' words go elsewhere
 
@@ -91,13 +92,16 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         typer.echo("  ".join(cells).rstrip())
 
 
-def print_fidelity(prefix: str, fidelity: dict[str, dict[str, float]]) -> None:
-    """Print how a sparse model's answers agree with the dense model's."""
+def print_fidelity(prefix: str, fidelity: Mapping[str, Any]) -> None:
+    """Print how a sparse model's answers agree with the dense model's, and whether it is faithful."""
     image, varied = fidelity["sample"], fidelity["augmentations"]
     typer.echo(
         f"{prefix}same label as dense: image {'yes' if image['label'] else 'no'}, "
         f"augmentations {varied['label']:.0%}; logit cosine {image['cosine']:.3f} and {varied['cosine']:.3f}"
     )
+    verdict = spoken(fidelity)
+    if verdict["faithful"] is False:
+        typer.echo(f"{prefix}NOT FAITHFUL to the dense model: {'; '.join(verdict['reasons'])}")
 
 
 def finite(value: Any) -> Any:

@@ -24,6 +24,7 @@ from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import RunFiles
 from spade_xai.commands.signature import flat
 from spade_xai.reports.explain import short_fidelity
+from spade_xai.tracing.fidelity import spoken
 from spade_xai.tracing.file import read_further, save_trace
 from spade_xai.tracing.pruning.registry import TRACERS
 from spade_xai.tracing.result import Trace
@@ -124,6 +125,7 @@ def _summary(name: str, path: Path) -> dict[str, Any]:
         "image": name,
         "file": str(path),
         "layers": [asdict(layer) for layer in layers],
+        **spoken(further["fidelity"]),
         "fidelity": further["fidelity"],
         "seconds": timings,
     }

@@ -5,7 +5,7 @@ pixels they name convince the dense model (insertion).
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,9 +16,10 @@ from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.measures import metrics
 from spade_xai.measures.metrics import Estimate
 from spade_xai.progress import Progress
+from spade_xai.reports.controls import controls_of, partners
 from spade_xai.reports.explain import check_tracers
 from spade_xai.reports.plain import from_plain
-from spade_xai.reports.scores import Sample, Scoring, Work
+from spade_xai.reports.scores import Sample, Scores, Scoring, Work
 from spade_xai.tracing.fidelity import Fidelity
 
 AVERAGE = "average"
@@ -33,19 +34,32 @@ class Evaluation:
     fidelity: dict[str, list[Fidelity]] = field(default_factory=dict)  # of each tracer's traces
     seconds: dict[str, float] = field(default_factory=dict)  # of each stage, all samples together
     traces: int = 0  # traces of each tracer
+    faithful: dict[str, dict[str, list[bool]]] = field(
+        default_factory=dict
+    )  # metric -> tracer -> [n]
 
-    def add(self, records: "Records", methods: Sequence[str]) -> None:
-        """Add the samples that records are of."""
+    def add(
+        self, records: "Records", methods: Sequence[str], controls: "Controls | None" = None
+    ) -> None:
+        """Add the samples that records are of.
+
+        Args:
+            records: Of all samples.
+            methods: Names of the saliency methods.
+            controls: Scores after pruning for another image, of each tracer that has them; None: those of the records.
+        """
         dense = records["dense"]
+        if controls is None:
+            controls = _controls(records)
         for metric in dense[0]["scores"]:
             by_method = self.scores.setdefault(metric, {})
             for method in methods:
                 columns: dict[str, list[float]] = {}
                 for part, made in records.items():
                     columns[part] = [record["scores"][metric][method] for record in made]
-                    if part != "dense" and "following" in made[0]:  # of the sample after each
-                        after = [record["following"][metric][method] for record in made]
-                        columns[f"{part}, other image"] = [after[-1], *after[:-1]]
+                    if part in controls:
+                        other = [scores[metric][method] for scores in controls[part]]
+                        columns[f"{part}, other image"] = other
                 for name in ("edges", "random"):
                     columns[name] = [record[name][metric] for record in dense]
                 by_method[method] = {
@@ -53,9 +67,13 @@ class Evaluation:
                     for column, values in columns.items()
                 }
         for part, made in records.items():
+            if part != "dense":
+                found = [from_plain(Fidelity, record["fidelity"]) for record in made]
+                self.fidelity[part] += found
+                for metric in dense[0]["scores"]:
+                    kept = self.faithful.setdefault(metric, {}).setdefault(part, [])
+                    kept += [fidelity.faithful for fidelity in found]
             for record in made:
-                if part != "dense":
-                    self.fidelity[part].append(from_plain(Fidelity, record["fidelity"]))
                 for stage, seconds in record["seconds"].items():
                     self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         self.traces += len(dense)
@@ -84,19 +102,24 @@ class Evaluation:
         dense = self.values(metric, method, "dense")
         return metrics.paired(self.values(metric, method, column), dense)
 
+    def rows_of_faithful(self) -> list[dict[str, Any]]:
+        """As rows, for each tracer over the samples whose traces are faithful; none where no trace is."""
+        found = []
+        for metric, by_tracer in self.faithful.items():
+            for tracer, faithful in by_tracer.items():
+                at = torch.tensor(faithful)
+                if not at.any():
+                    continue
+                for method in self.methods(metric):
+                    own = self.values(metric, method, tracer)[at]
+                    gain = metrics.paired(own, self.values(metric, method, "dense")[at])
+                    found.append(_row(metric, method, tracer, metrics.mean(own), gain))
+        return found
+
     def rows(self) -> list[dict[str, Any]]:
         """Everything as flat rows for JSON."""
         return [
-            {
-                "metric": metric,
-                "method": method,
-                "map": column,
-                "n": mean.n,
-                "mean": mean.mean,
-                "standard_error": mean.standard_error,
-                "difference_to_dense": gain.mean,
-                "difference_standard_error": gain.standard_error,
-            }
+            _row(metric, method, column, mean, gain)
             for metric in self.scores
             for method in self.methods(metric)
             for column in self.columns(metric)
@@ -131,7 +154,8 @@ def evaluate(
         clean: Images [m, 3, H, W]; None: none.
         methods: Names in `METHODS`.
         tracers: Names in `explain.TRACERS`.
-        controls: Tracers that are also tried as pruned for the image before, for two images or more.
+        controls: Tracers that are also tried as pruned for another image: of planted images a clean one, where those
+            are given too, and in any case one that the dense model answers otherwise, if there is one.
         seed: The seed of augmentations, methods that sample, and noise.
         z_box: As in `explain.image_map`.
         progress: True for bars, or callback(stage, done, total).
@@ -143,20 +167,77 @@ def evaluate(
         raise ValueError("evaluate: planted or clean must be given, got neither")
     scoring = Scoring(model, methods, seed, z_box, progress, trace_options)
     result = Evaluation({}, {tracer: [] for tracer in tracers})
-    groups: list[tuple[str, list[Sample]]] = []
-    if planted is not None:
-        pairs = zip(planted[0].split(1), planted[1], strict=True)
-        groups.append(("planted images", [Sample(x, mask) for x, mask in pairs]))
-    if clean is not None:
-        groups.append(("clean images", [Sample(x, None) for x in clean.split(1)]))
-    for what, samples in groups:
+
+    def records(
+        what: str, samples: list[Sample], controls: Sequence[str], guests: Guests | None = None
+    ) -> Records:
         say = None if report is None else functools.partial(_say, report, len(samples), what)
-        result.add(records_of(scoring, samples, tracers, controls, None, say), methods)
+        return records_of(scoring, samples, tracers, controls, None, say, guests)
+
+    plain = [] if clean is None else [Sample(x, None) for x in clean.split(1)]
+    if planted is None:
+        result.add(records("clean images", plain, controls), methods)
+        return result
+    patched = [Sample(x, mask) for x, mask in zip(planted[0].split(1), planted[1], strict=True)]
+    of_patched = records("planted images", patched, () if plain else controls)
+    if not plain:
+        result.add(of_patched, methods)
+        return result
+    # The control of a planted image is the trace of a clean one.
+    answers = [record["answer"] for record in of_patched["dense"]]
+
+    def guests(others: Sequence[int]) -> list[tuple[int, Sample]]:
+        return list(zip(controls_of(answers, others), patched, strict=True))
+
+    of_plain = records("clean images", plain, controls, guests)
+    others = [record["answer"] for record in of_plain["dense"]]
+    scores: Controls = {}
+    for part in dict.fromkeys(controls):
+        waiting = [iter(_of_guests(record, len(plain))) for record in of_plain[part]]
+        scores[part] = [next(waiting[place]) for place in controls_of(answers, others)]
+    result.add(of_patched, methods, scores)
+    result.add(of_plain, methods)
     return result
+
+
+def _of_guests(record: Mapping[str, Any], samples: int) -> list[Scores]:
+    """The scores after those of the partner, which a lone sample has not."""
+    found: list[Scores] = record["following"]
+    return found[1:] if samples > 1 else found
+
+
+def _row(metric: str, method: str, column: str, mean: Estimate, gain: Estimate) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "method": method,
+        "map": column,
+        "n": mean.n,
+        "mean": mean.mean,
+        "standard_error": mean.standard_error,
+        "difference_to_dense": gain.mean,
+        "difference_standard_error": gain.standard_error,
+    }
 
 
 Records = dict[str, list[dict[str, Any]]]
 """Part ("dense" or a tracer) -> record of each sample."""
+
+Controls = dict[str, list[Scores]]
+"""Tracer -> scores of each sample after pruning for another one."""
+
+Guests = Callable[[Sequence[int]], Sequence[tuple[int, Sample]]]
+"""Takes the answers of the samples; gives further samples, each with the place of the one whose trace they get."""
+
+
+def _controls(records: Records) -> Controls:
+    """From the records of each sample's partner."""
+    found: Controls = {}
+    for part, made in records.items():
+        if part != "dense" and made and made[0]["following"]:
+            after = partners([record["answer"] for record in records["dense"]])
+            scores = {after[k]: record["following"][0] for k, record in enumerate(made)}
+            found[part] = [scores[k] for k in range(len(made))]
+    return found
 
 
 class Store(Protocol):
@@ -176,6 +257,7 @@ def records_of(
     controls: Sequence[str],
     store: Store | None = None,
     say: Callable[[str], object] | None = None,
+    guests: Guests | None = None,
 ) -> Records:
     """Records of every sample by part; those in the store are not made again.
 
@@ -186,23 +268,29 @@ def records_of(
         controls: As in `evaluate`.
         store: Where records come from and go to as they are made; None: nowhere.
         say: Called with each part as it begins.
+        guests: Further samples that the controls' traces are tried on, after those of each sample's partner.
     """
     result: Records = {}
+    after: list[int] = []
+    further: list[list[Sample]] = [[] for _ in samples]
     for part in ("dense", *tracers):
         if say is not None:
             say(part)
-        controlled = part in controls and len(samples) > 1
+        controlled = part in controls
         found: dict[int, dict[str, Any]] = {}
         read: dict[int, Work] = {}
 
         def missing(
             part: str = part,
             controlled: bool = controlled,
+            partner: Sequence[int] = after,
             found: dict[int, dict[str, Any]] = found,
             read: dict[int, Work] = read,
         ) -> Iterator[Work]:
             for index in range(len(samples)):
-                following = samples[(index + 1) % len(samples)] if controlled else None
+                following = []
+                if controlled:
+                    following = [samples[k] for k in partner[index : index + 1]] + further[index]
                 work = Work(index, samples[index], following)
                 record = None if store is None else store.known(part, work)
                 if record is None:
@@ -222,6 +310,11 @@ def records_of(
             if store is not None:
                 store.keep(part, work, record)
         result[part] = [found[index] for index in range(len(samples))]
+        if part == "dense":
+            answers = [record["answer"] for record in result[part]]
+            after = partners(answers) if len(samples) > 1 else []
+            for place, sample in () if guests is None else guests(answers):
+                further[place].append(sample)
     return result
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spade_xai.attribution.attribute import attribute, pixel_map
 from spade_xai.attribution.methods import GRADIENT_METHODS, MethodName
 from spade_xai.progress import Progress
-from spade_xai.tracing.fidelity import Fidelity
+from spade_xai.tracing.fidelity import Fidelity, spoken
 from spade_xai.tracing.layer_report import LayerReport
 from spade_xai.tracing.pruning.registry import TRACERS
 from spade_xai.tracing.result import Trace
@@ -42,6 +42,7 @@ class Explanation:
             "traces": {
                 tracer: {
                     "layers": [asdict(layer) for layer in self.layers[tracer]],
+                    **spoken(asdict(self.fidelity[tracer])),
                     "fidelity": asdict(self.fidelity[tracer]),
                     "seconds": self.seconds[tracer],
                 }

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spade_ext.files import write_bytes
 from spade_xai.reports.explain import Explanation, class_name, unit_range
+from spade_xai.tracing.fidelity import Fidelity
 from spade_xai.tracing.layer_report import LayerReport
 
 PICTURE_FORMAT, PAGE_FORMAT = "spade_xai.Picture.1", "spade_xai.Page.1"
@@ -34,7 +35,9 @@ def write_page(path: str | Path, page: str) -> None:
     write_atomically(path, f"{first}\n<!-- {PAGE_FORMAT} {digest} -->\n{rest}".encode())
 
 
-def grid(explanation: Explanation, mask: Tensor | None = None) -> Figure:
+def grid(
+    explanation: Explanation, mask: Tensor | None = None, classes: Sequence[str] | None = None
+) -> Figure:
     """One row a method: the input, the dense map, and the map of each trace.
 
     Maps are scaled by their largest magnitude. Those with signs are blue against and red for the target.
@@ -42,6 +45,7 @@ def grid(explanation: Explanation, mask: Tensor | None = None) -> Figure:
     Args:
         explanation: What to show.
         mask: Ground truth bool [H, W], outlined on the input; None: none.
+        classes: Names of the model's classes, for what unfaithful traces answer.
     """
     methods = list(explanation.maps)
     columns = list(explanation.maps[methods[0]])
@@ -58,7 +62,14 @@ def grid(explanation: Explanation, mask: Tensor | None = None) -> Figure:
             colors = {"cmap": "seismic", "vmin": -1} if signed else {"cmap": "inferno", "vmin": 0}
             axis.imshow(values.cpu().numpy(), vmax=1, **colors)
     for axis, title in zip(axes[0], ["input", *columns], strict=True):
-        axis.set_title(title, fontsize=9)
+        fidelity = explanation.fidelity.get(title)
+        if fidelity is not None and not fidelity.faithful and fidelity.verdict is not None:
+            title = (
+                f"{title}: not faithful,\nanswers {class_name(classes, fidelity.verdict.answer)}"
+            )
+            axis.set_title(title, fontsize=7, color="red")
+        else:
+            axis.set_title(title, fontsize=9)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -134,13 +145,23 @@ def _section(
         "name": explanation.name,
         "target": class_name(classes, explanation.target),
         "prediction": class_name(classes, explanation.prediction),
-        "grid": embedded(grid(explanation, mask)),
+        "grid": embedded(grid(explanation, mask, classes)),
         "chart": embedded(sparsity_chart(explanation.layers)) if explanation.layers else None,
         "fidelity": explanation.fidelity,
+        "badges": {tracer: badge(f, classes) for tracer, f in explanation.fidelity.items()},
         "stages": stages,
         "seconds": explanation.seconds,
         "layers": explanation.layers,
     }
+
+
+def badge(fidelity: Fidelity, classes: Sequence[str] | None) -> str | None:
+    """What an unfaithful trace answers; None of a faithful one."""
+    if fidelity.faithful or fidelity.verdict is None:
+        return None
+    verdict = fidelity.verdict
+    answer = class_name(classes, verdict.answer)
+    return f"not faithful: the trace answers {answer} ({verdict.probability:.0%})"
 
 
 def embedded(figure: Figure) -> str:

@@ -1,4 +1,4 @@
-"""Scores of the maps of one sample: of the dense model, and of the traces of the sample and of the one before it."""
+"""Scores of the maps of one sample: of the dense model, and of the traces of the sample and of another one."""
 
 import time
 from collections import deque
@@ -31,7 +31,9 @@ class Work(NamedTuple):
 
     place: int
     sample: Sample
-    following: Sample | None  # whose maps are scored after pruning for this sample, as a control
+    following: Sequence[
+        Sample
+    ] = ()  # whose maps are scored after pruning for this one, as their control
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,10 @@ class Scoring:
         edges = self._score(baselines.edge_map(sample.x), sample)
         noise = self._score(baselines.random_map(sample.x, seed=self.seed + index), sample)
         seconds["metrics"] += time.perf_counter() - start
-        return {"scores": scores, "edges": edges, "random": noise, "seconds": seconds}
+        answer = int(predictions(self.model, sample.x))
+        return {
+            "scores": scores, "edges": edges, "random": noise, "answer": answer, "seconds": seconds,
+        }  # fmt: skip
 
     def traced(self, tracer: str, work: Iterable[Work]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Index and scores of each sample after pruning for it, in order; samples are read a group at a time."""
@@ -74,9 +79,11 @@ class Scoring:
             start = time.perf_counter()
             fidelity = asdict(short_fidelity(found))
             seconds["fidelity"] = time.perf_counter() - start
-            record = {"scores": self._scores(found.model, sample, seconds), "fidelity": fidelity}
-            if following is not None:
-                record["following"] = self._scores(found.model, following, seconds)
+            record: dict[str, Any] = {
+                "scores": self._scores(found.model, sample, seconds),
+                "fidelity": fidelity,
+            }
+            record["following"] = [self._scores(found.model, x, seconds) for x in following]
             yield place, {**record, "seconds": seconds}
 
     def _scores(self, model: nn.Module, sample: Sample, seconds: dict[str, float]) -> Scores:

@@ -51,8 +51,15 @@ def record(evaluation: Evaluation) -> dict[str, Any]:
         if column.endswith(OTHER)
         for method in evaluation.methods(metric)
     ]
+    faithful = {
+        tracer: asdict(metrics.mean([float(f.faithful) for f in found]))
+        for tracer, found in evaluation.fidelity.items()
+        if found
+    }
     return {
         "scores": evaluation.rows(),
+        "faithful": faithful,
+        "scores_of_faithful": evaluation.rows_of_faithful(),
         "own_minus_other_image": control,
         "fidelity": agreement,
         "seconds": dict(evaluation.seconds),
@@ -65,7 +72,28 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     result = []
     for metric in dict.fromkeys(row["metric"] for row in found["scores"]):
         result += [_means(found, metric), _differences(found, metric)]
+    if any(share["mean"] < 1 for share in found.get("faithful", {}).values()):
+        result.append(_faithful(found))
     return [*result, _fidelity(found), _times(found)]
+
+
+def _faithful(found: Mapping[str, Any]) -> Table:
+    """Average over methods of all traces, and of the faithful ones alone."""
+    average = [row for row in found["scores_of_faithful"] if row["method"] == AVERAGE]
+    whole = {(r["metric"], r["map"]): r for r in found["scores"] if r["method"] == AVERAGE}
+    rows = []
+    for row in average:
+        every = whole[row["metric"], row["map"]]
+        cells = [
+            _cell(r["difference_to_dense"], r["difference_standard_error"], sign="+")
+            for r in (every, row)
+        ]
+        rows.append([row["map"], row["metric"], f"{row['n']} of {every['n']}", *cells])
+    return {
+        "title": "Faithful traces: difference to dense, average over methods, of all and of the faithful alone",
+        "head": ["trace", "metric", "faithful", "all", "faithful alone"],
+        "rows": rows,
+    }
 
 
 def _means(found: Mapping[str, Any], metric: str) -> Table:

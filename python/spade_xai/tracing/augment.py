@@ -1,6 +1,7 @@
 """Random augmentations of a sample: the published recipes through kornia, or any callable; seeded."""
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spade_xai.exceptions import AugmentationWarning
 from spade_xai.models.inputs import Inputs, as_inputs, first_tensor, take
 
 Augmentation = Callable[[Inputs], Inputs]
@@ -138,6 +140,42 @@ class ImageAugment:
         return torch.tensor(values).view(-1, 1, 1).to(device, non_blocking=True)
 
 
+class PerImage:
+    """An augmentation from a transform of one image, such as those of torchvision: it is drawn anew for each image.
+
+    Transforms of torchvision draw once for a whole batch, so that every variant of a sample would be the same.
+
+    Args:
+        transform: Takes an image [C, H, W] and returns one, random by the generators of torch, NumPy or Python.
+
+    Raises:
+        ValueError: What is varied is no batch of tensors [B, ...].
+
+    Example:
+        >>> import torch
+        >>> from spade_xai import PerImage
+        >>> augment = PerImage(lambda image: image.roll(int(torch.randint(8, ())), 2))
+        >>> augment(torch.rand(4, 3, 8, 8)).shape
+        torch.Size([4, 3, 8, 8])
+    """
+
+    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+        if not callable(transform):
+            raise TypeError(f"PerImage: transform must be callable, got {type(transform).__name__}")
+        self.transform = transform
+
+    def __repr__(self) -> str:
+        return f"PerImage({self.transform!r})"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Vary each image of a batch [B, C, H, W]; not modified."""
+        if not isinstance(images, Tensor) or images.ndim < 2:
+            raise ValueError(
+                f"PerImage: images must be a tensor [B, C, H, W], got {type(images).__name__}"
+            )
+        return torch.stack([self.transform(image.clone()) for image in images])
+
+
 def _kornia(step: str, channels: int, size: tuple[int, int], device: torch.device) -> Any:
     import kornia.augmentation as kornia
 
@@ -217,7 +255,29 @@ def augmented(
                 f"{type(out).__name__}"
                 + (f" of {len(out)}" if isinstance(out, Tensor) and out.ndim else "")
             )
+        if chunk == 0:
+            _check_varied(function, batch, out, size)
         yield out
+
+
+def _check_varied(function: str, given: Inputs, out: Inputs, size: int) -> None:
+    """Warn if a chunk of variants of one row are all the same."""
+    first = first_tensor(out)
+    if size > 1 or len(first) < 2 or not bool((first == first[:1]).all()):
+        return
+    unchanged = first.shape == first_tensor(given).shape and bool(
+        (first == first_tensor(given)).all()
+    )
+    why = (
+        "augment changes nothing"
+        if unchanged
+        else "augment draws once for a whole batch; PerImage(transform) draws for each image"
+    )
+    warnings.warn(
+        f"{function}: all {len(first)} variants of the first batch are equal: {why}",
+        AugmentationWarning,
+        stacklevel=3,
+    )
 
 
 def _chunk(sample: Tensor) -> int:

@@ -1,7 +1,8 @@
 """How close a sparse model's outputs are to the dense model's."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,6 +54,14 @@ class Fidelity:
     def reasons(self) -> tuple[str, ...]:
         """Why it does not; empty if it does."""
         return () if self.verdict is None else self.verdict.reasons
+
+
+def spoken(fidelity: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict of a fidelity's `asdict`, as commands print it: answer, probability, faithful and reasons."""
+    verdict = fidelity.get("verdict")
+    if verdict is None:
+        return {"answer": None, "probability": None, "faithful": None, "reasons": []}
+    return {name: verdict[name] for name in ("answer", "probability", "faithful", "reasons")}
 
 
 def compare(

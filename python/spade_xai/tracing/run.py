@@ -38,7 +38,7 @@ from spade_xai.tracing.verdict import Probe
 Item = TypeVar("Item", Layer, Unsupported)
 
 MISSED = 0.02
-"""How far below the sparsity asked for a layer may stay without a warning."""
+"""How far below the sparsity asked for a layer may stay without a warning, if that is more than one weight."""
 
 
 class TracingRun:
@@ -355,7 +355,8 @@ def _warn(function: str, traces: Sequence[Trace]) -> None:
         x.name: f"{x.name} (asked {x.sparsity_asked:g}, got {x.sparsity_got:.3f})"
         for t in traces
         for x in t.layers
-        if x.status in ("pruned", "damped") and x.sparsity_got < x.sparsity_asked - MISSED
+        if x.status in ("pruned", "damped")
+        and x.sparsity_got < x.sparsity_asked - max(MISSED, 1.5 / (x.rows * x.cols))
     }
     if missed:
         text = ", ".join(missed.values())
