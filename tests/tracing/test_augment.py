@@ -273,7 +273,7 @@ def test_draws_that_are_equal_for_a_batch_are_told_and_per_image_mends_them():
         return x * torch.rand(())
 
     with pytest.warns(
-        AugmentationWarning, match=r"32 variants .* equal: augment draws once for a whole batch"
+        AugmentationWarning, match=r"32 variants .* equal: augment is not random, or draws once"
     ):
         together = list(augmented("test", image, brighter, 40, 0))
     assert (together[0] == together[0][:1]).all()

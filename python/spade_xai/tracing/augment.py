@@ -271,7 +271,7 @@ def _check_varied(function: str, given: Inputs, out: Inputs, size: int) -> None:
     why = (
         "augment changes nothing"
         if unchanged
-        else "augment draws once for a whole batch; PerImage(transform) draws for each image"
+        else "augment is not random, or draws once for a whole batch; PerImage(transform) draws for each image"
     )
     warnings.warn(
         f"{function}: all {len(first)} variants of the first batch are equal: {why}",
