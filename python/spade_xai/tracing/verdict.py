@@ -33,7 +33,8 @@ class Verdict:
         answer: Class of the sparse model's largest logit.
         probability: That the sparse model gives its own answer.
         probability_kept: Mean ratio of the sparse to the dense probability of the dense answer, over the rows.
-        nearby_kept: Share of inputs near the sample with the dense model's answer; 1 if there are none.
+        nearby_kept: Share of inputs near the sample with the dense model's answer, or with at least its probability; 1
+            if there are none.
         nearby_count: How many inputs near the sample the dense model answers as the sample itself.
     """
 
@@ -126,9 +127,10 @@ class Probe:
         if count == 0:
             return 1.0, 0, 1.0
         wanted = answers[there]
-        kept = float((sparse[there].argmax(-1) == wanted).double().mean())
         before, after = (_probabilities(x[there], wanted) for x in (self.dense[1], sparse))
-        return kept, count, float((after / before.clamp_min(1e-300)).mean())
+        # Between classes of like probability the first may change though the answer loses nothing.
+        same = (sparse[there].argmax(-1) == wanted) | (after >= before)
+        return float(same.double().mean()), count, float((after / before.clamp_min(1e-300)).mean())
 
 
 def _probabilities(logits: Tensor, answers: Tensor) -> Tensor:
