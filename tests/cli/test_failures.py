@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import FAST
+from command_line import FAST, make
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -183,3 +183,20 @@ def test_no_two_images_write_to_one_file(run, pictures, names):
     written = [path.name for path in Path("out").iterdir()]
     assert len({name.lower() for name in written}) == 3
     assert not [name for name in written if ".png" in name]
+
+
+@pytest.mark.parametrize("command", ["trace", "explain"])
+def test_weights_and_masks_are_not_written_over(run, pictures, command):
+    Path("out").mkdir()
+    save_file(make().state_dict(), "out/a.safetensors")
+    options = [*FAST, "-s", "0.5", "-o", "out", "-w", "out/a.safetensors"]
+    before = files()
+    code, _, err = run(command, "pictures/a.png", *options)
+    assert code == 1 and "out/a.safetensors would be written over, which the command reads" in err
+    if command == "explain":
+        for name in ("a", "a_mask"):
+            Path(f"{name}.png").write_bytes(Path(f"pictures/{name}.png").read_bytes())
+        before = files()
+        code, _, err = run("explain", "pictures/a.png", *FAST, "--masks", ".", "-o", ".")
+        assert code == 1 and "a.png is there and was not written by spade-xai" in err
+    assert files() == before
