@@ -1,9 +1,9 @@
-"""Keep the figures of a finished run of lottery tickets in results/, and its page's tables as Markdown.
+"""Keep the figures of a finished run of lottery tickets in results/.
 
 python -m benchmarks.lottery_study RUN NAME COMMAND...
 
 writes results/lottery-NAME.json: the record of RUN/report.json without what only the report's pictures need, beside the
-command that made it, the machine and the commit.
+commands that made it, the machine and the commit.
 """
 
 import argparse
@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
-from spade_xai.lottery.collect import collect
-from spade_xai.lottery.folder import Run
-from spade_xai.lottery.storage import finite
+from spade_xai.lottery.storage import read_json
 from spade_xai.reports.report import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,7 +37,7 @@ def main() -> None:
         "command", nargs="+", help="the commands that made the run, one argument each"
     )
     given = parser.parse_args()
-    record = slim(finite(collect(Run.open(given.run))))
+    record = slim(read_json(given.run / "report.json", "report"))
     result = {"commands": given.command, "machine": describe(), **record}
     text = json.dumps(result, separators=(",", ":")).replace('},{"arm"', '},\n{"arm"') + "\n"
     write_atomically(RESULTS / f"lottery-{given.name}.json", text.encode())
