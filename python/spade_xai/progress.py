@@ -60,7 +60,10 @@ class Stages:
                 self._bars[stage] = bar
             bar.total = total
             bar.n = round(done, 2)
-            bar.refresh() if done >= total else bar.update(0)
+            if done >= total and bar.format_dict["elapsed"] >= _DELAY:
+                bar.refresh()
+            else:
+                bar.update(0)
 
     def add(self, stage: str, seconds: float) -> None:
         """Count time of a stage."""

@@ -125,7 +125,7 @@ def block_width(layer: Layer, ratio: float) -> int:
     rows = layer.rows // layer.groups
     for width in range(layer.taps, layer.cols, layer.taps):
         size = rows * width
-        if ratio - int(ratio * size + 1e-9) / size <= MOST_MISSED:
+        if ratio - int(ratio * size + 1e-9) / size <= MOST_MISSED + 1e-9:
             return width
     return max(1, layer.cols)
 
