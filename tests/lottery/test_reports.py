@@ -38,6 +38,7 @@ def test_estimates_leave_out_what_is_no_number():
     values = torch.tensor([1.0, torch.nan, 3.0])
     assert estimate(values) == {"mean": 2.0, "standard_error": 1.0, "n": 2}
     assert estimate([torch.nan])["mean"] is None
+    assert estimate([2.0])["standard_error"] is None and "cannot tell" in verdict(estimate([2.0]))
     assert difference(values, torch.tensor([0.0, 1.0, 2.0]))["mean"] == 1.0
     assert "two standard errors of none" in verdict({"mean": 1.0, "standard_error": 0.5})
     assert "more than two" in verdict({"mean": -1.01, "standard_error": 0.5})

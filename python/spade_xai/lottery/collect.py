@@ -88,7 +88,8 @@ def difference(a: Tensor, b: Tensor) -> dict[str, Any]:
 
 
 def _as_dict(value: Estimate) -> dict[str, Any]:
-    return {"mean": value.mean, "standard_error": value.standard_error, "n": value.n}
+    error = value.standard_error if value.n > 1 else None
+    return {"mean": value.mean, "standard_error": error, "n": value.n}
 
 
 def _ticket(run: Run, arm: Arm, number: int) -> dict[str, Any]:
