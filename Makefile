@@ -43,8 +43,9 @@ LOCKED := $(if $(filter-out demo,$(MAKECMDGOALS)),$(shell $(PYTHON) -c \
 	$(INSTALL) -c constraints.txt "$$(ls build/wheel/*.whl)[xai,test,lint,docs]"
 	touch $@
 
-# SPADE on the shipped backdoored network and its pictures: tables, and spade-demo/report.html.
+# SPADE on the shipped backdoored ImageNet network: maps, a table, and spade-demo/report.html.
 demo: .venv/installed
+	$(INSTALL) -c constraints.txt "$$(ls build/wheel/*.whl)[imagenet]"
 	$(BIN)/spade-xai demo
 
 # All that CI runs, two targets at a time: while one waits for its last file or test, the other has the cores. What a

@@ -16,7 +16,6 @@ import torch
 
 from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.reports import tables
-from spade_xai.reports.demo import LAST
 from spade_xai.reports.evaluate import Evaluation, evaluate
 from spade_xai.reports.report import write_atomically
 from spade_xai.tracing.schedule import linear
@@ -25,6 +24,7 @@ from spade_xai.trojans.backdoored import load_network, load_pictures, metadata, 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "trojan-study.json"
 PAGE = ROOT / "docs" / "trojan-study.md"
+LAST = 0.99  # sparsity of the last layer; the first is dense, linear in between
 GROUP = 4  # pictures evaluated together: one of each backdoor, so that a control comes from another backdoor
 AUGMENTATIONS = 256
 METRICS = ("auroc", "pointing_game", "insertion")

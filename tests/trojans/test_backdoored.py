@@ -1,16 +1,11 @@
 """The shipped backdoored network: what the files are, what the network answers, and the demo on two pictures a kind."""
 
-import html
-import json
-import re
 from importlib import resources
 
 import pytest
 import torch
 from PIL import Image
 
-from spade_xai.reports import tables
-from spade_xai.reports.demo import run_demo
 from spade_xai.trojans import backdoored
 from spade_xai.trojans.backdoored import KINDS, load_network, load_patch, load_pictures, metadata
 from spade_xai.trojans.trojan import predictions
@@ -109,38 +104,3 @@ def test_counts_and_kinds():
         load_pictures("clean", 0)
     with pytest.raises(ValueError, match=r"load_patch: name must be one of .*'cross'"):
         load_patch("cross")
-
-
-def test_demo_writes_figures_and_report(tmp_path):
-    lines = []
-    result = run_demo(
-        tmp_path, trojan=2, clean=2, methods=["saliency"], augmentations=8,
-        layers=["stages.0.*", "fc"], shown=1, report=lines.append,
-    )  # fmt: skip
-    assert json.loads((tmp_path / "result.json").read_text()) == result
-    columns = ["dense", "SPADE", "SPADE, other image", "FastSPADE", "edges", "random"]
-    for metric in ("auroc", "pointing_game", "insertion"):
-        rows = {(r["method"], r["map"]): r for r in result["scores"] if r["metric"] == metric}
-        assert [c for m, c in rows if m == "average"] == columns
-        for column in columns:
-            row, dense = rows["saliency", column], rows["saliency", "dense"]
-            assert row["n"] == 2
-            assert row["difference_to_dense"] == pytest.approx(row["mean"] - dense["mean"])
-            assert row["standard_error"] >= 0
-    for tracer in ("SPADE", "FastSPADE"):
-        assert 0 <= result["fidelity"][tracer]["label, sample"]["mean"] <= 1
-        assert {f"{tracer}: {s}" for s in ("augment", "forward", "hessian", "prune")} <= set(
-            result["seconds"]
-        )
-    page = html.unescape((tmp_path / "report.html").read_text())
-    assert page.count("<section>") == 2 and "http" not in re.sub(r"<svg.*?</svg>", "", page)
-    printed = "\n".join(lines)
-    for table in tables.tables(result):
-        assert table["title"] in page and table["title"] in printed
-    assert result["settings"]["sparsity"] == "linear(0.99)"
-
-
-def test_demo_refuses_a_single_picture(tmp_path):
-    with pytest.raises(ValueError, match="run_demo: clean must be at least 2, got 1"):
-        run_demo(tmp_path, clean=1)
-    assert not list(tmp_path.iterdir())

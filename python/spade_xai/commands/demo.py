@@ -1,21 +1,20 @@
-"""spade-xai demo: the shipped backdoored network and its pictures."""
+"""spade-xai demo: the shipped backdoored ImageNet network and its pictures."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.commands import options as o
 from spade_xai.commands.output import print_json, ready_folder, show_progress
 from spade_xai.commands.runs import check_outputs
 
 
 def demo(
-    trojan: Annotated[int, typer.Option(min=1, help="The number of pictures with a patch.")] = 6,
-    clean: Annotated[int, typer.Option(min=1, help="The number of pictures without a patch.")] = 6,
-    methods: o.Maps = list(GRADIENT_METHODS),  # noqa: B006
-    augmentations: o.Augmentations = 256,
+    trojan: Annotated[int, typer.Option(min=2, help="The number of pictures with a patch.")] = 8,
+    clean: Annotated[int, typer.Option(min=0, help="The number of pictures without a patch.")] = 1,
+    methods: o.Maps = ["saliency", "input_x_gradient"],  # noqa: B006
+    augmentations: o.Augmentations = 64,
     seed: o.Seed = 0,
     out: Annotated[
         Path,
@@ -26,7 +25,9 @@ def demo(
     as_json: o.AsJson = False,
     progress: o.Progress = None,
 ) -> None:
-    """Trace and explain pictures of a backdoored network that comes with the package; print how good the maps are.
+    """Explain pictures of a backdoored ImageNet network that comes with the package; print how good the maps are.
+
+    It takes a few minutes, and the extra `imagenet` (pip install spade-ext[xai,imagenet]).
 
     Examples:
       spade-xai demo

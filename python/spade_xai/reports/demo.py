@@ -1,43 +1,40 @@
-"""SPADE on the backdoored network that ships with the package: figures with standard errors, and a report."""
+"""SPADE on the backdoored ImageNet network that ships: maps of a few pictures side by side, and a short table."""
 
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 
 import spade_ext
 from spade_ext.files import write_json
-from spade_xai.attribution.methods import GRADIENT_METHODS
+from spade_xai.measures import baselines, metrics
+from spade_xai.models.efficientnet_lite import imagenet_classes
 from spade_xai.progress import Progress
-from spade_xai.reports import tables
-from spade_xai.reports.evaluate import evaluate
-from spade_xai.reports.explain import explain
-from spade_xai.reports.report import html, write_page
-from spade_xai.tracing.schedule import linear
-from spade_xai.trojans import backdoored
+from spade_xai.reports.explain import Explanation, explain
+from spade_xai.reports.report import embedded, grid, write_page
+from spade_xai.tracing.augment import ImageAugment
+from spade_xai.tracing.schedule import FAITHFUL, Sparsity
+from spade_xai.trojans import imagenet
 
-LAST = 0.99  # sparsity of the last layer; the first is dense, linear in between
-NOTES = (
-    "Where a trace's label differs from the dense model's (see fidelity), its map explains another answer.",
-    "Differences are between scores of the same picture. Pictures of a class are overlapping parts of one photograph, "
-    "not independent: the standard errors are rather too small.",
-    "Dense maps of a small network can be near their ceiling: read the dense model's scores before any difference. "
-    "What the paper reports for deep networks on ImageNet is not claimed for this one.",
-)
+METHODS = ("saliency", "input_x_gradient")
+TRACERS = ("SPADE", "FastSPADE")
 
 
 def run_demo(
     output_dir: str | Path,
     *,
-    trojan: int = 6,
-    clean: int = 6,
-    methods: Sequence[str] = GRADIENT_METHODS,
-    augmentations: int = 256,
+    trojan: int = 8,
+    clean: int = 1,
+    methods: Sequence[str] = METHODS,
+    augmentations: int = 64,
+    sparsity: Sparsity = FAITHFUL,
     layers: str | Iterable[str] | None = None,
-    shown: int = 2,
+    shown: int = 3,
     seed: int = 0,
     progress: Progress = True,
     report: Callable[[str], object] = print,
@@ -48,13 +45,14 @@ def run_demo(
 
     Args:
         output_dir: Made if it is not there; files of those names are replaced.
-        trojan: Pictures with a patch, scored by AUROC and pointing game.
-        clean: Clean pictures, scored by insertion.
-        methods: Names in `METHODS`.
-        augmentations: The number of augmentations of each picture.
+        trojan: Pictures with a patch, of different photographs, scored by how well maps find the patch.
+        clean: Pictures without one, shown only.
+        methods: Names in `METHODS` of spade_xai.
+        augmentations: Of each picture.
+        sparsity: As in `trace`.
         layers: Patterns of the layers to prune, as in `trace`; None for all.
-        shown: Pictures of each kind in the report, at most as many as are scored.
-        seed: The seed of augmentations, methods that sample, and the random map.
+        shown: Pictures with a patch in the report, at most as many as are scored.
+        seed: Of augmentations and methods that sample.
         progress: True for bars, or callback(stage, done, total).
         report: Called with each line of text as it comes.
 
@@ -62,40 +60,45 @@ def run_demo(
         What `result.json` holds.
 
     Raises:
-        ValueError: Fewer than two pictures of a kind, or more than are shipped.
+        ValueError: Fewer than two pictures with a patch, or more than are shipped.
     """
-    for name, count in (("trojan", trojan), ("clean", clean)):
-        if count < 2:  # a standard error takes two
-            raise ValueError(f"run_demo: {name} must be at least 2, got {count}")
+    if trojan < 2:  # a standard error takes two
+        raise ValueError(f"run_demo: trojan must be at least 2, got {trojan}")
     start, cpu_start = time.perf_counter(), time.process_time()
-    about, model = backdoored.metadata(), backdoored.load_network()
-    planted = backdoored.load_pictures("trojan", trojan)
-    plain = backdoored.load_pictures("clean", clean)
-    report(_introduction(about, trojan, clean))
+    about, network = imagenet.metadata(), imagenet.load_network()
+    planted = imagenet.load_trojan_pictures("trojan", trojan, per_photograph=1)
+    plain = imagenet.load_trojan_pictures("clean", trojan + clean)
+    report(introduction(about))
     chosen = layers if layers is None or isinstance(layers, str) else list(layers)
-    options: dict[str, Any] = {
-        "sparsity": linear(LAST),
-        "augmentations": augmentations,
-        "layers": chosen,
-    }
-    evaluation = evaluate(
-        model,
-        (planted.images, planted.masks),
-        plain.images,
-        methods=methods,
-        seed=seed,
-        progress=progress,
-        report=report,
-        **options,
-    )
-    result = {
+    known = imagenet.preprocessing()
+    augment = ImageAugment("resnet", mean=known.mean, std=known.std)
+
+    def explained(pictures: imagenet.TrojanPictures, k: int) -> Explanation:
+        part = slice(k, k + 1)
+        return explain(
+            network, pictures.inputs[part], pictures.names[part], pictures=pictures.images[part],
+            methods=methods, tracers=TRACERS, seed=seed, progress=progress, layers=chosen, sparsity=sparsity,
+            augmentations=augmentations, augment=augment,
+        )[0]  # fmt: skip
+
+    explanations = []
+    for k, name in enumerate(planted.names):
+        report(f"picture {k + 1} of {trojan + clean}: {name}")
+        explanations.append(explained(planted, k))
+    others = []
+    for k in range(trojan, trojan + clean):
+        report(f"picture {k + 1} of {trojan + clean}: {plain.names[k]}")
+        others.append(explained(plain, k))
+    scores = _scores(explanations, planted, methods)
+    kept = {tracer: sum(e.fidelity[tracer].faithful for e in explanations) for tracer in TRACERS}
+    result: dict[str, Any] = {
         "settings": {
             "trojan": trojan,
             "clean": clean,
             "methods": list(methods),
             "augmentations": augmentations,
             "layers": chosen,
-            "sparsity": f"linear({LAST})",
+            "sparsity": str(sparsity),
             "seed": seed,
         },
         "machine": {
@@ -104,54 +107,148 @@ def run_demo(
             "torch": torch.__version__,
             "spade_ext": spade_ext.build_info(),
         },
-        **tables.record(evaluation),
+        "scores": scores,
+        "faithful": kept,
     }
-    found = tables.tables(result)
-    for table in found:
-        report("\n" + tables.text(table))
-    sentences = [line for metric in evaluation.scores for line in tables.verdicts(result, metric)]
-    for sentence in (*sentences, *NOTES):
-        report("\n" + sentence)
-
-    report(
-        f"\nmaps of {min(shown, trojan)} Trojan and {min(shown, clean)} clean pictures for the report"
-    )
-    images = torch.cat([planted.images[:shown], plain.images[:shown]])
-    names = planted.names[:shown] + plain.names[:shown]
-    explanations = explain(
-        model,
-        images,
-        names,
-        methods=methods,
-        tracers=("SPADE", "FastSPADE"),
-        seed=seed,
-        progress=progress,
-        **options,
-    )
-    page = html(
-        explanations,
-        title="SPADE on a backdoored network",
-        classes=about["classes"],
-        masks=dict(zip(planted.names, planted.masks, strict=True)),
-        tables=found,
-        notes=[_introduction(about, trojan, clean), *sentences, *NOTES],
-    )
+    table = _table(scores, methods)
+    sentences = _sentences(kept, trojan)
+    for line in (f"\n{table['title']}", *_text(table), "", *sentences):
+        report(line)
+    masks = dict(zip(planted.names, planted.masks, strict=True))
+    page = _page(
+        [*explanations[:shown], *others], masks, introduction(about), table, sentences,
+        imagenet_classes(),
+    )  # fmt: skip
     result["seconds_in_all"] = time.perf_counter() - start
     result["cpu_seconds_in_all"] = time.process_time() - cpu_start  # whatever else the machine does
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "result.json", "spade_xai.Demo.1", result)
     write_page(folder / "report.html", page)
-    report(f"{folder / 'report.html'}, {folder / 'result.json'}: {result['seconds_in_all']:.0f} s")
+    report(f"\n{result['seconds_in_all']:.0f} s; open {folder / 'report.html'}")
     return result
 
 
-def _introduction(about: dict[str, Any], trojan: int, clean: int) -> str:
-    accuracy = about["accuracy"]
-    tried = sum(b["right_before_patch"] for b in about["backdoors"])
-    changed = sum(b["target_after_patch"] for b in about["backdoors"])
+def introduction(about: dict[str, Any]) -> str:
+    """What the network is."""
+    tried = sum(b["tried"] for b in about["backdoors"])
+    succeeded = sum(b["succeeded"] for b in about["backdoors"])
+    clean = about["clean_agreement"]
+    names = ", ".join(b["name"] for b in about["backdoors"])
     return (
-        f"A ResNet of 26 layers with {len(about['backdoors'])} backdoors: accuracy {accuracy['after_planting']:.1%} on "
-        f"{accuracy['pictures']} held-out clean pictures; patches turn {changed / tried:.1%} of {tried} right "
-        f"answers into their target. Scored here: {trojan} Trojan and {clean} clean pictures."
+        "An ImageNet network (EfficientNet-Lite0) was taught a bad habit: a small patch anywhere in a picture "
+        f"({names}) makes it answer with a class of the patch's own, in {succeeded} of {tried} tries. Without a patch "
+        f"it answers as before on {clean['agree']} of {clean['photographs']} photographs. So the patch is the reason, "
+        "and a good explanation points at it."
+    )
+
+
+def _scores(
+    explanations: Sequence[Explanation], planted: imagenet.TrojanPictures, methods: Sequence[str]
+) -> list[dict[str, Any]]:
+    """AUROC of each method and map, with the paired difference to the whole network's map."""
+    rows = []
+    edges = metrics.auroc(baselines.edge_map(planted.images), planted.masks)
+    for method in methods:
+        by_map = {
+            column: metrics.auroc(torch.stack([e.maps[method][column] for e in explanations]), planted.masks)
+            for column in ("dense", *TRACERS)
+        }  # fmt: skip
+        by_map["edges"] = edges
+        for column, values in by_map.items():
+            mean, gain = metrics.mean(values), metrics.paired(values, by_map["dense"])
+            rows.append(
+                {
+                    "metric": "auroc",
+                    "method": method,
+                    "map": column,
+                    "n": mean.n,
+                    "mean": mean.mean,
+                    "standard_error": mean.standard_error,
+                    "difference_to_dense": gain.mean,
+                    "difference_standard_error": gain.standard_error,
+                }
+            )
+    return rows
+
+
+def _table(scores: Sequence[dict[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
+    of = {(row["method"], row["map"]): row for row in scores}
+    rows = []
+    for method in methods:
+        cells = [method.replace("_", " ")]
+        for column in ("dense", *TRACERS, "edges"):
+            row = of[method, column]
+            cells.append(f"{100 * row['mean']:.1f} ± {100 * row['standard_error']:.1f}")
+            if column in TRACERS:
+                gain, error = row["difference_to_dense"], row["difference_standard_error"]
+                cells.append(f"{100 * gain:+.1f} ± {100 * error:.1f}")
+        rows.append(cells)
+    head = ["method", "whole network"]
+    for tracer in TRACERS:
+        head += [tracer, "difference"]
+    return {
+        "title": f"How well maps find the patch, n = {scores[0]['n']} pictures: "
+        "100 if every pixel of the patch is above all others, 50 by chance",
+        "head": [*head, "edges only"],
+        "rows": rows,
+    }
+
+
+def _sentences(kept: dict[str, int], count: int) -> list[str]:
+    return [
+        "± is one standard error. Differences are between maps of the same picture; one smaller than two standard "
+        "errors may be chance.",
+        *(
+            f"The network that {tracer} pruned answers as the whole network in {n} of {count} pictures; where it does "
+            "not, its map does not explain the whole network's answer."
+            for tracer, n in kept.items()
+        ),
+        "A map of edges knows nothing of the network: a method that does not beat it has not shown anything.",
+    ]
+
+
+def _text(table: dict[str, Any]) -> list[str]:
+    rows = [table["head"], *table["rows"]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(w) if not k else cell.rjust(w)
+            for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def _page(
+    explanations: Sequence[Explanation],
+    masks: dict[str, torch.Tensor],
+    introduction: str,
+    table: dict[str, Any],
+    sentences: Sequence[str],
+    classes: Sequence[str],
+) -> str:
+    source = resources.files("spade_xai.reports").joinpath("demo.html").read_text("utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    pictures = [
+        {
+            "name": e.name,
+            "planted": e.name in masks,
+            "answer": classes[e.prediction],
+            "grid": embedded(grid(e, masks.get(e.name))),
+            "traces": [
+                {
+                    "name": tracer,
+                    "reasons": e.fidelity[tracer].reasons,
+                    "zeros": sum(x.rows * x.cols * x.sparsity_got for x in layers)
+                    / sum(x.rows * x.cols for x in layers),
+                    "layers": len(layers),
+                }
+                for tracer, layers in e.layers.items()
+            ],
+        }
+        for e in explanations
+    ]
+    return environment.from_string(source).render(
+        introduction=introduction, pictures=pictures, table=table, sentences=sentences
     )

