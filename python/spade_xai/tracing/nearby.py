@@ -36,7 +36,7 @@ def nearby(function: str, sample: TracedSample, count: int = COUNT, seed: int = 
     picked = first_tensor(rows)
     with seeded(seed), torch.no_grad():
         # drawn on the CPU, so that every device sees the same
-        varied = torch.stack([_vary(x.cpu(), k) for k, x in enumerate(picked)]).to(picked)
+        varied = torch.stack([_vary(x, k) for k, x in enumerate(picked.cpu())]).to(picked)
     return map_tensors(rows, lambda t: varied if t is picked else t)
 
 

@@ -233,10 +233,10 @@ class TracingRun:
                 for builder in builders
             ]
             for layer in step:
-                self._prune_layers([layer], builders, hessians, len(todo) * len(builders), now=True)
-                packed = builders[0].packed.get(layer.name)
-                if packed is not None:
-                    layer.write(self.model, packed.weights().to(layer.read(self.model)))
+                total = len(todo) * len(builders)
+                weights = self._prune_layers([layer], builders, hessians, total, now=True)
+                if layer.name in weights:
+                    layer.write(self.model, weights[layer.name])
 
     def _prune_layers(
         self,
@@ -245,8 +245,13 @@ class TracingRun:
         hessians: list[dict[str, Tensor]],
         total: int,
         now: bool = False,
-    ) -> None:
-        """Prepare layers for each sample that uses them and, unless ratios are chosen later, prune them."""
+    ) -> dict[str, Tensor]:
+        """Prepare layers for each sample that uses them and, unless ratios are chosen later, prune them.
+
+        Returns:
+            Weights of the layers pruned for the first sample.
+        """
+        first: dict[str, Tensor] = {}
         done = self.stages.counts.get("prune", 0)
         held = sum(h.nbytes for found in hessians for h in found.values())
         method, options = self.options.pruning, self.options
@@ -282,11 +287,14 @@ class TracingRun:
                 seconds = (time.perf_counter() - start) / max(1, count)
                 for builder, x, result in zip(users, prepared, results, strict=True):
                     builder.note(x.layer, result, seconds)
+                    if builder is builders[0] and result.weights is not None:
+                        first[x.layer.name] = result.weights
         for builder, x in zip(users, prepared, strict=True):
             if builder.prepared is not None:
                 builder.prepared.put(x)
         self.stages.add("prune", time.perf_counter() - start)
         self.stages.report("prune", done + len(layers) * len(builders), total)
+        return first
 
     def _search(self, builder: TraceBuilder, reference: nn.Module) -> None:
         """Choose the ratios of one sample."""
