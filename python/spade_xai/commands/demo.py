@@ -11,7 +11,7 @@ from spade_xai.commands.runs import check_outputs
 
 
 def demo(
-    trojan: Annotated[int, typer.Option(min=2, help="The number of pictures with a patch.")] = 8,
+    trojan: Annotated[int, typer.Option(min=2, help="The number of pictures with a patch.")] = 3,
     clean: Annotated[int, typer.Option(min=0, help="The number of pictures without a patch.")] = 1,
     methods: o.Maps = ["saliency", "input_x_gradient"],  # noqa: B006
     augmentations: o.Augmentations = 64,

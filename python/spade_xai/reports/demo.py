@@ -28,7 +28,7 @@ TRACERS = ("SPADE", "FastSPADE")
 def run_demo(
     output_dir: str | Path,
     *,
-    trojan: int = 8,
+    trojan: int = 3,
     clean: int = 1,
     methods: Sequence[str] = METHODS,
     augmentations: int = 64,
