@@ -16,6 +16,7 @@ from spade_xai.attribution.methods import METHODS, OPTIONS, RECORDS, MethodName
 from spade_xai.exceptions import DegenerateMapWarning
 from spade_xai.models.copies import check_model, duplicate
 from spade_xai.models.inputs import check_count
+from spade_xai.models.modes import outside_inference_mode
 from spade_xai.progress import Progress, reporting
 
 __all__ = ["METHODS", "OPTIONS", "attribute", "pixel_map"]
@@ -94,7 +95,7 @@ def attribute(
     record = RECORDS[method]
     settings = record.settings(options)
     # Tensors of inference mode cannot take part in a graph: all work is done on others, outside of it.
-    with torch.inference_mode(False), torch.enable_grad():
+    with outside_inference_mode(), torch.enable_grad():
         at = None if record.feature_map else layer
         kwargs = {k: _usable(v) for k, v in (kwargs or {}).items()}
         inputs, forward = _prepared(

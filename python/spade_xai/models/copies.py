@@ -14,6 +14,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from spade_xai.models.computed import computes_weight, settle_weights
+from spade_xai.models.modes import outside_inference_mode
 
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
@@ -105,7 +106,7 @@ def duplicate(
         settle: Whether computed weights become plain parameters; a copy to be trained goes on computing them.
     """
     model = plain(model)
-    with torch.inference_mode(False), torch.no_grad():
+    with outside_inference_mode(), torch.no_grad():
         try:
             copied = copy.deepcopy(model, _memo(model, share, frozen, careful=False))
         except Exception:  # an attribute may raise anything when it is copied

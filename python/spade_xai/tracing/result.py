@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spade_xai.models.copies import duplicate
 from spade_xai.models.inputs import check_count
 from spade_xai.models.layers import Layer
+from spade_xai.models.modes import outside_inference_mode
 from spade_xai.tracing.augment import Augmentation, vary
 from spade_xai.tracing.copies import sparse_copy, working_copy
 from spade_xai.tracing.faithful import FaithfulSearch
@@ -103,7 +104,7 @@ class Trace:
             )
         start = time.perf_counter()
         layers = [layer for name, layer in self._found.items() if name in kept]
-        with torch.inference_mode(False), torch.no_grad():
+        with outside_inference_mode(), torch.no_grad():
             dense = working_copy(function, self.dense, kept.device)
             probe = Probe(function, dense, source)
             packed: dict[str, Packed]

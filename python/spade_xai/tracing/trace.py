@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from spade_xai.models.inputs import check_count
+from spade_xai.models.modes import outside_inference_mode
 from spade_xai.progress import Stages
 from spade_xai.tracing.options import TraceKeywords, TraceOptions, takes_trace_options
 from spade_xai.tracing.result import Trace
@@ -123,5 +124,5 @@ def _traced(
     sequential: bool = False,
     keep: bool = False,
 ) -> list[Trace]:
-    with Stages(options.progress) as stages, torch.inference_mode(False), torch.no_grad():
+    with Stages(options.progress) as stages, outside_inference_mode(), torch.no_grad():
         return TracingRun(model, samples, options, stages).prune(sequential=sequential, keep=keep)

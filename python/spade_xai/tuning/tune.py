@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from spade_ext.files import write_json
 from spade_xai.measures.metrics import mean
 from spade_xai.models.layers import Layer, check_pattern, fitting
+from spade_xai.models.modes import outside_inference_mode
 from spade_xai.progress import Stages
 from spade_xai.tracing.options import TraceKeywords, TraceOptions, takes_trace_options
 from spade_xai.tracing.run import TracingRun
@@ -137,7 +138,7 @@ def tune(
     given = replace(TraceOptions(**options, function="tune"), sparsity=1.0)
     with (
         Stages(given.progress) as stages,
-        torch.inference_mode(False),
+        outside_inference_mode(),
         temporary_folder() as temporary,
     ):
         with torch.no_grad():
