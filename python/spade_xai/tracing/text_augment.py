@@ -47,6 +47,9 @@ class TextAugment:
         True
     """
 
+    draws_each = True
+    """Each variant has draws of its own; see ImageAugment."""
+
     def __init__(
         self,
         neighbours: Mapping[int, Sequence[int]] | Neighbours | None = None,
