@@ -121,7 +121,7 @@ def rounded(
     Args:
         function: Named in errors.
         h: The sum.
-        dtype: Of the result.
+        dtype: The dtype of the result.
         right: What are_sums_right said of the inputs.
 
     Raises:

@@ -25,7 +25,7 @@ class Reasons:
     """Which traces keep which answers.
 
     Attributes:
-        answers: Of the dense model for each picture, [n].
+        answers: The answers of the dense model for each picture, [n].
         kept: bool [n, n]; entry (i, j): the trace of picture i gives picture j the dense model's answer.
         probability: [n, n]; what the trace of i gives the dense model's answer for j.
         groups: Number of each picture's group, [n]; the first picture's is 0.
@@ -71,7 +71,7 @@ def reasons(
         images: [n >= 2, 3, H, W], as the model takes them.
         groups: Number of groups; None: as `group_pictures` finds it.
         method: As in `trace_many`.
-        seed: Of augmentations and of clustering.
+        seed: The seed of augmentations and of clustering.
         progress: True for bars, or callback(stage, done, total).
         **trace_options: Further arguments of `trace_many`.
 
@@ -104,7 +104,7 @@ def group_pictures(kept: Tensor, groups: int | None = None, *, seed: int = 0) ->
         kept: bool [n, n], as in `Reasons`.
         groups: Number of groups, in [1, n]; None: where the eigenvalues of the normalised Laplacian make their largest
             step, at most MOST_GROUPS.
-        seed: Of k-means on the eigenvectors.
+        seed: The seed of k-means on the eigenvectors.
 
     Returns:
         int64 [n]; groups are numbered in the order in which they appear.

@@ -48,11 +48,11 @@ def run_demo(
         trojan: Pictures with a patch, of different photographs, scored by how well maps find the patch.
         clean: Pictures without one, shown only.
         methods: Names in `METHODS` of spade_xai.
-        augmentations: Of each picture.
+        augmentations: The number of augmentations of each picture.
         sparsity: As in `trace`.
         layers: Patterns of the layers to prune, as in `trace`; None for all.
         shown: Pictures with a patch in the report, at most as many as are scored.
-        seed: Of augmentations and methods that sample.
+        seed: The seed of augmentations and methods that sample.
         progress: True for bars, or callback(stage, done, total).
         report: Called with each line of text as it comes.
 

@@ -44,7 +44,7 @@ class Evaluation:
         """Add the samples that records are of.
 
         Args:
-            records: Of all samples.
+            records: The records of all samples.
             methods: Names of the saliency methods.
             controls: Scores after pruning for another image, of each tracer that has them; None: those of the records.
         """

@@ -22,7 +22,7 @@ def write_maps(
     """Write maps ("METHOD/dense" and "METHOD/TRACER", [H, W]), the image and its mask; whole or not at all.
 
     Args:
-        path: Of the file.
+        path: The path of the file.
         found: What to write.
         mask: bool [H, W]; None: none.
         further: Texts to note, such as the preprocessing.

@@ -32,7 +32,7 @@ def reasons_page(
     Args:
         found: What `reasons` gave.
         pictures: [3, H, W] in [0, 1].
-        names: Of the pictures.
+        names: The names of the pictures.
         tracer: How the traces were made.
         classes: Names of the model's classes.
     """

@@ -1,4 +1,4 @@
-"""Pictures and pages of explanations: a PNG grid an image, and one HTML file with everything inside."""
+"""Pictures and pages of explanations: a PNG grid per image, and one HTML file with everything inside."""
 
 import base64
 import hashlib
@@ -38,7 +38,7 @@ def write_page(path: str | Path, page: str) -> None:
 def grid(
     explanation: Explanation, mask: Tensor | None = None, classes: Sequence[str] | None = None
 ) -> Figure:
-    """One row a method: the input, the dense map, and the map of each trace.
+    """One row per method: the input, the dense map, and the map of each trace.
 
     Maps are scaled by their largest magnitude. Those with signs are blue against and red for the target.
 
@@ -77,7 +77,7 @@ def grid(
 
 
 def sparsity_chart(layers: Mapping[str, Sequence[LayerReport]]) -> Figure:
-    """Share of zero weights of each layer in order of execution, one line a trace."""
+    """Share of zero weights of each layer in order of execution, one line per trace."""
     names = [layer.name for layer in next(iter(layers.values()))]
     figure = figure_of(max(5.0, 0.22 * len(names) + 1.5), 3.2)
     axis = figure.subplots()

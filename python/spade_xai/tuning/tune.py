@@ -90,7 +90,7 @@ def tune(
     """Choose each layer group's sparsity, last group first, by the mean metric over the samples.
 
     While a group is tuned, later groups have their chosen ratios and earlier ones are dense. Of equal means the
-    lower ratio wins. Hessians and OBC orders are computed once a sample; a candidate costs the solve of its weights
+    lower ratio wins. Hessians and OBC orders are computed once per sample; a candidate costs the solve of its weights
     and one call of the metric. A ratio of 0 leaves the model as the last choice made it, and its score is not
     computed again.
 
