@@ -1,4 +1,4 @@
-"""Architectures of timm and transformers at random weights through saliency, DeepLIFT and LRP, with their sums checked.
+"""Architectures of timm and transformers at random weights through trace, saliency, DeepLIFT and LRP, sums checked.
 
 A few small ones run by default; SPADE_ZOO=1 runs all (`SPADE_ZOO=1 pytest tests/attribution/test_zoo.py`).
 """
@@ -9,8 +9,9 @@ import warnings
 import pytest
 import torch
 
-from spade_xai import attribute
-from spade_xai.exceptions import SpadeWarning
+from spade_xai import attribute, trace
+from spade_xai.exceptions import SpadeWarning, UnfaithfulTraceWarning
+from spade_xai.models.layers import find_layers
 
 IMAGES = {  # timm's name: size of the image
     "resnet18": 32,
@@ -87,6 +88,32 @@ def live(model):
     return model.double().eval()
 
 
+def check_trace(model, sample):
+    """FastSPADE prunes the last two layers to what is asked, and leaves the others and the dense model as they are."""
+    last = {layer.name: 0.5 for layer in find_layers(model) if not layer.depthwise}
+    wanted = dict(list(last.items())[-2:])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SpadeWarning)
+        warnings.simplefilter("ignore", UnfaithfulTraceWarning)
+        found = trace(
+            model, sample, method="FastSPADE", sparsity=wanted, augment=None, progress=False
+        )
+    masks = found.masks()
+    reports = {layer.name: layer for layer in found.layers if layer.name in wanted}
+    unused = {name for name, layer in reports.items() if layer.status == "unused"}
+    assert masks and set(masks) == set(wanted) - unused
+    for name, mask in masks.items():
+        got = 1 - float(mask.double().mean())
+        assert abs(got - reports[name].sparsity_got) < 1e-9 and got >= 0.49
+        assert reports[name].status in ("pruned", "damped")
+        assert 0 <= reports[name].relative_loss < 1
+    pruned = {path for x in find_layers(model) if x.name in masks for path in x.parameters}
+    after = found.model.state_dict()
+    assert {name for name, v in before.items() if not torch.equal(v, after[name])} == pruned
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def check(model, x, baseline, score, **options):
     """Saliency is finite, DeepLIFT sums to f(x) - f(baseline) to 1e-3, and LRP to |f(x)| but for what it loses.
 
@@ -119,6 +146,7 @@ def test_timm(name):
     with torch.no_grad():
         score = [model(v)[:, 1] for v in (x, baseline)]
     check(model, x, baseline, score)
+    check_trace(model, x)
 
 
 @pytest.mark.parametrize("name", chosen(TEXTS))
@@ -141,3 +169,4 @@ def test_transformers(name):
             score.append(model(ids, **kwargs).logits[:, 1])
         hook.remove()
     check(model, ids, baseline, score, kwargs=kwargs)
+    check_trace(model, {"input_ids": ids, **kwargs})
