@@ -1,6 +1,7 @@
 """Weights by path: whatever torch takes strictly loads, under any wrapper's names; what the errors say."""
 
 import pickle
+import random
 import re
 import warnings
 
@@ -207,3 +208,29 @@ def test_truncated_files(tmp_path, zipped):
             load_weights(model, tmp_path / "cut.pth")
         assert "\n" not in str(error.value)
     assert torch.equal(before, model[0].weight)
+
+
+@pytest.mark.filterwarnings("ignore")  # what pickle and torch say of odd opcodes
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_changed_bits_are_told_or_give_other_weights(tmp_path, kind):
+    path, draw = (
+        tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth"),
+        random.Random(0),
+    )
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    if kind == "safetensors":
+        save_file(model.state_dict(), path)
+    else:
+        torch.save(model.state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
+    whole, refused = path.read_bytes(), 0
+    for _ in range(60):
+        changed = bytearray(whole)
+        changed[draw.randrange(min(len(whole), 700))] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        before = model[0].weight.clone()
+        try:
+            load_weights(model, path)
+        except ModelError as error:
+            refused += 1
+            assert "\n" not in str(error) and torch.equal(before, model[0].weight)
+    assert refused > 10

@@ -6,6 +6,7 @@ import pytest
 import torch
 from classifiers import Scaled
 from torch import nn
+from torch.nn.utils import prune
 
 from spade_ext import DampingWarning
 from spade_xai import schedule
@@ -52,6 +53,14 @@ def test_layers_lose_what_is_asked_and_the_dense_model_stays(model, sample, meth
     assert result.agreement(result) == {"0": 1.0, "2": 1.0, "5": 1.0}
     again = trace(model, sample, method=method, sparsity=0.5, augment=noise, **OPTIONS)
     assert result.agreement(again) == {"0": 1.0, "2": 1.0, "5": 1.0}
+
+
+def test_masks_go_into_torchs_pruning(model, sample):
+    result = trace(model, sample, method="magnitude", sparsity=0.5, augment=noise, **OPTIONS)
+    for name, mask in result.masks().items():
+        layer = model.get_submodule(name)
+        prune.custom_from_mask(layer, "weight", mask)
+        assert torch.equal(layer.weight, result.model.get_submodule(name).weight)
 
 
 def test_nothing_pruned_is_the_dense_model(model, sample):
