@@ -102,6 +102,11 @@ struct Convolution {
   spade_conv2d_t channels_last() const {
     return with_strides(channels * height * width, 1, width * channels, channels);
   }
+  // Whether the kernel lies within the padded image; others are refused.
+  bool fits() const {
+    return dilation_h * (kernel_h - 1) < height + pad_top + pad_bottom &&
+           dilation_w * (kernel_w - 1) < width + pad_left + pad_right;
+  }
   // Every other column of wider rows.
   spade_conv2d_t spread() const {
     return with_strides(channels * height * width * 2 + 3, height * width * 2, width * 2, 2);

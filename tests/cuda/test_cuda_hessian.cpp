@@ -98,7 +98,6 @@ void empty_inputs() {
   for (const Convolution& c : {Convolution{0, 1, 4, 4, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},
                                Convolution{1, 1, 0, 4, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1},
                                Convolution{1, 1, 2, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
-                               Convolution{1, 1, 2, 2, 3, 3, 1, 1, 0, 0, 0, 0, 1, 1, 1},
                                Convolution{1, 64, 1, 1, 1, 1, 2, 1, 1, 0, 0, 0, 1, 1, 1}}) {
     const spade_conv2d_t conv = c.nchw();
     CHECK_SUCCESS(hessian_conv2d_workspace_bytes(&conv, 1, SPADE_FLOAT32, 0, &bytes));
@@ -145,6 +144,9 @@ void errors() {
               "workspace_bytes must be at least");
   CHECK_FAILS(run(x.get(), 2, h.get(), nullptr, bytes), SPADE_INVALID_ARGUMENT,
               "workspace must not be NULL");
+  spade_conv2d_t large = Convolution{1, 1, 2, 2, 3, 3, 1, 1, 0, 0, 0, 0, 1, 1, 1}.nchw();
+  CHECK_FAILS(hessian_conv2d_workspace_bytes(&large, 1, 0, 0, &bytes), SPADE_INVALID_ARGUMENT,
+              "the kernel must not reach beyond the padded");
   spade_conv2d_t conv = Convolution{1, 3, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 2}.nchw();
   CHECK_FAILS(hessian_conv2d_workspace_bytes(&conv, 1, 0, 0, &bytes), SPADE_INVALID_ARGUMENT,
               "spade_cuda_hessian_conv2d: groups must divide channels = 3, got 2");

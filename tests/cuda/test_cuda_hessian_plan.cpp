@@ -40,8 +40,11 @@ void plans() {
     for (const int64_t stride : {1, 2, 3})
       for (const int64_t pad : {0, 1, 3})
         for (const int64_t dilation : {1, 2, 4})
-          for (const int64_t size : {1, 4, 9})
-            plan_holds({1, 1, size, 7, kernel, 3, stride, 2, pad, pad / 2, 1, 2, dilation, 1, 1});
+          for (const int64_t size : {1, 4, 9}) {
+            const Convolution c{1,   1,       size, 7, kernel,   3, stride, 2,
+                                pad, pad / 2, 1,    2, dilation, 1, 1};
+            if (c.fits()) plan_holds(c);
+          }
   const auto plan = [](const Convolution& c) {
     return spade::cuda::plan::rectangles(c.nchw(), spade::ConvSizes(c.nchw())).distinct;
   };
