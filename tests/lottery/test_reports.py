@@ -128,7 +128,7 @@ def test_settings_of_the_paper():
 
 
 def test_the_whole_study_by_one_command(run_command, tmp_path):
-    """`all` in a small form: known concepts lead their class; of the shortcut only that it is followed, not that it shows."""
+    """`all` in a small form: known concepts lead their class; the shortcut is followed, though few pictures hide it."""
     out = tmp_path / "run"
     code, text, _ = run_command(
         "lottery", "all", "shapes", "-o", out, "--quick", "--seed", 0, "--seed", 1
