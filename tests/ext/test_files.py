@@ -156,7 +156,8 @@ try:
 except OSError as error:
     sys.exit(str(error))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert str(tmp_path / "large") in done.stderr and "Traceback" not in done.stderr
     assert "too large" in done.stderr.lower()

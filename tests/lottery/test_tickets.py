@@ -134,7 +134,8 @@ def test_a_killed_process_is_taken_up(finished_run, tmp_path):
         "find_tickets(tiny(pathlib.Path(sys.argv[1])), THREE, 0)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    process = subprocess.Popen([sys.executable, "-c", program, str(path)], env=environment)
+    command = [sys.executable, "-c", program, str(path)]
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path)
     checkpoint = path / "magnitude" / "seed_0" / "checkpoint.safetensors"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.005)
