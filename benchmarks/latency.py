@@ -256,17 +256,18 @@ def _checked(made: Trace) -> dict[str, Any]:
     Raises:
         RuntimeError: A layer was not pruned to the sparsity, or its error is not finite.
     """
-    for layer in made.layers:
-        if layer.status == "dense" and layer.sparsity_asked == 0:  # depthwise, which is not asked for
-            continue
+    # Depthwise layers have rows too, and are not asked for.
+    asked = [layer for layer in made.layers if layer.sparsity_asked > 0]
+    if not asked:
+        raise RuntimeError("no layer was asked to be pruned")
+    for layer in asked:
         # SparseGPT rounds down in each block of a layer's columns
         pruned = layer.status in ("pruned", "damped") and abs(layer.sparsity_got - SPARSITY) < 0.05
         if not pruned or not math.isfinite(layer.relative_loss):
             raise RuntimeError(f"layer {layer.name} was not pruned as asked for: {layer}")
     return {
-        "residual": max(layer.relative_loss for layer in made.layers),
+        "residual": max(layer.relative_loss for layer in asked),
         "layer_seconds": [
-            {"name": x.name, "rows": x.rows, "cols": x.cols, "seconds": x.seconds}
-            for x in made.layers
+            {"name": x.name, "rows": x.rows, "cols": x.cols, "seconds": x.seconds} for x in asked
         ],
     }
