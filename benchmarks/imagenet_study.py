@@ -26,7 +26,7 @@ from benchmarks.imagenet_summary import summary
 from benchmarks.trojan_study import filled
 from spade_xai.measures import baselines, metrics
 from spade_xai.reports.explain import image_map
-from spade_xai.reports.report import write_atomically
+from spade_xai.reports.page import write_atomically
 from spade_xai.tracing.augment import ImageAugment
 from spade_xai.tracing.result import Trace
 from spade_xai.tracing.trace import trace

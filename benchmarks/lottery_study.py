@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.machine import describe
 from spade_xai.lottery.storage import read_json
-from spade_xai.reports.report import write_atomically
+from spade_xai.reports.page import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 BULKY = {"measures", "by_class", "by_picture"}

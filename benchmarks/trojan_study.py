@@ -17,7 +17,7 @@ import torch
 from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import Evaluation, evaluate
-from spade_xai.reports.report import write_atomically
+from spade_xai.reports.page import write_atomically
 from spade_xai.tracing.schedule import linear
 from spade_xai.trojans.backdoored import load_network, load_pictures, metadata, network
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from spade_xai import trace
 from spade_xai.features.visualize import visualize
-from spade_xai.reports.report import png, write_atomically
+from spade_xai.reports.figure import png
+from spade_xai.reports.page import write_atomically
 
 CIRCLES = {"large": (-1.0, 0.0, 1.0), "small": (1.5, 0.0, 0.5)}  # x, y, radius
 STARTS = ((-1.5, 1.0), (-1.5, -1.0), (1.5, 1.0), (1.5, -1.0))

@@ -93,11 +93,11 @@ def test_explain(run, pictures):
     assert sorted(p.name for p in Path("out").iterdir()) == [
         "a.png", "a.safetensors", "b.png", "b.safetensors", "report.html"
     ]  # fmt: skip
-    assert "explained two, out/a.png" in out
+    assert "Explained: two. out/a.png" in out
     assert out.count("same label as dense") == 4
     page = Path("out/report.html").read_text()
-    assert page.count("data:image/png") == 4
-    assert "Explained: <b>two</b>" in page
+    assert page.count("<article") == 2 and page.count("<img") == 2 * 2 * 5
+    assert "Red pixels gave" in page and ", for two." in page
     code, out, _ = run("explain", "pictures/b.png", *FAST, "-a", "saliency", "-o", "out", "--json")
     found = json.loads(out)
     assert found["report"] == "out/report.html"
@@ -171,7 +171,7 @@ def test_library_model_brings_its_normalisation_and_names_of_classes(run, pictur
     assert [x["cols"] for x in json.loads(out)[0]["layers"]] == [576, 1024]
     code, out, _ = run("explain", *arguments, "-a", "saliency", "--target", "281", "-o", "out")
     assert code == 0
-    assert "explained tabby, out/a.png" in out
+    assert "Explained: tabby. out/a.png" in out
 
 
 def test_demo_passes_its_options_on(run, monkeypatch, tmp_path):

@@ -17,7 +17,8 @@ from spade_xai.measures.stability import gradient_noise_similarity
 from spade_xai.measures.text import dffot, dfmit
 from spade_xai.reports.evaluate import evaluate
 from spade_xai.reports.explain import explain
-from spade_xai.reports.report import grid, png
+from spade_xai.reports.figure import png
+from spade_xai.reports.grid import grid
 from spade_xai.trojans.trojan import Backdoor, Trojan, fine_tune
 
 TRACED = dict(sparsity=0.5, augmentations=16, progress=False)

@@ -1,6 +1,7 @@
 """The demo: its figures, its text, its page."""
 
 import html
+import re
 
 import pytest
 
@@ -40,8 +41,9 @@ def test_figures(demo):
 def test_page_and_text(demo):
     folder, result, printed = demo
     page = html.unescape((folder / "report.html").read_text())
-    assert page.count("<section>") == page.count("<img") == 2  # one with a patch, one without
-    assert "http" not in page and "taught a bad habit" in page and "taught a bad habit" in printed
+    assert page.count("<article") == 2  # one with a patch, one without
+    assert not re.search("https?://", page) and page.count("--outline: url(") == 1
+    assert "taught a bad habit" in page and "taught a bad habit" in printed
     for cell in (
         "whole network",
         "SPADE",

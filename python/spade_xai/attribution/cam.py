@@ -189,6 +189,7 @@ RECORDS = (
         _grad_cam,
         cost="1",
         use="the region that speaks for the class, coarse but sure; `layer` chooses the feature map",
+        read="Bright regions speak for the class; the map is as coarse as the network's last feature map.",
         options=_OPTIONS,
         cheap=True,
         feature_map=True,
@@ -198,6 +199,8 @@ RECORDS = (
         _guided_grad_cam,
         cost="2",
         use="guided backpropagation, limited to that region",
+        read="Bright pixels excite the units that raise the score, within the region that speaks for the "
+        "class.",
         options=_OPTIONS,
         cheap=True,
         feature_map=True,

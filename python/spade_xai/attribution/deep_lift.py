@@ -88,6 +88,8 @@ RECORDS = (
         _deep_lift,
         cost="about 2: a third forward pass checks the rules",
         use="contributions that sum to f(x) - f(baseline) at the price of a few passes",
+        read="Bright pixels moved the score most between a blank picture and this one, for or against the "
+        "class.",
         options={"baseline": Option(0.0)},
         cheap=True,
     ),

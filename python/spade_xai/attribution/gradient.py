@@ -117,6 +117,8 @@ RECORDS = (
         _saliency,
         cost="1",
         use="a first look; noisy on deep networks",
+        read="Bright pixels are those whose change by a little would change the class's score most; the map "
+        "does not say in which direction.",
         cheap=True,
         tokens="magnitude",  # layer norm makes gradients sum to 0
     ),
@@ -125,6 +127,8 @@ RECORDS = (
         _input_x_gradient,
         cost="1",
         use="as above, weighted by the input; on piecewise-linear networks without biases equal to `deep_lift`",
+        read="Bright pixels are those whose value times the score's gradient is large: they count much, for "
+        "or against the class.",
         cheap=True,
     ),
     Method(
@@ -132,6 +136,8 @@ RECORDS = (
         _guided_backprop,
         cost="1",
         use="crisp pictures of what excites ReLUs; depends little on the class",
+        read="Bright pixels excite the units that raise the class's score; edges stand out whatever the "
+        "class is.",
         cheap=True,
         tokens="magnitude",
     ),
@@ -140,6 +146,8 @@ RECORDS = (
         _integrated_gradients,
         cost="`steps` (50)",
         use="the same sum as `deep_lift`, on any differentiable model, attention included",
+        read="Bright pixels moved the score most on the way from a blank picture to this one, for or against "
+        "the class.",
         options={"baseline": BASELINE, "steps": Option(50, _at_least_1("steps"))},
         repeats=True,
     ),
@@ -148,6 +156,8 @@ RECORDS = (
         _gradient_shap,
         cost="`samples` (32)",
         use="several baselines, smoothed by noise",
+        read="Bright pixels moved the score most on the way from blank pictures to noisy copies of this one, "
+        "for or against the class.",
         options={
             "baseline": BASELINE,
             "samples": Option(32, _at_least_1("samples")),
@@ -160,6 +170,8 @@ RECORDS = (
         _smooth_grad,
         cost="`samples` (32) times the cost of the method `of`",
         use="less noise in the maps of any gradient method (`of`, with `of_options`)",
+        read="Bright pixels are those whose change would change the score most, on average over noisy copies "
+        "of the picture.",
         options={
             "of": Option("saliency", _check_of),
             "of_options": Option(None),

@@ -70,6 +70,7 @@ class Method:
         run: Attributions in the shape of job.x, from a batch and all options.
         cost: In words: passes per input.
         use: What it is for, in words.
+        read: How to read its maps, in one sentence.
         options: Its options by name.
         signed: Whether the sign says for or against the target; maps of other methods are sums of magnitudes.
         repeats: Whether one input is run many times: then batches hold one input.
@@ -83,6 +84,7 @@ class Method:
     run: Callable[[Job, Options], Tensor]
     cost: str
     use: str
+    read: str
     options: dict[str, Option] = field(default_factory=dict)
     signed: bool = False
     repeats: bool = False

@@ -22,6 +22,9 @@ METHODS = tuple(RECORDS)
 GRADIENT_METHODS = tuple(name for name, method in RECORDS.items() if method.cheap)
 """The methods that take a few passes per image; the others take dozens or hundreds."""
 
+QUICK_METHODS = ("saliency", "grad_cam")
+"""What is shown where nobody asks for more: fine pixels and the coarse region, a pass each."""
+
 OPTIONS: dict[str, dict[str, Any]] = {
     name: {key: option.default for key, option in method.options.items()}
     for name, method in RECORDS.items()

@@ -115,6 +115,7 @@ RECORDS = (
         _lime,
         cost="`samples` (256) forward passes",
         use="regions of your own choosing (`features`)",
+        read="Red regions raise the score when they are there, blue regions lower it.",
         options={
             "baseline": Option(0.0),
             "samples": Option(256, lambda v: check_int("attribute", "samples", v, 1)),
@@ -132,6 +133,7 @@ RECORDS = (
         _occlusion,
         cost="one forward pass per window (225 by default)",
         use="no gradients needed; says what removing a region does",
+        read="Covering a red region lowers the score, covering a blue region raises it.",
         options={"baseline": Option(0.0), "window": Option(None), "stride": Option(None)},
         signed=True,
         repeats=True,

@@ -23,7 +23,8 @@ from spade_xai.commands.runs import RunFiles
 from spade_xai.commands.signature import flat
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import Evaluation, records_of
-from spade_xai.reports.report import html, write_page
+from spade_xai.reports.page import write_page
+from spade_xai.reports.report import html
 from spade_xai.reports.scores import Sample, Scoring, Work
 
 _FORMAT = "spade_xai.Scores.1"

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from torch import Tensor
 
-from spade_xai.attribution.methods import GRADIENT_METHODS
+from spade_xai.attribution.methods import QUICK_METHODS
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import (
@@ -22,10 +21,15 @@ from spade_xai.commands.output import (
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import RunFiles
 from spade_xai.commands.signature import flat
-from spade_xai.reports.explain import Explanation, class_name
+from spade_xai.reports.answers import class_name
+from spade_xai.reports.card import says, verdict
+from spade_xai.reports.explain import Explanation
 from spade_xai.reports.explain import explain as explain_images
+from spade_xai.reports.figure import png
+from spade_xai.reports.grid import grid
 from spade_xai.reports.maps_file import read_maps, write_maps
-from spade_xai.reports.report import grid, html, png, write_atomically, write_page
+from spade_xai.reports.page import write_atomically
+from spade_xai.reports.report import GrowingReport
 
 
 @flat
@@ -34,11 +38,18 @@ def explain(
     *,
     class_names: o.ClassNames = None,
     masks: o.Masks = None,
-    methods: o.Maps = list(GRADIENT_METHODS),  # noqa: B006
+    methods: o.Maps = list(QUICK_METHODS),  # noqa: B006
     target: Annotated[
         str | None,
         typer.Option(
             help="Explain this class, by number or name; default: the class that the model answers."
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            help="What the images are, by number or name: this class is explained beside the answer, and the "
+            "difference of both maps is shown."
         ),
     ] = None,
     z_box: o.ZBox = False,
@@ -65,14 +76,16 @@ def explain(
     Examples:
       spade-xai explain cat.jpg -m torchvision:resnet50 -w r50.pth -n 128
       spade-xai explain photos/ -m timm:resnet18 -w r18.pth -t FastSPADE -a lrp
+      spade-xai explain hammer.jpg -m pretrained:efficientnet_lite0 --label hammer
       spade-xai explain dog.png -m mypackage.nets:make --target 3 --json
     """
-    given = load_inputs(inputs, class_names, masks, target)
+    given = load_inputs(inputs, class_names, masks, target, label)
     names = list(tracers)
     settings = {
         "command": "explain",
         "methods": list(methods),
         "target": given.target,
+        "label": given.label,
         "z_box": z_box,
         "tracers": names,
     }
@@ -84,9 +97,9 @@ def explain(
     arguments = given.trace_arguments(
         {"sparsity": o.parse_sparsity(sparsity), **pruning.arguments()}
     )
-    masks_of: dict[str, Tensor] = {}
-    done: list[tuple[Path, Path]] = []  # picture and maps of each image
-    entries = []
+    title = f"Why this answer? {inputs.model}"
+    page = GrowingReport(report, title, given.classes, len(given.paths))
+    entries: list[dict[str, Any]] = []
     for picture in given.pictures():
         grid_file, maps_file = (out / f"{picture.stem}{kind}" for kind in kinds)
         key = files.key(picture.name, [picture.x, picture.mask])
@@ -94,23 +107,19 @@ def explain(
         if found is None:
             (found,) = explain_images(
                 given.model, picture.x, [picture.name], pictures=picture.image[None],
-                target=given.target,
+                target=given.target, label=given.label,
                 methods=methods, tracers=names, z_box=z_box,
                 progress=show_progress(progress), **arguments,
             )  # fmt: skip
             write_atomically(grid_file, png(grid(found, picture.mask, given.classes)))
             write_maps(maps_file, found, picture.mask, {"run": key, "preprocessing": given.told()})
-        if picture.mask is not None:
-            masks_of[picture.name] = picture.mask
-        done.append((grid_file, maps_file))
+        page.add(found, picture.mask)
         entries.append({**found.summary(), "grid": str(grid_file), "maps": str(maps_file)})
         if not as_json:
-            if len(done) == 1:
+            if len(entries) == 1:
                 print_inputs(given)
             _print(found, grid_file, given.classes)
-    explanations = (read_maps(maps_file)[0] for _, maps_file in done)
-    title = f"SPADE: {inputs.model}"
-    write_page(report, html(explanations, title=title, classes=given.classes, masks=masks_of))
+    page.close()
     if as_json:
         print_json({"preprocessing": given.told(), "report": str(report), "images": entries})
     else:
@@ -128,7 +137,8 @@ def _finished(path: Path, key: str) -> Explanation | None:
 
 
 def _print(result: Explanation, file: Path, classes: Sequence[str] | None) -> None:
-    answer, explained = (class_name(classes, k) for k in (result.prediction, result.target))
-    typer.echo(f"{result.name}: answer {answer}, explained {explained}, {file}")
+    explained = class_name(classes, result.target)
+    typer.echo(f"{result.name}: {says(result, classes)} Explained: {explained}. {file}")
     for tracer, fidelity in result.fidelity.items():
+        typer.echo(f"  {verdict(tracer, fidelity, classes)}")
         print_fidelity(f"  {tracer}: ", asdict(fidelity))

@@ -58,6 +58,7 @@ class Inputs:
         strict: Whether an image that cannot be read ends the command.
         broken: What is wrong with each image that was skipped.
         target: The class to explain; None: what the model answers.
+        label: The class that the images are; None: not said.
     """
 
     model: nn.Module
@@ -68,6 +69,7 @@ class Inputs:
     strict: bool = False
     broken: list[str] = field(default_factory=list)
     target: int | None = None
+    label: int | None = None
 
     def __post_init__(self) -> None:
         self.names, self.stems = names_of(self.paths), stems_of(self.paths)
@@ -156,8 +158,9 @@ def load_inputs(
     class_names: Path | None = None,
     masks: Path | None = None,
     target: str | None = None,
+    label: str | None = None,
 ) -> Inputs:
-    """Load the model, find the images, and run the model on the first of them, which must give a class `target` too.
+    """Load the model, find the images, and run the model on the first of them; it must have the target and the label.
 
     Where a command goes without images the model is run on a black one of the size that it or the user says.
 
@@ -185,7 +188,8 @@ def load_inputs(
     )
     count = _count_classes(model, inputs.example(), given.model)
     inputs.classes = _class_names(class_names, preprocessing.classes, count)
-    inputs.target = None if target is None else _class_of(target, inputs.classes, count)
+    inputs.target = _class_of("--target", target, inputs.classes, count)
+    inputs.label = _class_of("--label", label, inputs.classes, count)
     return inputs
 
 
@@ -307,11 +311,15 @@ def read_mask(path: Path, preprocessing: Preprocessing, image: Tensor) -> Tensor
     return mask
 
 
-def _class_of(text: str, classes: Sequence[str] | None, count: int) -> int:
-    """The class of a number, or of a name in any case."""
+def _class_of(
+    option: str, text: str | None, classes: Sequence[str] | None, count: int
+) -> int | None:
+    """The class of a number, or of a name in any case; None of None."""
+    if text is None:
+        return None
     if text.isdecimal():
         if int(text) >= count:
-            raise ValueError(f"--target must be in [0, {count - 1}], got {text}")
+            raise ValueError(f"{option} must be in [0, {count - 1}], got {text}")
         return int(text)
     known = {name.lower(): k for k, name in reversed(list(enumerate(classes or ())))}
     if text.lower() in known:
@@ -319,7 +327,7 @@ def _class_of(text: str, classes: Sequence[str] | None, count: int) -> int:
     near = difflib.get_close_matches(text.lower(), known, 1)
     hint = f"did you mean {near[0]!r}?" if near else "give its number"
     what = "a class of the model" if known else "a number, as no names of classes are known"
-    raise ValueError(f"--target must be {what}, got {text!r}: {hint}")
+    raise ValueError(f"{option} must be {what}, got {text!r}: {hint}")
 
 
 def _class_names(file: Path | None, known: Sequence[str] | None, count: int) -> list[str] | None:

@@ -13,8 +13,8 @@ from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import check_outputs
 from spade_xai.commands.signature import flat
 from spade_xai.features.reasons import reasons as find_reasons
+from spade_xai.reports.page import write_page
 from spade_xai.reports.reasons import reasons_page
-from spade_xai.reports.report import write_page
 from spade_xai.tracing.pruning.registry import TRACERS
 
 

@@ -18,9 +18,10 @@ from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import check_outputs
 from spade_xai.commands.signature import flat
 from spade_xai.features.visualize import PARAMETRIZATIONS
-from spade_xai.reports.explain import class_name
+from spade_xai.reports.answers import class_name
 from spade_xai.reports.facets import facet_page, facets
-from spade_xai.reports.report import PICTURE_FORMAT, write_atomically, write_page
+from spade_xai.reports.figure import PICTURE_FORMAT
+from spade_xai.reports.page import write_atomically, write_page
 from spade_xai.trojans.trojan import predictions
 
 

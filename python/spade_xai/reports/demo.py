@@ -3,11 +3,9 @@
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 
 import spade_ext
@@ -15,14 +13,17 @@ from spade_ext.files import write_json
 from spade_xai.measures import baselines, metrics
 from spade_xai.models.efficientnet_lite import imagenet_classes
 from spade_xai.progress import Progress
+from spade_xai.reports.card import card
 from spade_xai.reports.explain import Explanation, explain
-from spade_xai.reports.report import embedded, grid, write_page
+from spade_xai.reports.page import render, write_page
 from spade_xai.tracing.augment import ImageAugment
 from spade_xai.tracing.schedule import FAITHFUL, Sparsity
 from spade_xai.trojans import imagenet
 
 METHODS = ("saliency", "input_x_gradient")
 TRACERS = ("SPADE", "FastSPADE")
+
+WITH_PATCH, WITHOUT_PATCH = "With the patch, which is outlined.", "A picture without a patch."
 
 
 def run_demo(
@@ -228,27 +229,10 @@ def _page(
     sentences: Sequence[str],
     classes: Sequence[str],
 ) -> str:
-    source = resources.files("spade_xai.reports").joinpath("demo.html").read_text("utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    pictures = [
-        {
-            "name": e.name,
-            "planted": e.name in masks,
-            "answer": classes[e.prediction],
-            "grid": embedded(grid(e, masks.get(e.name))),
-            "traces": [
-                {
-                    "name": tracer,
-                    "reasons": e.fidelity[tracer].reasons,
-                    "zeros": sum(x.rows * x.cols * x.sparsity_got for x in layers)
-                    / sum(x.rows * x.cols for x in layers),
-                    "layers": len(layers),
-                }
-                for tracer, layers in e.layers.items()
-            ],
-        }
+    cards = [
+        card(e, classes, masks.get(e.name), WITH_PATCH if e.name in masks else WITHOUT_PATCH)
         for e in explanations
     ]
-    return environment.from_string(source).render(
-        introduction=introduction, pictures=pictures, table=table, sentences=sentences
+    return render(
+        "demo.html", introduction=introduction, cards=cards, scores=table, sentences=sentences
     )

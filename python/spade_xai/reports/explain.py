@@ -1,16 +1,20 @@
 """Saliency maps of the dense model and of its traces, side by side."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from spade_ext.checks import check_int
 from spade_xai.attribution.attribute import attribute, pixel_map
-from spade_xai.attribution.methods import GRADIENT_METHODS, MethodName
+from spade_xai.attribution.methods import QUICK_METHODS, MethodName
+from spade_xai.models.inputs import device_of
 from spade_xai.progress import Progress
+from spade_xai.reports.answers import Answer, answers_of, probability_of
 from spade_xai.tracing.fidelity import Fidelity, spoken
 from spade_xai.tracing.layer_report import LayerReport
 from spade_xai.tracing.pruning.registry import TRACERS
@@ -18,19 +22,43 @@ from spade_xai.tracing.result import Trace
 from spade_xai.tracing.trace import trace
 from spade_xai.trojans.trojan import predictions
 
+DENSE = "dense"
+"""The column of the whole network, beside those of the tracers."""
+
 
 @dataclass
 class Explanation:
-    """What one image's saliency maps are before and after pruning for it."""
+    """What one image's saliency maps are before and after pruning for it.
+
+    Attributes:
+        name: The name of the image.
+        image: [3, H, W] in [0, 1], to be shown.
+        target: The class explained.
+        prediction: The class that the dense model answers.
+        maps: method -> "dense" or tracer -> [H, W], for the target.
+        layers: Report of each layer, of each tracer; as they stand in the model.
+        fidelity: Of each tracer's trace.
+        seconds: "dense" or tracer -> stage -> seconds; they add up to the time that the image took.
+        answers: The five most probable classes, of "dense" and each tracer.
+        label: The class that the user says the image is; None: none said.
+        label_probability: That "dense" and each tracer give the label.
+        label_maps: As maps, for the label; empty if there is none or it is the target.
+        equal: Methods left out, as their maps equal those of another: method -> the other.
+    """
 
     name: str
-    image: Tensor  # [3, H, W] in [0, 1], to be shown
-    target: int  # the class explained
-    prediction: int  # of the dense model
-    maps: dict[str, dict[str, Tensor]]  # method -> "dense" or tracer -> [H, W]
-    layers: dict[str, list[LayerReport]] = field(default_factory=dict)  # of each tracer
+    image: Tensor
+    target: int
+    prediction: int
+    maps: dict[str, dict[str, Tensor]]
+    layers: dict[str, list[LayerReport]] = field(default_factory=dict)
     fidelity: dict[str, Fidelity] = field(default_factory=dict)
-    seconds: dict[str, dict[str, float]] = field(default_factory=dict)  # "dense" or tracer -> stage
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    label: int | None = None
+    label_probability: dict[str, float] = field(default_factory=dict)
+    label_maps: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    equal: dict[str, str] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """All but image and maps, as JSON takes it."""
@@ -38,7 +66,14 @@ class Explanation:
             "image": self.name,
             "target": self.target,
             "prediction": self.prediction,
+            "label": self.label,
+            "label_probability": self.label_probability,
+            "answers": {
+                column: [asdict(answer) for answer in found]
+                for column, found in self.answers.items()
+            },
             "methods": list(self.maps),
+            "equal_methods": self.equal,
             "traces": {
                 tracer: {
                     "layers": [asdict(layer) for layer in self.layers[tracer]],
@@ -54,11 +89,12 @@ class Explanation:
 def explain(
     model: nn.Module,
     images: Tensor,
-    names: Sequence[str],
+    names: Sequence[str] | None = None,
     *,
     pictures: Tensor | None = None,
     target: int | None = None,
-    methods: Sequence[str] = GRADIENT_METHODS,
+    label: int | None = None,
+    methods: Sequence[str] = QUICK_METHODS,
     tracers: Sequence[str] = ("SPADE",),
     seed: int = 0,
     z_box: bool = False,
@@ -73,33 +109,68 @@ def explain(
     Args:
         model: Classifier. Not modified.
         images: [B, 3, H, W], as the model takes them.
-        names: The name of each image.
+        names: The name of each image; None: numbers.
         pictures: The same images in [0, 1], to be shown; None: images are in [0, 1].
         target: The class to explain; None: what the dense model predicts for each image.
+        label: The class that the images are, which is explained beside the target; None: none.
         methods: Names in `METHODS`.
-        tracers: Names in TRACERS.
+        tracers: Names in TRACERS: "SPADE", "FastSPADE", ...
         seed: The seed of augmentations and of methods that sample.
         z_box: As in `image_map`.
         progress: True for bars, or callback(stage, done, total).
         **trace_options: Further arguments of `trace`: sparsity, augmentations, layers, ...
+
+    Returns:
+        Explanation of each image; `plot` draws it.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spade_xai import explain
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> images = torch.rand(1, 3, 8, 8)
+        >>> (found,) = explain(model, images, methods=["saliency"], augmentations=16, progress=False)
+        >>> found.maps["saliency"]["SPADE"].shape
+        torch.Size([8, 8])
+        >>> found.answers["dense"][0].index == found.prediction
+        True
     """
     check_tracers("explain", tracers)
+    if label is not None:
+        check_int("explain", "label", label, 0)
+    images = images.to(device_of(model))
     predicted = predictions(model, images)
     shown = images if pictures is None else pictures
+    names = [f"image {k + 1}" for k in range(len(images))] if names is None else names
     results = []
     for k, name in enumerate(names):
         x, answer = images[k : k + 1], int(predicted[k])
-        label = answer if target is None else target
-        result = Explanation(name, shown[k], label, answer, {method: {} for method in methods})
-        add_maps(result, "dense", model, x, seed, z_box)
+        explained = answer if target is None else target
+        empty: dict[str, dict[str, Tensor]] = {method: {} for method in methods}
+        result = Explanation(name, shown[k], explained, answer, empty, label=label)
+        if label is not None and label != explained:
+            result.label_maps = {method: {} for method in methods}
+        with _whole_time(result, DENSE):
+            add_maps(result, DENSE, model, x, seed, z_box)
         for tracer in tracers:
-            found = trace(
-                model, x, method=TRACERS[tracer], seed=seed, progress=progress, **trace_options
-            )
-            add_trace(result, tracer, found)
-            add_maps(result, tracer, found.model, x, seed, z_box)
+            with _whole_time(result, tracer):
+                found = trace(
+                    model, x, method=TRACERS[tracer], seed=seed, progress=progress, **trace_options
+                )
+                add_trace(result, tracer, found)
+                add_maps(result, tracer, found.model, x, seed, z_box)
+        drop_equal(result)
         results.append(result)
     return results
+
+
+@contextmanager
+def _whole_time(result: Explanation, column: str) -> Iterator[None]:
+    """Note the time that no stage of a column took as a stage "other"."""
+    start = time.perf_counter()
+    yield
+    seconds = result.seconds.setdefault(column, {})
+    seconds["other"] = max(0.0, time.perf_counter() - start - sum(seconds.values()))
 
 
 def add_maps(
@@ -110,11 +181,33 @@ def add_maps(
     seed: int = 0,
     z_box: bool = False,
 ) -> None:
-    """Compute the maps of a model for x [1, 3, H, W] by the explanation's methods."""
+    """Compute the answers and maps of a model for x [1, 3, H, W], the maps by the explanation's methods."""
     start = time.perf_counter()
-    for method, maps in result.maps.items():
-        maps[column] = image_map(model, x, result.target, method, seed, z_box)[0]
+    result.answers[column] = answers_of(model, x)
+    if result.label is not None:
+        result.label_probability[column] = probability_of(model, x, result.label)
+    for target, by_method in ((result.target, result.maps), (result.label, result.label_maps)):
+        for method, maps in by_method.items():
+            if target is not None:
+                maps[column] = image_map(model, x, target, method, seed, z_box)[0]
     result.seconds.setdefault(column, {})["maps"] = time.perf_counter() - start
+
+
+def drop_equal(result: Explanation) -> None:
+    """Leave out methods whose maps all equal those of a method before them, and note which."""
+    kept: list[str] = []
+    for method, columns in list(result.maps.items()):
+        twin = next((m for m in kept if _same(columns, result.maps[m])), None)
+        if twin is None:
+            kept.append(method)
+            continue
+        result.equal[method] = twin
+        del result.maps[method]
+        result.label_maps.pop(method, None)
+
+
+def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[column], b[column]) for column in a)
 
 
 def image_map(
@@ -131,6 +224,7 @@ def image_map(
         z_box: LRP's z-box rule in the layers that read x, with x's least and greatest value as bounds (or 0 where it
             lies outside), as the released code of the paper has it.
     """
+    x = x.to(device_of(model))
     options: dict[str, Any] = {}
     if z_box and method == "lrp":
         low, high = (float(v) for v in x.aminmax())
@@ -143,9 +237,33 @@ def image_map(
 
 def add_trace(result: Explanation, tracer: str, found: Trace) -> None:
     """Note a trace's layers, fidelity and times."""
-    result.layers[tracer] = found.layers
+    order = {name: place for place, (name, _) in enumerate(found.dense.named_modules())}
+    result.layers[tracer] = in_place(found.layers, order)
+    start = time.perf_counter()
     result.fidelity[tracer] = short_fidelity(found)
-    result.seconds.setdefault(tracer, {}).update(found.timings)
+    agreement = time.perf_counter() - start
+    result.seconds.setdefault(tracer, {}).update(found.timings, agreement=agreement)
+
+
+def in_place(layers: Sequence[LayerReport], order: Mapping[str, int]) -> list[LayerReport]:
+    """Layers in order of execution, each that was left dense after the layer that stands before it in the model.
+
+    Args:
+        layers: Those that were run in order, then those left out.
+        order: The place of each module in the model; projections of one attention have its place.
+    """
+
+    def place(layer: LayerReport) -> int:
+        name = layer.name
+        while name and name not in order:
+            name = name.rpartition(".")[0]
+        return order.get(name, len(order))
+
+    result = [layer for layer in layers if not layer.reason]
+    for layer in sorted((x for x in layers if x.reason), key=place):
+        before = [k for k, other in enumerate(result) if place(other) <= place(layer)]
+        result.insert(before[-1] + 1 if before else 0, layer)
+    return result
 
 
 def short_fidelity(found: Trace, most: int = 64) -> Fidelity:
@@ -158,14 +276,3 @@ def check_tracers(function: str, tracers: Sequence[str]) -> None:
     for tracer in tracers:
         if tracer not in TRACERS:
             raise ValueError(f"{function}: tracers are {', '.join(TRACERS)}, got {tracer!r}")
-
-
-def class_name(classes: Sequence[str] | None, index: int) -> str:
-    """The name of a class, or its number."""
-    return classes[index] if classes is not None and index < len(classes) else f"class {index}"
-
-
-def unit_range(values: Tensor) -> tuple[Tensor, bool]:
-    """Scale a map by its largest magnitude: to [0, 1], or to [-1, 1] with True if any entry is negative."""
-    scale = values.abs().max().clamp_min(torch.finfo(values.dtype).tiny)
-    return values / scale, bool((values < 0).any())

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-import jinja2
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -13,8 +11,10 @@ from spade_xai.features.confidence import confidence
 from spade_xai.features.visualize import visualize
 from spade_xai.models.preprocessing import Preprocessing
 from spade_xai.progress import Progress
-from spade_xai.reports.explain import check_tracers, class_name, short_fidelity
-from spade_xai.reports.report import embedded, figure_of
+from spade_xai.reports.answers import class_name
+from spade_xai.reports.explain import check_tracers, short_fidelity
+from spade_xai.reports.figure import embedded, figure_of
+from spade_xai.reports.page import render
 from spade_xai.tracing.fidelity import Fidelity
 from spade_xai.tracing.pruning.registry import TRACERS
 from spade_xai.tracing.trace import trace
@@ -134,8 +134,6 @@ def facet_page(
         classes: Names of the model's classes.
         notes: Sentences at the end.
     """
-    source = resources.files("spade_xai.reports").joinpath("facets.html").read_text("utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     sections = [
         {
             "name": facet.name,
@@ -146,6 +144,4 @@ def facet_page(
         }
         for facet in results
     ]
-    return environment.from_string(source).render(
-        neuron=neuron, tracer=tracer, sections=sections, notes=notes
-    )
+    return render("facets.html", neuron=neuron, tracer=tracer, sections=sections, notes=notes)

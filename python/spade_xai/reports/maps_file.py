@@ -21,6 +21,8 @@ def write_maps(
 ) -> None:
     """Write maps ("METHOD/dense" and "METHOD/TRACER", [H, W]), the image and its mask; whole or not at all.
 
+    Maps for the label, where there is one beside the target, are "label/METHOD/dense" and so on.
+
     Args:
         path: The path of the file.
         found: What to write.
@@ -32,10 +34,12 @@ def write_maps(
         tensors["mask"] = mask
     for method, columns in found.maps.items():
         tensors.update({f"{method}/{column}": map for column, map in columns.items()})
+    for method, columns in found.label_maps.items():
+        tensors.update({f"label/{method}/{column}": map for column, map in columns.items()})
     notes = {
         field.name: _plain(getattr(found, field.name))
         for field in fields(found)
-        if field.name not in ("image", "maps")
+        if field.name not in ("image", "maps", "label_maps")
     }
     order = [[method, list(columns)] for method, columns in found.maps.items()]
     metadata = {"space": _SPACE, "order": json.dumps(order), "notes": json.dumps(notes)}
@@ -56,6 +60,11 @@ def read_maps(path: Path) -> tuple[Explanation, Tensor | None, dict[str, str]]:
         values: dict[str, Any] = {k: from_plain(hints[k], v) for k, v in notes.items()}
         values["image"] = tensors["image"]
         values["maps"] = {m: {c: tensors[f"{m}/{c}"] for c in columns} for m, columns in order}
+        values["label_maps"] = {
+            m: {c: tensors[f"label/{m}/{c}"] for c in columns}
+            for m, columns in order
+            if f"label/{m}/{columns[0]}" in tensors
+        }
         return Explanation(**values), tensors.get("mask"), metadata
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"read_maps: {path} is damaged: {error!r}") from None

@@ -1,20 +1,16 @@
 """A page of groups of pictures that the same connections decide."""
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Sequence
-from importlib import resources
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from spade_xai.features.reasons import Reasons
-from spade_xai.reports.explain import class_name
-from spade_xai.reports.report import embedded, figure_of
+from spade_xai.reports.answers import class_name
+from spade_xai.reports.figure import embedded, figure_of
+from spade_xai.reports.page import photograph, render
 
 THUMBNAIL = 136  # pixels
 
@@ -36,15 +32,13 @@ def reasons_page(
         tracer: How the traces were made.
         classes: Names of the model's classes.
     """
-    source = resources.files("spade_xai.reports").joinpath("reasons.html").read_text("utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     groups = []
     for number in range(int(found.groups.max()) + 1):
         members = (found.groups == number).nonzero().flatten().tolist()
         answers = [class_name(classes, int(found.answers[k])) for k in members]
         shown = [
             {
-                "source": _thumbnail(pictures[k]),
+                "source": photograph(pictures[k], THUMBNAIL),
                 "name": names[k],
                 "answer": answer,
                 "faithful": bool(found.faithful[k]),
@@ -56,8 +50,8 @@ def reasons_page(
             for name, count in Counter(answers).most_common(4)
         ]
         groups.append({"pictures": shown, "answers": common})
-    return environment.from_string(source).render(
-        tracer=tracer, groups=groups, within=_percent(found.within()),
+    return render(
+        "reasons.html", tracer=tracer, groups=groups, within=_percent(found.within()),
         across=_percent(found.across()), matrix=embedded(matrix_figure(found)),
     )  # fmt: skip
 
@@ -76,15 +70,6 @@ def matrix_figure(found: Reasons) -> Figure:
     axis.set_xticks([])
     axis.set_yticks([])
     return figure
-
-
-def _thumbnail(picture: Tensor) -> str:
-    pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    image = Image.fromarray(pixels)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "jpeg", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _percent(share: float) -> str:

@@ -48,6 +48,15 @@ class Verdict:
     nearby_kept: float
     nearby_count: int
 
+    def told(self) -> str:
+        """The reason of a trace that gives its sample another class."""
+        return other_answer(self.answer, self.dense_answer)
+
+
+def other_answer(answer: int, dense_answer: int) -> str:
+    """What is wrong with a trace that answers one class where the dense model answers another."""
+    return f"it answers class {answer} where the dense model answers {dense_answer}"
+
 
 class Probe:
     """The dense model's answers on a sample and near it, which sparse models are compared with.
@@ -99,7 +108,7 @@ class Probe:
         answer, dense_answer = int(sparse[0][0].argmax()), int(answers[0])
         if same < LEAST_ROWS:
             reasons.append(
-                f"it answers class {answer} where the dense model answers {dense_answer}"
+                other_answer(answer, dense_answer)
                 if len(answers) == 1
                 else f"it gives {same:.0%} of the sample's rows the dense model's answer"
             )

@@ -20,6 +20,7 @@ RECORDS = (
         _lrp,
         cost="about 3",
         use="contributions that sum to the logit or its magnitude, without a baseline",
+        read="Red pixels gave the score its relevance, blue pixels took from it; dark pixels gave nothing.",
         options={
             "rule": Option("alpha_beta"),
             "alpha": Option(1.0),
