@@ -232,7 +232,7 @@ def test_reading_an_overwritten_tensor_is_refused():
             F.relu_(y)
             return y
 
-    with pytest.raises(RuntimeError, match="must not read tensors it has overwritten"):
+    with pytest.raises(RuntimeError, match="does not read tensors it has overwritten"):
         relevance(Overwrites(), torch.tensor([[1.0, -1.0]]), torch.tensor([1]))
 
 

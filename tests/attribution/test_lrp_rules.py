@@ -226,3 +226,87 @@ def test_padding_masks_of_attention_modules():
     got = relevance(model, x, epsilon=1e-12, kwargs=kwargs)
     torch.testing.assert_close(got.sum((1, 2)), model(x, **kwargs)[:, 1].detach())
     assert not got[:, 3:].any() and got[:, :3].any(-1).all()
+
+
+class Products(nn.Module):
+    """Sums of a signal and a product of two signals."""
+
+    def __init__(self, combine):
+        super().__init__()
+        self.first, self.last, self.combine = nn.Linear(6, 12), nn.Linear(4, 3, bias=False), combine
+
+    def forward(self, x):
+        c, p, q = self.first(x).relu().unflatten(1, (3, 2, 2)).unbind(1)
+        return self.last(self.combine(c, p, q).flatten(1))
+
+
+SUMS_OF_PRODUCTS = {
+    "baddbmm": torch.baddbmm,
+    "addmm": lambda c, p, q: torch.stack([torch.addmm(*t) for t in zip(c, p, q, strict=True)]),
+    "addbmm": lambda c, p, q: torch.stack(
+        [torch.addbmm(a, b[None], d[None]) for a, b, d in zip(c, p, q, strict=True)]
+    ),
+    "addmv": lambda c, p, q: torch.stack(
+        [torch.stack([torch.addmv(a[:, k], b, d[:, k]) for k in range(2)], 1) for a, b, d in zip(c, p, q, strict=True)]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "alpha_beta"])
+@pytest.mark.parametrize("name", SUMS_OF_PRODUCTS)
+def test_fused_sums_of_products_are_those_spelled_out(name, rule):
+    torch.manual_seed(0)
+    model = Products(lambda c, p, q: c + p @ q).double().eval()
+    x = torch.rand(2, 6, dtype=torch.float64)
+    options = {"rule": rule, "epsilon": 1e-12, "progress": False}
+    expected = attribute(model, x, 1, "lrp", **options)
+    model.combine = SUMS_OF_PRODUCTS[name]
+    torch.testing.assert_close(attribute(model, x, 1, "lrp", **options), expected)
+    model.combine = lambda c, p, q: torch.baddbmm(c, p, q, beta=0.5, alpha=-2)
+    got = relevance(model, x, epsilon=1e-12).sum(1)
+    torch.testing.assert_close(got, model(x)[:, 1].detach(), rtol=1e-6, atol=1e-9)
+
+
+MATRICES = {
+    "x @ w": lambda x, w: x @ w.t(),
+    "matmul": lambda x, w: torch.matmul(input=x, other=w.T),
+    "mm": lambda x, w: torch.mm(x, w.t()),
+    "addmm": lambda x, w: torch.addmm(torch.zeros(len(w)).to(x), x, w.t()),
+    "einsum": lambda x, w: torch.einsum("bi,oi->bo", x, w),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_constant_matrix_is_a_linear_layer_however_it_is_called(name):
+    torch.manual_seed(0)
+    a, b = nn.Linear(6, 8, bias=False), nn.Linear(8, 3, bias=False)
+
+    class Called(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = a, b
+
+        def forward(self, x):
+            product = MATRICES[name]
+            return product(product(x, self.a.weight).relu(), self.b.weight)
+
+    plain = nn.Sequential(a, nn.ReLU(), b).double()
+    x = torch.rand(1, 6, dtype=torch.float64)
+    for options in ({}, {"alpha": 2.0}, {"rule": "epsilon"}, {"bounds": (0.0, 1.0)}):
+        options["progress"] = False
+        got = attribute(Called().double(), x, 1, "lrp", **options)
+        torch.testing.assert_close(got, attribute(plain, x, 1, "lrp", **options))
+
+
+@pytest.mark.parametrize("method", ["lrp", "deep_lift"])
+def test_models_that_draw_are_refused_with_that_cause(method):
+    class Drawing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 64), nn.Linear(64, 3)
+
+        def forward(self, x):
+            return self.b(F.dropout(self.a(x).relu(), 0.5))
+
+    with pytest.raises(RuntimeError, match="gives the same outputs for the same input"):
+        attribute(Drawing().eval(), torch.rand(1, 6), 1, method, progress=False)

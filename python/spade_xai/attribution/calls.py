@@ -4,7 +4,7 @@ DeepLIFT and LRP replace the gradient of single functions. They do so while the 
 functional call, a method of a tensor and an operator such as `+` all end in one function call, which is seen here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,8 @@ _KEYWORDS: dict[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("bmm", "mm"), ("input", "mat2")),
     "addmm": ("input", "mat1", "mat2"),
-    "baddbmm": ("input", "batch1", "batch2"),
+    **dict.fromkeys(("baddbmm", "addbmm"), ("input", "batch1", "batch2")),
+    "addmv": ("input", "mat", "vec"),
     "scaled_dot_product_attention": ("query", "key", "value"),
     "where": ("condition", "input", "other"),
     "cat": ("tensors",),
@@ -215,3 +216,32 @@ def run_under(
         outputs = functional_call(model, state, (x, *extra))
     check_open(method, outputs)
     return outputs
+
+
+def check_outputs(method: str, outputs: Tensor, plain: Callable[[], Tensor]) -> None:
+    """Raise RuntimeError unless the rules left the outputs as they are.
+
+    Args:
+        method: Its name, for messages.
+        outputs: The outputs under `Calls`.
+        plain: Runs the model without.
+    """
+
+    def near(a: Tensor, b: Tensor) -> bool:
+        return torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()), equal_nan=True)
+
+    with torch.no_grad():
+        without = plain()
+        if near(outputs, without):
+            return
+        again = plain()
+    if near(again, without):
+        cause = (
+            "does not read tensors it has overwritten, got other outputs without in-place functions"
+        )
+    else:
+        cause = (
+            "gives the same outputs for the same input, got others when called again; "
+            "does it call F.dropout without training=self.training?"
+        )
+    raise RuntimeError(f"attribute: {method} needs a model that {cause}")

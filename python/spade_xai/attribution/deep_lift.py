@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spade_xai.attribution.calls import constants, run_under, wide
+from spade_xai.attribution.calls import check_outputs, constants, run_under, wide
 from spade_xai.attribution.method import Job, Method, Option, Options, baseline_of
 from spade_xai.attribution.multipliers import Baseline, Multipliers
 from spade_xai.exceptions import CompletenessWarning
@@ -50,9 +50,11 @@ def _deep_lift(job: Job, options: Options) -> Tensor:
     leaf = x.detach().clone().requires_grad_()
     second = Multipliers(leaf, first.seen)
     outputs = run_under("deep_lift", second, job.forward, state, leaf, extra)
-    with torch.no_grad():
-        plain = torch.func.functional_call(job.forward, state, (x.clone(), *extra))
-    second.check(outputs, plain)
+    check_outputs(
+        "deep_lift",
+        outputs,
+        lambda: torch.func.functional_call(job.forward, state, (x.clone(), *extra)),
+    )
     scores = outputs.gather(1, chosen)
     if not scores.requires_grad:
         raise RuntimeError("attribute: deep_lift needs outputs that depend on x, got constant ones")

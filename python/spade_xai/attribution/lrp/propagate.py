@@ -11,6 +11,7 @@ functional calls and residual additions need no rewriting of the model:
     pooling by mean, sums    in proportion: epsilon rule with the pooling's own weights
     max pooling, maximum,    the gradient's path: all to the entry that was taken
       reshaping, indexing, concatenation
+    x @ W, a constant matrix as a linear layer
     residual addition        in proportion: R_a = a / (a + b) R
     batch norm               folded into the convolution or linear layer that made its input, else unchanged
     activations (ReLU, PReLU, GELU, ...), layer, group and RMS norm, F.normalize, constant factors and terms
@@ -41,6 +42,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from spade_xai.attribution.calls import (
     Call,
     Calls,
+    check_outputs,
     constants,
     function_of,
     is_signal,
@@ -125,14 +127,9 @@ def relevance(
         )
     if bounds is not None and not mode.box_used:
         raise ValueError("lrp: bounds need a layer that reads x itself, got a model without one")
-    with torch.no_grad():
-        plain = functional_call(model, state, (x.detach().clone(), *extra))
-    if not torch.allclose(
-        logits, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()), equal_nan=True
-    ):
-        raise RuntimeError(
-            "lrp: model must not read tensors it has overwritten, got other logits without in-place functions"
-        )
+    check_outputs(
+        "lrp", logits, lambda: functional_call(model, state, (x.detach().clone(), *extra))
+    )
     # Rules of positive parts share out magnitude: begun at a negative logit, their maps would be turned over.
     begin = logits.detach() if rule == "epsilon" else logits.detach().abs()
     chosen = torch.zeros_like(logits).scatter_(1, target[:, None], 1) * begin
@@ -174,14 +171,19 @@ class _Propagate(Calls):
                 return folded
         if name in functions.LAYERS:
             return self._layer(LayerCall(call.function, *args[1:], **kwargs), x)
-        if name == "addmm" and not is_signal(x) and not kwargs:
-            bias, data, weight = args
-            return self._layer(LayerCall(F.linear, weight.t(), bias), data)
+        if name in functions.SUMS_OF_PRODUCTS:
+            return self._sum_of_product(name, *args, **kwargs)
         if name in functions.UNCHANGED and is_signal(x):
             return Unchanged.apply(x, lambda v: call.function(v, *args[1:], **kwargs))
         if name in functions.PROPORTIONAL:
             return self._in_proportion(lambda v: call.function(v, *args[1:], **kwargs), x)
-        if name in ("einsum", "baddbmm", "addmm"):
+        if name in functions.MATRIX_PRODUCTS and len(args) == 2 and _is_weight(args[1]):
+            layer = LayerCall(lambda v, w, _: call.function(v, w, **kwargs), args[1])
+            return self._layer(layer, x, foldable=False)
+        if name == "einsum":
+            if len(args) == 3 and is_signal(args[1]) and _is_weight(args[2]):
+                layer = LayerCall(lambda v, w, _: call.function(args[0], v, w), args[2])
+                return self._layer(layer, args[1], foldable=False)
             given = signals(args)
             return self._in_proportion(function_of(call), *given, scale=1 / len(given))
         if (
@@ -214,15 +216,32 @@ class _Propagate(Calls):
     def _in_proportion(self, function: Function, *xs: Tensor, scale: float = 1.0) -> Any:
         return Proportional.apply(function, self.linear, scale, *xs)
 
-    def _layer(self, layer: LayerCall, x: Tensor) -> Any:
+    def _layer(self, layer: LayerCall, x: Tensor, foldable: bool = True) -> Any:
         if is_signal(layer.weight):
             name = layer.function.__name__
             raise NotImplementedError(f"lrp: {name} has no rule for weights that depend on x")
         bounds = self.bounds if x is self.x else None
         self.box_used |= bounds is not None
         out = LayerRule.apply(x, layer, self.linear, bounds)
-        self.made_by[out] = x, layer
+        if foldable:
+            self.made_by[out] = x, layer
         return out
+
+    def _sum_of_product(
+        self, name: str, term: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1, **kwargs: Any
+    ) -> Any:
+        """The sum beta term + alpha a b: a layer where b and term are weights, else by its parts."""
+        plain = name == "addmm" and beta == alpha == 1 and not kwargs
+        if plain and is_signal(a) and not (is_signal(b) or is_signal(term)):
+            return self._layer(LayerCall(F.linear, b.t(), term), a)
+        if kwargs:
+            raise NotImplementedError(f"lrp: {name} has no rule with {', '.join(kwargs)}=")
+        with self:
+            product = a @ b
+            product = product.sum(0) if name == "addbmm" else product
+            product = product if alpha == 1 else alpha * product
+            # Where beta is 0, the term counts as 0 even if it is not a number.
+            return product if beta == 0 else product + (term if beta == 1 else beta * term)
 
     def _folded(
         self,
@@ -282,6 +301,11 @@ class _Propagate(Calls):
         if shape != x.shape:  # spread first, so that relevance of the copies adds up
             x = x.expand(shape)
         return Unchanged.apply(x, of_one)
+
+
+def _is_weight(value: Any) -> bool:
+    """Whether the second factor of a product makes it a linear layer: a constant matrix [inputs, outputs]."""
+    return isinstance(value, Tensor) and value.ndim == 2 and not is_signal(value)
 
 
 def _detached(out: Any) -> Any:
