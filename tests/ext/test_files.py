@@ -182,6 +182,13 @@ except OSError as error:
         ("verdict", "3"),
         ("verdict", '{"faithful": "x"}'),
         ("verdict", "[" * 100_000),
+        ("forward", "3"),
+        ("forward", '{"form": {"kind": "tensor", "entries": 3}, "outputs": [1.0]}'),
+        (
+            "forward",
+            '{"form": {"kind": "tensor", "entries": [[0, {"dtype": "load"}]]}, "outputs": []}',
+        ),
+        ("forward", '{"form": {"kind": "tensor", "entries": []}, "outputs": 3}'),
     ],
 )
 def test_metadata_of_wrong_types(pruned, tmp_path, name, text):

@@ -115,6 +115,55 @@ def test_save_and_load(model, sample, tmp_path):
         load_trace(path, None)
 
 
+class Pass(nn.Module):
+    """One of several forward passes of the same weights."""
+
+    def __init__(self, activation=torch.relu, stride=1, draws=False):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 6, 3, stride=stride), nn.Linear(6, 4)
+        self.activation, self.draws = activation, draws
+
+    def forward(self, x, mask=None):
+        y = self.activation(self.body(x))
+        y = y if mask is None else y * mask[:, None, None, None]
+        y = torch.nn.functional.dropout(y, 0.5, self.draws)
+        return self.head(y.mean((2, 3)))
+
+
+OTHERS = {
+    "activation": {"activation": torch.nn.functional.gelu},
+    "stride": {"stride": 2},
+    "random": {"draws": True},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("kind", ["tensor", "tuple", "dict"])
+def test_files_of_another_forward_pass_are_refused(tmp_path, sample, kind, other):
+    torch.manual_seed(0)
+    model, path = Pass(), tmp_path / "t.safetensors"
+    mask = torch.ones(len(sample), dtype=torch.long)
+    inputs = {"tensor": sample, "tuple": (sample, mask), "dict": {"x": sample, "mask": mask}}[kind]
+    options = {"augment": None, "sparsity": 0.5, "progress": False}
+    trace(model, inputs, **options).save(path)
+    changed = Pass(**OTHERS[other])
+    changed.load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match="the same weights but another forward pass"):
+        load_trace(path, changed)
+    draws = torch.get_rng_state()
+    load_trace(path, model.train()).save(path)  # what is known of the forward pass lasts
+    assert torch.equal(torch.get_rng_state(), draws)
+    with pytest.raises(ValueError, match="the same weights but another forward pass"):
+        load_trace(path, changed)
+    load_trace(path, model)
+
+
+def test_a_model_that_draws_is_known_by_its_weights(tmp_path, sample):
+    model, path = Pass(draws=True), tmp_path / "t.safetensors"
+    trace(model, sample, augment=None, sparsity=0.5, progress=False).save(path)
+    assert load_trace(path, model).layers
+
+
 def test_patterns_and_published_recipe(model, sample):
     result = trace(model, sample, sparsity={"0": 0.25, "re:[25]": 0.5}, augment="resnet", **OPTIONS)
     asked = {layer.name: layer.sparsity_asked for layer in result.layers}

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from spade_ext.files import format_of
 from spade_xai.commands.inputs import Inputs
 from spade_xai.commands.pruning import PruningOptions
+from spade_xai.models.forward_pass import outputs_of
 from spade_xai.models.weights import first_line
 from spade_xai.tracing.file import describe, fingerprint
-from spade_xai.tuning.identity import coarse, digest_of_text, outputs_of
+from spade_xai.tuning.identity import coarse, digest_of_text
 
 _OURS = re.compile(rb"spade_xai\.[A-Z]\w+\.\d")
 _HEAD = 4096  # bytes in which a file of ours says so

@@ -91,5 +91,5 @@ class TraceBuilder:
         }
         return Trace(
             self.given, reports, settings, dict(timings), self.verdict, dict(self.layers), self.packed,
-            self.source, self.prepared if keep else None,
+            _source=self.source, _prepared=self.prepared if keep else None,
         )  # fmt: skip

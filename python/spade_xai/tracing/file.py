@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from spade_ext.files import parse_json, read_tensors, write_tensors
 from spade_xai.models.copies import check_model, duplicate
+from spade_xai.models.forward_pass import answers_to, form_of, same_outputs
 from spade_xai.models.layers import Layer, find_layers
 from spade_xai.tracing.layer_report import LayerReport
 from spade_xai.tracing.packed import Packed
+from spade_xai.tracing.sample import TracedSample
 from spade_xai.tracing.verdict import Verdict
 
 _FORMAT = "spade_xai.Trace.2"
+_ROUNDING = 5e-3  # of outputs on other devices and threads
 
 
 def fingerprint(model: nn.Module) -> dict[str, list[str]]:
@@ -45,6 +48,8 @@ class Saved(Protocol):
     timings: dict[str, float]
     verdict: Verdict | None
     _packed: dict[str, Packed]
+    _source: TracedSample | None
+    _forward: dict[str, Any] | None
 
 
 def save_trace(
@@ -67,9 +72,19 @@ def save_trace(
         "timings": json.dumps(trace.timings),
         "verdict": json.dumps(None if trace.verdict is None else asdict(trace.verdict)),
         "model": json.dumps(fingerprint(trace.dense)),
+        "forward": json.dumps(_forward_of(trace)),
         "further": json.dumps(further or {}),
     }
     write_tensors("Trace.save", path, _FORMAT, tensors, metadata)
+
+
+def _forward_of(trace: Saved) -> dict[str, Any] | None:
+    """Outputs for an input like the sample, and what that input is made from: they know the forward pass."""
+    if trace._source is None:
+        return trace._forward
+    form = form_of(trace._source.inputs)
+    outputs = None if form is None else answers_to(trace.dense, form)
+    return {"form": form, "outputs": outputs} if outputs else None
 
 
 def read_further(path: str | os.PathLike[str]) -> tuple[list[LayerReport], dict[str, float], Any]:
@@ -91,8 +106,9 @@ TraceParts = tuple[
     Verdict | None,
     dict[str, Layer],
     dict[str, Packed],
+    dict[str, Any] | None,
 ]
-"""Reports, settings, timings, verdict, layers and weights."""
+"""Reports, settings, timings, verdict, layers, weights and outputs."""
 
 
 def read_trace(function: str, path: str | os.PathLike[str], model: nn.Module) -> TraceParts:
@@ -105,9 +121,12 @@ def read_trace(function: str, path: str | os.PathLike[str], model: nn.Module) ->
         _expect(made_from, "model", dict[str, list[str]])
         _expect(shapes, "shapes", dict[str, list[int]])
         verdict = _verdict(parse_json(metadata.get("verdict", "null")))
+        forward = parse_json(metadata.get("forward", "null"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{function}: {path} is damaged: {error!r}") from None
     _check_same(function, str(path), made_from, fingerprint(model))
+    if forward is not None:
+        _check_forward(function, path, forward, model)
     plain = duplicate(model)
     found = {layer.name: layer for layer in find_layers(plain)}
     packed = {}
@@ -117,7 +136,22 @@ def read_trace(function: str, path: str | os.PathLike[str], model: nn.Module) ->
         if entry is None or layer is None or entry.shape != tuple(layer.read(plain).shape):
             raise ValueError(f"{function}: {path} is damaged: layer {name} does not fit its shape")
         packed[name] = entry
-    return layers, settings, timings, verdict, found, packed
+    return layers, settings, timings, verdict, found, packed, forward
+
+
+def _check_forward(
+    function: str, path: str | os.PathLike[str], forward: Any, model: nn.Module
+) -> None:
+    try:
+        found = answers_to(model, forward["form"])
+        alike = found is not None and same_outputs(forward["outputs"], found, _ROUNDING)
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{function}: {path} is damaged: {error!r}") from None
+    if not alike:
+        raise ValueError(
+            f"{function}: {path} must belong to this model, which has the same weights but another forward pass: "
+            "its outputs for the same input differ"
+        )
 
 
 def _verdict(parts: Any) -> Verdict | None:

@@ -63,6 +63,7 @@ class Trace:
     verdict: Verdict | None
     _found: dict[str, Layer] = field(repr=False)
     _packed: dict[str, Packed] = field(repr=False)
+    _forward: dict[str, Any] | None = field(default=None, repr=False)
     _source: TracedSample | None = field(default=None, repr=False)
     _prepared: PreparedLayers | None = field(default=None, repr=False)
 
@@ -212,7 +213,8 @@ class Trace:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write masks, kept weights and reports as safetensors: to a temporary file beside path, then renamed.
 
-        The file also holds a digest of each of the dense model's tensors, by which load_trace knows the model.
+        The file also holds a digest of each of the dense model's tensors, and its outputs for an input that is drawn
+        between the least and greatest value of the sample: by these load_trace knows the model.
         """
         save_trace(self, path)
 
@@ -226,7 +228,8 @@ def load_trace(path: str | os.PathLike[str], model: nn.Module) -> Trace:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not a trace, damaged, or made from another model; the first difference is named.
+        ValueError: Not a trace, damaged, or made from another model: the first tensor that differs is named, or that
+            the forward pass is another (an activation, a stride).
 
     Example:
         >>> import torch

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spade_xai.models.inputs import Inputs, call, take
+from spade_xai.models.forward_pass import outputs_of
+from spade_xai.models.inputs import Inputs
 from spade_xai.models.layers import Layer
 from spade_xai.tracing.augment import ImageAugment
 from spade_xai.tracing.file import describe, fingerprint
@@ -57,28 +58,6 @@ def identity_of(
         "groups": json.dumps([[x.name for x in g] for g in groups]),
         "inputs": json.dumps(inputs),  # what Hessians and orders depend on
     }
-
-
-def outputs_of(model: nn.Module, inputs: Inputs, most: int = 64) -> list[float]:
-    """The first numbers of what a model answers to the first row of inputs: they tell forward passes apart.
-
-    None where it cannot take the inputs, which the run itself will say.
-    """
-    try:
-        with torch.no_grad():
-            logits = call(model, take(inputs, slice(0, 1)))
-    except (RuntimeError, TypeError, ValueError, LookupError):
-        return []
-    return [round(v, 12) for v in logits.detach().double().flatten()[:most].cpu().tolist()]
-
-
-def same_outputs(a: Sequence[float], b: Sequence[float], tolerance: float = 1e-3) -> bool:
-    """Whether outputs are the same but for rounding, which threads and devices change."""
-    if len(a) != len(b):
-        return False
-    scale = max([abs(v) for v in (*a, *b)], default=0.0)
-    pairs = list(zip(a, b, strict=True))
-    return all(x == y or abs(x - y) <= tolerance * scale or (x != x and y != y) for x, y in pairs)
 
 
 def coarse(outputs: Sequence[float]) -> str:

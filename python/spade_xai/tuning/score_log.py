@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from spade_ext.files import is_signed, parse_json, signed, write_bytes
-from spade_xai.tuning.identity import same_outputs
+from spade_xai.models.forward_pass import same_outputs
 
 _FORMAT = "spade_xai.Checkpoint.1"
 
