@@ -94,3 +94,21 @@ def test_a_layer_that_misses_its_sparsity_is_named():
         trace(
             head, x, method="sparsegpt", sparsity=0.99, depthwise=True, augment=None, progress=False
         )
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 5), nn.Conv2d(4, 6, 3, groups=2, bias=False)])
+def test_known_losses_of_exact_obc_are_those_of_the_pruned_layer(layer):
+    """At every ratio, on and between counts of weights; with so little damping that the damped error is the error."""
+    torch.manual_seed(0)
+    shape = (200, 6) if isinstance(layer, nn.Linear) else (40, 4, 6, 6)
+    layer = layer.double().eval()
+    x = torch.randn(shape, dtype=torch.float64)
+    options = {"damp": 1e-9, "augment": None, "progress": False}
+    made = trace(layer, x, method="obc", sparsity=0.5, **options)
+    (found,) = find_layers(layer)
+    method, prepared = METHODS["obc"], made._prepared.get(found.name)
+    size = found.numel
+    ratios = [0.0, 0.3, 0.5, 0.51, 0.7, 0.95, 1.0, 3 / size, 3.2 / size, 3.8 / size]
+    expected = [made.at(ratio).layers[0].relative_loss if ratio else 0.0 for ratio in ratios]
+    assert method.losses(prepared, ratios) == pytest.approx(expected, rel=1e-6)
+    assert expected[-1] == expected[-2] > expected[-3]  # a part of a weight is a weight

@@ -84,16 +84,20 @@ class ExactOBC(PruningMethod):
         return results
 
     def losses(self, prepared: Prepared, ratios: Sequence[float]) -> list[float] | None:
-        """From the losses of the elimination: twice their sum is the damped error of the layer."""
+        """From the losses of the eliminations that prune takes: twice their sum is the damped error of the layer."""
         x = _eliminated(prepared)
         if x.order is None:
             return [0.0 if ratio == 0 else float("inf") for ratio in ratios]
         whole = layer_losses(x.weight, torch.zeros_like(x.weight), x.hessian)[1]
-        sums = x.order.loss.flatten().sort().values.double().cumsum(0) * 2 / whole.clamp_min(1e-300)
-        counts = [min(len(sums), round(ratio * len(sums))) for ratio in ratios]
-        at = torch.tensor([max(0, count - 1) for count in counts], device=sums.device)
-        found: list[float] = sums[at].tolist()
-        return [loss if count else 0.0 for loss, count in zip(found, counts, strict=True)]
+        # Of each row its first eliminations go, as many as it has among the least losses of the layer.
+        sums = x.order.loss.double().cumsum(-1) * 2 / whole.clamp_min(1e-300)
+        sums = torch.cat([torch.zeros_like(sums[..., :1]), sums], -1)
+        taken = [
+            sums.gather(-1, x.order.counts(ratio)[..., None].to(sums.device)).sum()
+            for ratio in ratios
+        ]
+        found: list[float] = torch.stack(taken).tolist()
+        return found
 
     def pruning_bytes(self, layer: Layer, samples: int) -> int:
         """Inverse and damped Hessian, a triangle per thread; order, losses and weights."""
