@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from torch import nn
+from torch import Tensor, nn
 
 from spade_xai.commands import options as o
-from spade_xai.commands.inputs import InputOptions, Picture, load_inputs
+from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import (
     end,
     print_inputs,
@@ -81,10 +81,10 @@ def tune(
     others = [path for path in (inputs.weights, checkpoint) if path is not None]
     check_outputs([out], [*given.paths, *given.masks, *others])
     ready_file(out)
-    pictures = list(given.pictures())
+    read = [(picture.x, picture.mask) for picture in given.pictures()]  # held to the end
+    images, areas = [x for x, _ in read], [mask for _, mask in read]
     tuned = tune_model(
-        given.model, [picture.x for picture in pictures],
-        MapMetric(given.model, pictures, methods, pruning.seed, z_box),
+        given.model, images, MapMetric(given.model, images, areas, methods, pruning.seed, z_box),
         grid=o.parse_numbers("--grid", grid),
         groups=[group.split(",") for group in groups] if groups else None,
         method=TRACERS[tracer], checkpoint=checkpoint, progress=show_progress(progress),
@@ -114,34 +114,33 @@ class MapMetric:
     def __init__(
         self,
         model: nn.Module,
-        pictures: Sequence[Picture],
+        images: Sequence[Tensor],
+        masks: Sequence[Tensor | None],
         methods: Sequence[str],
         seed: int,
         z_box: bool,
     ) -> None:
-        self.model, self.pictures, self.methods = model, pictures, list(methods)
+        self.model, self.images, self.masks, self.methods = model, images, masks, list(methods)
         self.seed, self.z_box = seed, z_box
-        self.labels = [predictions(model, picture.x) for picture in pictures]
-        masks = [None if p.mask is None else describe(p.mask) for p in pictures]
+        self.labels = [predictions(model, x) for x in images]
+        told = [None if mask is None else describe(mask) for mask in masks]
         self.identity = json.dumps(
             {
-                "measure": "AUROC" if pictures[0].mask is not None else "insertion",
+                "measure": "AUROC" if masks[0] is not None else "insertion",
                 "methods": self.methods,
                 "z_box": z_box,
-                "masks": digest_of_text(json.dumps(masks)),
+                "masks": digest_of_text(json.dumps(told)),
             }
         )
 
     def __call__(self, sparse: nn.Module, index: int) -> float:
         """Mean over the methods."""
-        picture, label = self.pictures[index], self.labels[index]
+        x, mask, label = self.images[index], self.masks[index], self.labels[index]
         total = 0.0
         for method in self.methods:
-            found = image_map(sparse, picture.x, label, method, self.seed, self.z_box)
-            if picture.mask is None:
-                total += float(
-                    metrics.insertion(self.model, picture.x, found, label, progress=False)
-                )
+            found = image_map(sparse, x, label, method, self.seed, self.z_box)
+            if mask is None:
+                total += float(metrics.insertion(self.model, x, found, label, progress=False))
             else:
-                total += float(metrics.auroc(found, picture.mask[None]))
+                total += float(metrics.auroc(found, mask[None]))
         return total / len(self.methods)

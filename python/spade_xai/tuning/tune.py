@@ -96,7 +96,7 @@ def tune(
 
     Args:
         model: As in trace. Not modified.
-        samples: The calibration set, each as in trace; the paper uses 100, and 30 work.
+        samples: The calibration set, each as in trace; the paper uses 100, and 30 work. All are held in memory.
         metric: Called with the sparse model of a sample, in eval mode, and the sample's index; higher is better, such
             as the AUROC of a saliency map against the Trojan's mask. It must be deterministic and leave the model
             as it is.
