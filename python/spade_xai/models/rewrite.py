@@ -4,6 +4,7 @@ import copy
 import inspect
 import operator
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
@@ -43,9 +44,32 @@ class Add(nn.Module):
 
 
 def rewritten(module: nn.Module, fuse_batch_norm: bool, whole: bool) -> nn.Module:
-    """The module rewritten as a graph, or with those of its children rewritten that can be.
+    """The module with every activation and addition a module of its own, wherever it can be traced.
+
+    Args:
+        module: A copy; what cannot be traced stays in it.
+        fuse_batch_norm: Whether batch norms are folded into the layers before them.
+        whole: As of `graphs`.
+    """
+
+    def change(traced: fx.GraphModule) -> None:
+        _rewrite(traced)
+        if fuse_batch_norm:
+            fuse_batch_norms(traced)
+
+    return graphs(module, change, whole)
+
+
+def graphs(module: nn.Module, change: Callable[[fx.GraphModule], None], whole: bool) -> nn.Module:
+    """The module as a graph that was changed, or with those of its children so that can be traced.
 
     Below the root, only modules of one argument are traced: what others are called with is not known here.
+
+    Args:
+        module: A copy; children that cannot be traced stay in it.
+        change: Changes a graph in place.
+        whole: Whether the module itself is tried though it takes several arguments; all but the first are then at
+            their defaults.
     """
     parameters = list(inspect.signature(module.forward).parameters.values())
     if whole or len(parameters) == 1:
@@ -56,16 +80,14 @@ def rewritten(module: nn.Module, fuse_batch_norm: bool, whole: bool) -> nn.Modul
         except Exception:  # tracing runs the model's own code, which may raise anything
             traced = None
         if traced is not None:
-            _rewrite(traced)
-            if fuse_batch_norm:
-                _fuse(traced)
+            change(traced)
             traced.delete_all_unused_submodules()
             traced.graph.lint()
             traced.recompile()
             return traced.eval()
     for name, child in module.named_children():
         if next(child.children(), None) is not None:
-            setattr(module, name, rewritten(child, fuse_batch_norm, whole=False))
+            setattr(module, name, graphs(child, change, whole=False))
     return module
 
 
@@ -109,7 +131,7 @@ def _activation(node: fx.Node) -> nn.Module | None:
     return None if dropped else module(**options)
 
 
-def _fuse(traced: fx.GraphModule) -> None:
+def fuse_batch_norms(traced: fx.GraphModule) -> None:
     """Fold batch norms into the layers before them: w' = w g / s, b' = (b - mean) g / s + beta."""
     calls = Counter(n.target for n in traced.graph.nodes if n.op == "call_module")
     modules = dict(traced.named_modules())

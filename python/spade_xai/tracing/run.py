@@ -25,6 +25,7 @@ from spade_xai.progress import Stages
 from spade_xai.tracing.builder import TraceBuilder
 from spade_xai.tracing.copies import working_copy
 from spade_xai.tracing.faithful import FaithfulSearch
+from spade_xai.tracing.fast_forward import LEAST_AUGMENTATIONS, fast_forward
 from spade_xai.tracing.hessians import Hessians, execution_order
 from spade_xai.tracing.memory import plan_memory, scratch_bytes
 from spade_xai.tracing.options import TraceOptions
@@ -48,6 +49,7 @@ class TracingRun:
         given: The caller's model, only read.
         dense: A copy of it that shares its parameters, in which computed weights are parameters; only read.
         model: The working copy.
+        fast: The copy of it that reads what its layers read in fewer operations; it stays dense.
         device: The device of the working copy; samples, Hessians and pruning are there.
         sources: One per sample.
         layers: Layers that can be pruned, in order of execution.
@@ -81,6 +83,10 @@ class TracingRun:
         with stages.timed("forward"):
             self.calls, odd = execution_order(self.model, chosen, self.sources[0].inputs)
         self.layers = [by_name[name] for name in self.calls]
+        self.fast = self.model
+        if min(source.augmentations for source in self.sources) >= LEAST_AUGMENTATIONS:
+            with stages.timed("forward"):
+                self.fast = fast_forward(self.model, self.layers, self.sources[0].inputs)
         self.left_out = {
             name: ("unsupported", odd[name])
             if name in odd
@@ -133,11 +139,13 @@ class TracingRun:
             layers: Layers.
             turn: How many such runs were done before, for the progress.
             turns: How many there are.
-            stop_early: End each pass where the last of the layers was read.
+            stop_early: End each pass of the working copy, whose weights may be sparse, where the last of the layers was
+                read; otherwise the passes are of the fast copy.
         """
         passes = -(-source.augmentations // self.options.batch_size)
         reads = passes * sum(self.calls[layer.name] for layer in layers)
-        sums = Hessians(self.model, layers, self.options.function, self.options.forward_precision)
+        model = self.model if stop_early else self.fast
+        sums = Hessians(model, layers, self.options.function, self.options.forward_precision)
 
         def report(batches: int, read: int) -> None:
             self.stages.report("forward", turn * passes + batches, turns * passes)
