@@ -5,7 +5,7 @@ from benchmarks.configurations import configurations
 MOST_AUGMENTATIONS = 1024  # of the first part of the traces
 _FILES = {
     "goals": ["cuda_goals"],
-    "hessian": ["hessian", "cuda_hessian"],
+    "hessian": ["forward", "hessian", "cuda_hessian"],
     "pruning": ["inverse", "obc", "cuda_obc", "sparsegpt"],
     "scaling": ["scaling"],
     "traces": ["trace"],

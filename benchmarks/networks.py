@@ -34,14 +34,13 @@ def language_model(width: int, heads: int, length: int) -> nn.Module:
 
 def _torchvision_models():
     """torchvision.models; where its compiled part does not load, with its operators declared as in the tests."""
-    try:
-        from torchvision import models
-    except RuntimeError:
-        # A CUDA build beside a CPU-only torch. The module is kept: the declarations live as long as it does.
-        spec = importlib.util.spec_from_file_location(
-            "declared_operators", ROOT / "tests" / "conftest.py"
-        )
-        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    path = ROOT / "tests" / "support" / "torchvision_operators.py"
+    spec = importlib.util.spec_from_file_location("torchvision_operators", path)
+    # The module is kept: the declarations live as long as it does.
+    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
+    if not hasattr(module, "declare"):
         spec.loader.exec_module(module)
-        from torchvision import models
+    module.declare()
+    from torchvision import models
+
     return models

@@ -6,11 +6,13 @@ import pytest
 import torch
 from fake_cuda import entered
 from hypothesis import settings
+from torchvision_operators import declare
 
 import spade_ext
 
 settings.register_profile("untimed", deadline=None)  # other processes share the cores
 settings.load_profile("untimed")
+declare()
 
 EMULATED = spade_ext.build_info().get("nvcc") == "emulated"
 NO_CUDA = "" if torch.cuda.is_available() else "torch finds no GPU"
@@ -73,36 +75,3 @@ def fake_cuda(monkeypatch):
 def on_device(fake_cuda):
     """Puts tensors on the fake device."""
     return fake_cuda.place
-
-
-def _declare_torchvision_ops():
-    """Declare the operators of torchvision's compiled part where it does not load.
-
-    torchvision's PyPI wheel is a CUDA build: beside a CPU-only torch its library does not load, and importing
-    torchvision then fails because it registers fake kernels for operators nobody has declared.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        pass
-    else:
-        return
-    import sys
-
-    for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    library = torch.library.Library("torchvision", "DEF")
-    box_ops = {
-        "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    }
-    pooling = ["roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"]
-    for name in pooling:
-        box_ops[name] = "(Tensor input) -> Tensor"
-        box_ops[f"_{name}_backward"] = "(Tensor grad) -> Tensor"
-    for name, signature in box_ops.items():
-        library.define(name + signature)
-    _declare_torchvision_ops.library = library  # operators live as long as the Library object
-
-
-_declare_torchvision_ops()
