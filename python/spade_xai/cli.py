@@ -1,4 +1,4 @@
-"""The command line: `spade-xai trace | explain | evaluate | tune | visualize | reasons | demo | lottery`, and lists."""
+"""The command line: `spade-xai trace | explain | evaluate | tune | visualize | reasons | demo`, groups, and lists."""
 
 import sys
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from spade_xai.commands.lists import methods, models
 from spade_xai.commands.lottery import app as lottery
 from spade_xai.commands.output import only_json
 from spade_xai.commands.reasons import reasons
+from spade_xai.commands.study import app as study
 from spade_xai.commands.trace import trace
 from spade_xai.commands.tune import tune
 from spade_xai.commands.visualize import visualize
@@ -29,6 +30,7 @@ app = typer.Typer(
 for command in (trace, explain, evaluate, tune, visualize, reasons, demo, models, methods):
     app.command()(command)
 app.add_typer(lottery, name="lottery")
+app.add_typer(study, name="study")
 
 
 def _print_version(asked: bool) -> None:
