@@ -120,14 +120,15 @@ class _Server:
                 raise _Refused(429, "too many new raters at once")
             if (await _body(request)).get("consent") is not True:
                 raise _Refused(400, "consent must be true")
-            if self._is_enough and await run_in_threadpool(
-                self._is_enough, self.store, self._study
-            ):
+            if await run_in_threadpool(self._has_enough):
                 raise _Refused(410, "Thank you. The study has enough answers already.")
             session, token = await run_in_threadpool(self.store.start)
             return JSONResponse({"rater": session.rater, "token": token}, 201)
 
         return await self._answered(run)
+
+    def _has_enough(self) -> bool:
+        return self._is_enough is not None and self._is_enough(self.store, self._study)
 
     async def task(self, request: Request) -> Response:
         """The task that a rater is at; the same one until it is answered."""
