@@ -14,9 +14,10 @@ from spade_xai.cli import app
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = get_command(app).commands
-LOTTERY = COMMANDS["lottery"].commands
-HELP = {**COMMANDS, **{f"lottery {name}": command for name, command in LOTTERY.items()}}
-del HELP["lottery"]
+GROUPS = {name: COMMANDS[name].commands for name in ("lottery", "study")}
+HELP = {name: command for name, command in COMMANDS.items() if name not in GROUPS}
+for group, commands in GROUPS.items():
+    HELP |= {f"{group} {name}": command for name, command in commands.items()}
 
 
 def lines_of(text):
@@ -43,9 +44,9 @@ def test_command_lines_parse(name):
     found = lines_of(text)
     assert found
     for command, *arguments in found:
-        if command == "lottery":
-            command, *arguments = arguments
-            LOTTERY[command].make_context(command, arguments)
+        if command in GROUPS:
+            group, (command, *arguments) = GROUPS[command], arguments
+            group[command].make_context(command, arguments)
         else:
             COMMANDS[command].make_context(command, arguments)
 
