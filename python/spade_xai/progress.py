@@ -16,7 +16,7 @@ Progress = bool | StageCallback | None
 
 _DELAY = 1.0  # seconds before a bar is shown: what is done by then needs none
 
-_LABELS = {
+LABELS = {
     "forward": "augmentations",
     "hessian": "Hessians",
     "prune": "pruning",
@@ -54,7 +54,7 @@ class Stages:
         elif self.progress:
             bar = self._bars.get(stage)
             if bar is None:
-                label = _LABELS.get(stage, stage)
+                label = LABELS.get(stage, stage)
                 place = len(self._bars)
                 bar = tqdm(desc=label, total=total, position=place, leave=False, delay=_DELAY)
                 self._bars[stage] = bar

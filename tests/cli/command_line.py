@@ -1,9 +1,16 @@
 """Options that make a command quick, and the models that specs name."""
 
+import re
+
 import torch
 from torch import nn
 
 FAST = ["-m", "command_line:make", "-n", "16", "--batch-size", "8"]
+
+
+def notices(err):
+    """What stderr holds beside the lines about what goes on."""
+    return "".join(line for line in err.splitlines(True) if not re.match(r" *\d+ s  ", line))
 
 
 def make():

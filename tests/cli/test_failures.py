@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import FAST, make
+from command_line import FAST, make, notices
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -105,6 +105,7 @@ def test_what_cannot_be_used_ends_with_one_line_and_code_1(run, pictures, argume
     assert code == 1
     assert out == ""
     assert files() == before
+    err = notices(err)
     assert err.startswith("spade-xai: ") and err.count("\n") == 1
     assert message in err
 
@@ -168,6 +169,7 @@ def test_an_image_that_cannot_be_read_is_skipped_unless_strict(run, pictures, co
     assert "skipped" in err and "cannot read pictures/0.png as an image" in err
     assert "a.png" in out or command in ("evaluate", "tune")
     code, out, err = run(*arguments, "--strict")
+    err = notices(err)
     assert code == 1 and err.startswith("spade-xai: ") and err.count("\n") == 1
 
 

@@ -6,14 +6,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from spade_xai import trace
-from spade_xai.cli import app
+from spade_xai.cli import ENTRIES, loaded
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = get_command(app).commands
+COMMANDS = {name: loaded(name) for name in ENTRIES}
 GROUPS = {name: COMMANDS[name].commands for name in ("lottery", "study")}
 HELP = {name: command for name, command in COMMANDS.items() if name not in GROUPS}
 for group, commands in GROUPS.items():

@@ -9,9 +9,8 @@ from difflib import unified_diff
 from pathlib import Path
 
 from public_names import public
-from typer.main import get_command
 
-from spade_xai.cli import app
+from spade_xai.cli import ENTRIES, loaded
 
 ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("public_names.txt")
@@ -85,7 +84,8 @@ def public_names():
     """All of them, one per line."""
     lines = list(python_names())
     lines += [line for header in HEADERS for line in c_names(header)]
-    lines += command_names(get_command(app))
+    for name in sorted(ENTRIES):
+        lines += command_names(loaded(name), f"spade-xai {name}")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -6,16 +6,26 @@ from typing import Annotated
 import typer
 
 from spade_xai.commands import options as o
-from spade_xai.commands.output import print_json, ready_folder, show_progress
+from spade_xai.commands.output import print_json, ready_folder, reporter
 from spade_xai.commands.runs import check_outputs
 
 
 def demo(
     trojan: Annotated[int, typer.Option(min=2, help="The number of pictures with a patch.")] = 3,
     clean: Annotated[int, typer.Option(min=0, help="The number of pictures without a patch.")] = 1,
-    methods: o.Maps = ["saliency", "input_x_gradient"],  # noqa: B006
-    augmentations: o.Augmentations = 64,
-    seed: o.Seed = 0,
+    methods: Annotated[
+        list[str],
+        typer.Option(
+            "--method", "-a", callback=o.check_methods, help="Saliency method, may be repeated."
+        ),
+    ] = ["saliency", "input_x_gradient"],  # noqa: B006
+    augmentations: Annotated[
+        int,
+        typer.Option(
+            "--augmentations", "-n", min=1, help="The number of random variants of each picture."
+        ),
+    ] = 64,
+    seed: Annotated[int, typer.Option(help="The seed of all random draws.")] = 0,
     out: Annotated[
         Path,
         typer.Option(
@@ -39,7 +49,7 @@ def demo(
     ready_folder(out)
     result = run_demo(
         out, trojan=trojan, clean=clean, methods=methods, augmentations=augmentations, seed=seed,
-        progress=show_progress(progress), report=lambda line: typer.echo(line, err=as_json),
+        progress=reporter(progress), report=lambda line: typer.echo(line, err=as_json),
     )  # fmt: skip
     if as_json:
         print_json(result)

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from spade_ext.files import read_json, write_json
-from spade_xai.attribution.methods import GRADIENT_METHODS
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, Inputs, load_inputs
 from spade_xai.commands.output import (
@@ -16,13 +15,16 @@ from spade_xai.commands.output import (
     print_inputs,
     print_json,
     ready_folder,
-    show_progress,
+    reporter,
 )
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import RunFiles
 from spade_xai.commands.signature import flat
+from spade_xai.commands.volume import say
+from spade_xai.models.inputs import device_of
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import Evaluation, records_of
+from spade_xai.reports.explain import DENSE
 from spade_xai.reports.page import write_page
 from spade_xai.reports.report import html
 from spade_xai.reports.scores import Sample, Scoring, Work
@@ -35,10 +37,10 @@ def evaluate(
     inputs: InputOptions,
     *,
     masks: o.Masks = None,
-    methods: o.Maps = list(GRADIENT_METHODS),  # noqa: B006
+    methods: o.Maps = None,
     z_box: o.ZBox = False,
     tracers: o.Tracers = ["SPADE", "FastSPADE"],  # noqa: B006
-    sparsity: o.Sparsity = "faithful",
+    sparsity: o.Sparsity = None,
     pruning: PruningOptions,
     out: Annotated[
         Path | None,
@@ -62,9 +64,11 @@ def evaluate(
       spade-xai evaluate photos/ -m torchvision:resnet50 -w r50.pth -t FastSPADE
       spade-xai evaluate 'trojan/*.png' --masks trojan -m mypackage.nets:make
     """
+    methods, sparsity = pruning.methods(methods), pruning.sparsity(sparsity)
     given = load_inputs(inputs, masks=masks)
+    given.to(pruning.device)
     names = list(tracers)
-    bars = show_progress(progress)
+    bars = reporter(progress)
     arguments = given.trace_arguments(
         {"sparsity": o.parse_sparsity(sparsity), **pruning.arguments()}
     )
@@ -82,8 +86,11 @@ def evaluate(
             [*pages, *(store.path(p, k) for p in ("dense", *names) for k in range(len(stems)))]
         )
         ready_folder(out / "samples")
-    say = (lambda part: typer.echo(f"{part} of {len(usable)} images", err=True)) if bars else None
-    records = records_of(scoring, _Samples(given, usable), names, names[:1], store, say)
+
+    def part_begins(part: str) -> None:
+        say(f"{'maps of the whole network' if part == DENSE else part}: {len(usable)} images")
+
+    records = records_of(scoring, _Samples(given, usable), names, names[:1], store, part_begins)
     found = Evaluation({}, {name: [] for name in names})
     found.add(records, methods)
     record = tables.record(found)
@@ -112,7 +119,7 @@ class _Samples(Sequence[Sample]):
 
     def __getitem__(self, k: Any) -> Any:
         picture = self.given.read(self.usable[k])
-        return Sample(picture.x, picture.mask)
+        return Sample(picture.x.to(device_of(self.given.model)), picture.mask)
 
 
 class _Scores:

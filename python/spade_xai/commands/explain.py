@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from spade_xai.attribution.methods import QUICK_METHODS
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import (
@@ -16,11 +15,12 @@ from spade_xai.commands.output import (
     print_inputs,
     print_json,
     ready_folder,
-    show_progress,
+    reporter,
 )
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import RunFiles
 from spade_xai.commands.signature import flat
+from spade_xai.commands.volume import say
 from spade_xai.reports.answers import class_name
 from spade_xai.reports.card import says, verdict
 from spade_xai.reports.explain import Explanation
@@ -38,7 +38,7 @@ def explain(
     *,
     class_names: o.ClassNames = None,
     masks: o.Masks = None,
-    methods: o.Maps = list(QUICK_METHODS),  # noqa: B006
+    methods: o.Maps = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -54,7 +54,7 @@ def explain(
     ] = None,
     z_box: o.ZBox = False,
     tracers: o.Tracers = ["SPADE"],  # noqa: B006
-    sparsity: o.Sparsity = "faithful",
+    sparsity: o.Sparsity = None,
     pruning: PruningOptions,
     out: Annotated[
         Path,
@@ -79,6 +79,7 @@ def explain(
       spade-xai explain hammer.jpg -m pretrained:efficientnet_lite0 --label hammer
       spade-xai explain dog.png -m mypackage.nets:make --target 3 --json
     """
+    methods, sparsity = pruning.methods(methods), pruning.sparsity(sparsity)
     given = load_inputs(inputs, class_names, masks, target, label)
     names = list(tracers)
     settings = {
@@ -98,9 +99,12 @@ def explain(
         {"sparsity": o.parse_sparsity(sparsity), **pruning.arguments()}
     )
     title = f"Why this answer? {inputs.model}"
-    page = GrowingReport(report, title, given.classes, len(given.paths))
+    page = GrowingReport(report, title, given.classes, len(given.paths), given.notes())
     entries: list[dict[str, Any]] = []
-    for picture in given.pictures():
+    given.to(pruning.device)
+    bars = reporter(progress)
+    for number, picture in enumerate(given.pictures(), 1):
+        say(f"image {number} of {len(given.paths)}: {picture.name}")
         grid_file, maps_file = (out / f"{picture.stem}{kind}" for kind in kinds)
         key = files.key(picture.name, [picture.x, picture.mask])
         found = _finished(maps_file, key) if grid_file.exists() else None
@@ -109,7 +113,7 @@ def explain(
                 given.model, picture.x, [picture.name], pictures=picture.image[None],
                 target=given.target, label=given.label,
                 methods=methods, tracers=names, z_box=z_box,
-                progress=show_progress(progress), **arguments,
+                progress=bars, **arguments,
             )  # fmt: skip
             write_atomically(grid_file, png(grid(found, picture.mask, given.classes)))
             write_maps(maps_file, found, picture.mask, {"run": key, "preprocessing": given.told()})

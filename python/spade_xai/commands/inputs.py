@@ -1,6 +1,7 @@
 """The model and the images that a command line names, checked against each other."""
 
 import difflib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,10 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from spade_xai.commands import options as o
+from spade_xai.commands.volume import say
 from spade_xai.models.copies import unwrap
 from spade_xai.models.fit import Fit
-from spade_xai.models.images import ImageError, find_images, read_image
-from spade_xai.models.load import load_model
+from spade_xai.models.images import ImageError, find_images, passed_over, read_image
+from spade_xai.models.load import RandomWeightsWarning, load_model
 from spade_xai.models.preprocessing import (
     Preprocessing,
     checked_normalization,
@@ -22,6 +24,8 @@ from spade_xai.models.preprocessing import (
 )
 from spade_xai.models.weights import ModelError
 from spade_xai.tracing.augment import ImageAugment
+
+LARGE, IMAGENET_SIZE = 448, 224  # pixels a side
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -59,6 +63,8 @@ class Inputs:
         broken: What is wrong with each image that was skipped.
         target: The class to explain; None: what the model answers.
         label: The class that the images are; None: not said.
+        beside: How many other files and folders lie beside the images in their folders.
+        random: Whether the model's weights are random.
     """
 
     model: nn.Module
@@ -70,6 +76,8 @@ class Inputs:
     broken: list[str] = field(default_factory=list)
     target: int | None = None
     label: int | None = None
+    beside: tuple[int, int] = (0, 0)
+    random: bool = False
 
     def __post_init__(self) -> None:
         self.names, self.stems = names_of(self.paths), stems_of(self.paths)
@@ -106,6 +114,11 @@ class Inputs:
             found = True
             yield picture
 
+    def to(self, device: str | None) -> None:
+        """Move the model to the device; None: leave it."""
+        if device is not None:
+            self.model.to(device)
+
     def usable(self) -> list[int]:
         """Places of the images that can be read; the others are noted."""
         return [self.names.index(picture.name) for picture in self.pictures()]
@@ -137,6 +150,25 @@ class Inputs:
     def told(self) -> str:
         """What was done to the images."""
         return f"{self.preprocessing} ({self.preprocessing.source})"
+
+    def notes(self) -> list[str]:
+        """What the user should know of model and images, in lines."""
+        height, width = self.example().shape[2:]
+        lines = [f"images: {self.told()}; the network is given {width} x {height} pixels"]
+        if self.preprocessing.fit is None and max(height, width) > LARGE:
+            lines.append(
+                f"these images are large, which takes long: --size {IMAGENET_SIZE} scales them"
+            )
+        files, folders = self.beside
+        if files or folders:
+            lines.append(
+                f"{len(self.paths)} images; passed over in their folders: {files} other files, {folders} folders"
+            )
+        if self.random:
+            lines.append(
+                "RANDOM WEIGHTS: the network was never trained, so its answers mean nothing"
+            )
+        return lines
 
 
 @dataclass(frozen=True)
@@ -171,10 +203,15 @@ def load_inputs(
     if masks is not None:
         paths = [path for path in paths if not path.stem.endswith("_mask")]
         if not paths:
-            raise ImageError("find_images: there must be an image beside the masks, got none")
-    model = load_model(
-        given.model, given.weights, classes=given.classes, pretrained=given.pretrained
-    )
+            raise ImageError("there must be an image beside the masks, got none")
+    say(f"loading {given.model}")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        model = load_model(
+            given.model, given.weights, classes=given.classes, pretrained=given.pretrained
+        )
+    for one in warned:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     preprocessing = _preprocessing(given, model)
     if preprocessing.fit is None:
         _check_sizes(paths)
@@ -188,6 +225,8 @@ def load_inputs(
     )
     count = _count_classes(model, inputs.example(), given.model)
     inputs.classes = _class_names(class_names, preprocessing.classes, count)
+    inputs.beside = passed_over(given.images or [])
+    inputs.random = any(issubclass(one.category, RandomWeightsWarning) for one in warned)
     inputs.target = _class_of("--target", target, inputs.classes, count)
     inputs.label = _class_of("--label", label, inputs.classes, count)
     return inputs
@@ -231,7 +270,7 @@ def _check_sizes(paths: Sequence[Path]) -> None:
     if len(sizes) > 1:
         (first, a), (other, b) = list(sizes.items())[:2]
         raise ImageError(
-            f"read_images: images must have one size, got {first} of {a} and {other} of {b}: give a --size"
+            f"images must have one size, got {first} of {a} and {other} of {b}: give a --size"
         )
 
 

@@ -10,11 +10,23 @@ import torch
 import typer
 
 from spade_xai.attribution.methods import METHODS
+from spade_xai.commands.volume import OUTPUT as OUTPUT
 from spade_xai.tracing import schedule
 from spade_xai.tracing.augment import RECIPES, STEPS, ImageAugment
 from spade_xai.tracing.pruning.registry import TRACERS
 
-MODEL, PRUNING, OUTPUT = "Model and images", "Pruning", "Output"
+MODEL, PRUNING = "Model and images", "Pruning"
+
+
+class Quality(str, enum.Enum):
+    """How much work maps are worth."""
+
+    QUICK = "quick"
+    PAPER = "paper"
+
+
+QUICK_COUNT = 256
+"""Augmentations of quality "quick"."""
 
 
 class Precision(str, enum.Enum):
@@ -48,8 +60,9 @@ def _check_tracers(names: list[str]) -> list[str]:
     return [_check_tracer(name) for name in names]
 
 
-def _check_methods(names: list[str]) -> list[str]:
-    return [_check_method(name) for name in names]
+def check_methods(names: list[str] | None) -> list[str] | None:
+    """Names as METHODS has them; typer calls it."""
+    return names and [_check_method(name) for name in names]
 
 
 def _check_method(name: str) -> str:
@@ -142,9 +155,9 @@ OneTracer = Annotated[
     ),
 ]  # fmt: skip
 Sparsity = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--sparsity", "-s", rich_help_panel=PRUNING,
+        "--sparsity", "-s", rich_help_panel=PRUNING, show_default="faithful, or as --quality says",
         help="faithful (as sparse as the answer is kept), a ratio, uniform:RATIO, linear:LAST, last_block:RATIO, "
         "last_blocks:COUNT:RATIO (and the head), or a JSON or TOML file of patterns and ratios.",
     ),
@@ -157,15 +170,21 @@ Augment = Annotated[
     ),
 ]
 Augmentations = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--augmentations",
-        "-n",
-        min=1,
-        rich_help_panel=PRUNING,
-        help="The number of random variants of each image.",
+        "--augmentations", "-n", min=1, rich_help_panel=PRUNING,
+        show_default=f"{QUICK_COUNT}, or as --quality says",
+        help="The number of random variants of each image: more are slower and less noisy.",
     ),
-]
+]  # fmt: skip
+QualityOption = Annotated[
+    Quality,
+    typer.Option(
+        "--quality", rich_help_panel=PRUNING,
+        help=f"quick: {QUICK_COUNT} variants, two saliency methods. paper: 1024 variants (the paper's exact SPADE "
+        "took 10240: -n 10240), all methods of a few passes, sparsity linear:0.99. Options that are given hold.",
+    ),
+]  # fmt: skip
 Layers = Annotated[
     list[str] | None,
     typer.Option(
@@ -203,7 +222,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         callback=_check_device, rich_help_panel=PRUNING, show_default="cpu",
-        help="Where to run the network for pruning, such as cuda; maps are computed on the CPU.",
+        help="Where to run and prune the network and to compute its maps, such as cuda.",
     ),
 ]  # fmt: skip
 ForwardPrecision = Annotated[
@@ -211,9 +230,9 @@ ForwardPrecision = Annotated[
     typer.Option(rich_help_panel=PRUNING, help="The precision of the passes through the network."),
 ]
 Maps = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
-        "--method", "-a", callback=_check_methods,
+        "--method", "-a", callback=check_methods, show_default="saliency and grad_cam, or as --quality says",
         help=f"Saliency method, may be repeated: {', '.join(METHODS)}.",
     ),
 ]  # fmt: skip
@@ -231,7 +250,9 @@ AsJson = Annotated[
 Progress = Annotated[
     bool | None,
     typer.Option(
-        rich_help_panel=OUTPUT, show_default="bars on a terminal", help="Show bars on stderr."
+        rich_help_panel=OUTPUT,
+        show_default="bars on a terminal, else lines",
+        help="Show bars on stderr; with --no-progress neither bars nor lines.",
     ),
 ]
 

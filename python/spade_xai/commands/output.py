@@ -1,22 +1,20 @@
 """What commands print."""
 
-import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import typer
 
 from spade_ext.files import sweep
 from spade_xai.commands.inputs import Inputs
+from spade_xai.commands.volume import LogLines, json_output, loudness
+from spade_xai.progress import Progress
 from spade_xai.tracing.fidelity import spoken
-
-_for_json: list[TextIO] = []  # stdout, while others' words go elsewhere
 
 
 def ready_folder(path: Path) -> None:
@@ -46,13 +44,21 @@ def ready_file(path: Path) -> None:
 
 
 def show_progress(asked: bool | None) -> bool:
-    """Whether to draw bars: as asked, else on a terminal."""
-    return sys.stderr.isatty() if asked is None else asked
+    """Whether to draw bars: as asked, else on a terminal; never with -q."""
+    return not loudness.quiet and (sys.stderr.isatty() if asked is None else asked)
+
+
+def reporter(asked: bool | None) -> Progress:
+    """What functions report progress to: bars on a terminal or where asked for, lines elsewhere, nothing with -q."""
+    if asked is False or loudness.quiet:
+        return False
+    return show_progress(asked) or LogLines()
 
 
 def print_inputs(given: Inputs) -> None:
-    """Print what is done to the images."""
-    typer.echo(f"images: {given.told()}")
+    """Print what is done to the images, and what else the user should know of them and of the model."""
+    for line in given.notes():
+        typer.echo(line)
 
 
 def end(given: Inputs) -> None:
@@ -63,24 +69,10 @@ def end(given: Inputs) -> None:
         raise typer.Exit(3)
 
 
-@contextmanager
-def only_json(asked: bool) -> Iterator[None]:
-    """Keep stdout for `print_json`, where asked: what anybody else prints goes to stderr."""
-    if not asked:
-        yield
-        return
-    _for_json.append(sys.stdout)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        _for_json.pop()
-
-
 def print_json(value: Any) -> None:
     """Print a value as JSON, with null for what is not finite."""
     text = json.dumps(finite(value), indent=1)
-    typer.echo(text, file=_for_json[-1] if _for_json else None)
+    typer.echo(text, file=json_output())
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

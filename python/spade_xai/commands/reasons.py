@@ -8,7 +8,7 @@ import typer
 
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
-from spade_xai.commands.output import end, print_inputs, print_json, ready_file, show_progress
+from spade_xai.commands.output import end, print_inputs, print_json, ready_file, reporter
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import check_outputs
 from spade_xai.commands.signature import flat
@@ -28,7 +28,7 @@ def reasons(
         typer.Option(min=1, show_default="found", help="How many groups to make."),
     ] = None,
     tracer: o.OneTracer = "SPADE",
-    sparsity: o.Sparsity = "faithful",
+    sparsity: o.Sparsity = None,
     pruning: PruningOptions,
     out: Annotated[
         Path, typer.Option("--out", "-o", rich_help_panel=o.OUTPUT, help="HTML file.")
@@ -42,6 +42,7 @@ def reasons(
       spade-xai reasons photos/ -m pretrained:efficientnet_lite0 -n 64
       spade-xai reasons photos/ -m torchvision:resnet50 -w r50.pth -t FastSPADE --groups 4 --json
     """
+    sparsity = pruning.sparsity(sparsity)
     given = load_inputs(inputs, class_names)
     check_outputs([out], [*given.paths])
     ready_file(out)
@@ -51,7 +52,7 @@ def reasons(
     )
     found = find_reasons(
         given.model, torch.cat([picture.x for picture in pictures]), groups=groups,
-        method=TRACERS[tracer], progress=show_progress(progress), **arguments,
+        method=TRACERS[tracer], progress=reporter(progress), **arguments,
     )  # fmt: skip
     names = [picture.name for picture in pictures]
     page = reasons_page(

@@ -41,11 +41,10 @@ class RunFiles:
     ) -> None:
         file = Path(sparsity) if Path(sparsity).is_file() else None
         self._reads = [*given.paths, *given.masks, *(path for path in (file, *read) if path)]
-        rounding = ("max_memory", "batch_size")  # what changes no more than that
         settings = {
             **settings,
             "images": str(given.preprocessing),
-            "pruning": {k: str(v) for k, v in vars(pruning).items() if k not in rounding},
+            "pruning": pruning.told(),
             "sparsity": [sparsity, told_file(file)],
         }
         example = next(given.pictures()).x

@@ -18,7 +18,7 @@ from spade_xai.commands.output import (
     print_json,
     print_table,
     ready_folder,
-    show_progress,
+    reporter,
 )
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import RunFiles
@@ -37,7 +37,7 @@ def trace(
     inputs: InputOptions,
     *,
     tracer: o.OneTracer = "SPADE",
-    sparsity: o.Sparsity = "faithful",
+    sparsity: o.Sparsity = None,
     pruning: PruningOptions,
     sequential: Annotated[
         bool,
@@ -64,12 +64,13 @@ def trace(
       spade-xai trace photos/ -m timm:convnext_tiny --augment convnext -n 512
       spade-xai trace 'photos/*.png' -m mypackage.nets:make -s 0.9 --json
     """
+    sparsity = pruning.sparsity(sparsity)
     given = load_inputs(inputs)
     arguments = given.trace_arguments(
         {
             "method": TRACERS[tracer],
             "sparsity": o.parse_sparsity(sparsity),
-            "progress": show_progress(progress),
+            "progress": reporter(progress),
             **pruning.arguments(),
         }
     )

@@ -16,7 +16,7 @@ from spade_xai.commands.output import (
     print_json,
     print_table,
     ready_file,
-    show_progress,
+    reporter,
 )
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import check_outputs
@@ -36,7 +36,7 @@ def tune(
     inputs: InputOptions,
     *,
     masks: o.Masks = None,
-    methods: o.Maps = ["saliency"],  # noqa: B006
+    methods: o.Maps = None,
     grid: Annotated[str, typer.Option(help="Ratios to try, joined by commas.")] = ",".join(
         map(str, GRID)
     ),
@@ -84,10 +84,11 @@ def tune(
     read = [(picture.x, picture.mask) for picture in given.pictures()]  # held to the end
     images, areas = [x for x, _ in read], [mask for _, mask in read]
     tuned = tune_model(
-        given.model, images, MapMetric(given.model, images, areas, methods, pruning.seed, z_box),
+        given.model, images,
+        MapMetric(given.model, images, areas, methods or ["saliency"], pruning.seed, z_box),
         grid=o.parse_numbers("--grid", grid),
         groups=[group.split(",") for group in groups] if groups else None,
-        method=TRACERS[tracer], checkpoint=checkpoint, progress=show_progress(progress),
+        method=TRACERS[tracer], checkpoint=checkpoint, progress=reporter(progress),
         **given.trace_arguments(pruning.arguments()),
     )  # fmt: skip
     tuned.save(out)

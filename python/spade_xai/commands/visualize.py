@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, Inputs, load_inputs
-from spade_xai.commands.output import end, print_json, ready_folder, show_progress
+from spade_xai.commands.output import end, print_json, ready_folder, reporter
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import check_outputs
 from spade_xai.commands.signature import flat
@@ -77,7 +77,7 @@ def visualize(
         bool, typer.Option(help="Shift, scale and rotate at random before each step.")
     ] = True,
     tracer: o.OneTracer = "SPADE",
-    sparsity: o.Sparsity = "faithful",
+    sparsity: o.Sparsity = None,
     pruning: PruningOptions,
     out: Annotated[
         Path,
@@ -95,6 +95,7 @@ def visualize(
       spade-xai visualize penguin1.jpg penguin2.jpg -m pretrained:efficientnet_lite0 -n 128
       spade-xai visualize -m pretrained:efficientnet_lite0 --layer blocks.8 -k 12 --position 7,7
     """
+    sparsity = pruning.sparsity(sparsity)
     given = load_inputs(inputs, class_names)
     chosen = _neuron(neuron, layer, given)
     stems_all = ["dense", *(f"trace_{stem}" for stem in given.stems)]
@@ -126,7 +127,7 @@ def visualize(
     found = facets(
         given.model, samples(), chosen, shape, layer=layer, tracer=tracer, count=count,
         preprocessing=given.preprocessing, visualization=visualization,
-        progress=show_progress(progress), report=None if as_json else typer.echo, **arguments,
+        progress=reporter(progress), report=None if as_json else typer.echo, **arguments,
     )  # fmt: skip
     files = []
     for stem, facet in zip(stems, found, strict=True):

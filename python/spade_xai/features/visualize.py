@@ -76,6 +76,7 @@ def visualize(
 
     Example:
         >>> import torch
+        >>> from spade_xai import visualize
         >>> model = torch.nn.Linear(2, 2)
         >>> visualize(model, 1, (2,), steps=4).shape
         torch.Size([2])

@@ -52,6 +52,16 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
+def passed_over(sources: Sequence[str | Path]) -> tuple[int, int]:
+    """How many other files and folders lie in the folders among the sources, which `find_images` passes over."""
+    files = folders = 0
+    for folder in {Path(source) for source in sources if Path(source).is_dir()}:
+        for path in folder.iterdir():
+            folders += path.is_dir()
+            files += path.is_file() and path.suffix.lower() not in SUFFIXES
+    return files, folders
+
+
 def read_image(path: str | Path, fit: Fit | int | None = None) -> Tensor:
     """Read one image as [3, H, W] in [0, 1]; transparency is dropped, gray is repeated.
 

@@ -55,6 +55,12 @@ def load_model(
 
     Raises:
         ModelError: The spec is malformed, the library or the model is missing, or the weights do not fit.
+
+    Example:
+        >>> from spade_xai import load_model
+        >>> model = load_model("torch.nn:Identity")
+        >>> model.training
+        False
     """
     kind, separator, name = spec.partition(":")
     if not separator or not kind or not name:

@@ -161,6 +161,23 @@ def evaluate(
         progress: True for bars, or callback(stage, done, total).
         report: Called with a line as each step begins.
         **trace_options: Further arguments of `trace_many`: sparsity, augmentations, layers, group, ...
+
+    Returns:
+        Scores of each image; `mean` and `gain` give means and paired differences to the dense model, with standard
+        errors.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spade_xai import evaluate
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> found = evaluate(
+        ...     model, clean=images, methods=["saliency"], tracers=["FastSPADE"], controls=[],
+        ...     augmentations=16, sparsity=0.5, progress=False,
+        ... )
+        >>> found.gain("insertion", "saliency", "FastSPADE").n
+        2
     """
     check_tracers("evaluate", [*tracers, *controls])
     if planted is None and clean is None:

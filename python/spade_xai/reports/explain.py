@@ -13,7 +13,7 @@ from spade_ext.checks import check_int
 from spade_xai.attribution.attribute import attribute, pixel_map
 from spade_xai.attribution.methods import QUICK_METHODS, MethodName
 from spade_xai.models.inputs import device_of
-from spade_xai.progress import Progress
+from spade_xai.progress import Progress, reporting
 from spade_xai.reports.answers import Answer, answers_of, probability_of
 from spade_xai.tracing.fidelity import Fidelity, spoken
 from spade_xai.tracing.layer_report import LayerReport
@@ -151,14 +151,14 @@ def explain(
         if label is not None and label != explained:
             result.label_maps = {method: {} for method in methods}
         with _whole_time(result, DENSE):
-            add_maps(result, DENSE, model, x, seed, z_box)
+            add_maps(result, DENSE, model, x, seed, z_box, progress)
         for tracer in tracers:
             with _whole_time(result, tracer):
                 found = trace(
                     model, x, method=TRACERS[tracer], seed=seed, progress=progress, **trace_options
                 )
                 add_trace(result, tracer, found)
-                add_maps(result, tracer, found.model, x, seed, z_box)
+                add_maps(result, tracer, found.model, x, seed, z_box, progress)
         drop_equal(result)
         results.append(result)
     return results
@@ -180,16 +180,21 @@ def add_maps(
     x: Tensor,
     seed: int = 0,
     z_box: bool = False,
+    progress: Progress = False,
 ) -> None:
     """Compute the answers and maps of a model for x [1, 3, H, W], the maps by the explanation's methods."""
     start = time.perf_counter()
     result.answers[column] = answers_of(model, x)
     if result.label is not None:
         result.label_probability[column] = probability_of(model, x, result.label)
-    for target, by_method in ((result.target, result.maps), (result.label, result.label_maps)):
-        for method, maps in by_method.items():
-            if target is not None:
-                maps[column] = image_map(model, x, target, method, seed, z_box)[0]
+    wanted = [(result.target, method, maps) for method, maps in result.maps.items()]
+    if result.label is not None:
+        wanted += [(result.label, method, maps) for method, maps in result.label_maps.items()]
+    with reporting(progress, "maps") as report:
+        for done, (target, method, maps) in enumerate(wanted, 1):
+            maps[column] = image_map(model, x, target, method, seed, z_box)[0]
+            if report is not None:
+                report(done, len(wanted))
     result.seconds.setdefault(column, {})["maps"] = time.perf_counter() - start
 
 
@@ -213,7 +218,7 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def image_map(
     model: nn.Module, x: Tensor, target: int | Tensor, method: str, seed: int, z_box: bool = False
 ) -> Tensor:
-    """The map [1, H, W] of one image x [1, 3, H, W].
+    """The map [1, H, W] of one image x [1, 3, H, W], computed where the model is and given on the CPU.
 
     Args:
         model: Classifier. Not modified.
@@ -232,7 +237,7 @@ def image_map(
     return pixel_map(
         attribute(model, x, target, cast(MethodName, method), seed=seed, progress=False, **options),
         method,
-    )
+    ).cpu()
 
 
 def add_trace(result: Explanation, tracer: str, found: Trace) -> None:

@@ -48,10 +48,19 @@ class GrowingReport:
         title: The title of the page.
         classes: Names of the model's classes.
         count: How many explanations there will be.
+        notes: Sentences at the end.
     """
 
-    def __init__(self, path: Path, title: str, classes: Sequence[str] | None, count: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        title: str,
+        classes: Sequence[str] | None,
+        count: int,
+        notes: Sequence[str] = (),
+    ) -> None:
         self.path, self.title, self.classes, self.count = path, title, classes, count
+        self._notes = list(notes)
         self._cards: list[dict[str, Any]] = []
         self._written, self._took = 0.0, 0.0
 
@@ -67,7 +76,7 @@ class GrowingReport:
 
     def _write(self, note: str | None = None) -> None:
         start = time.perf_counter()
-        notes = [] if note is None else [note]
+        notes = self._notes if note is None else [*self._notes, note]
         page = render("report.html", title=self.title, cards=self._cards, tables=(), notes=notes)
         write_page(self.path, page)
         self._written = time.perf_counter()

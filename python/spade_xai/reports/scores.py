@@ -52,8 +52,8 @@ class Scoring:
         seconds: dict[str, float] = {}
         scores = self._scores(self.model, sample, seconds)
         start = time.perf_counter()
-        edges = self._score(baselines.edge_map(sample.x), sample)
-        noise = self._score(baselines.random_map(sample.x, seed=self.seed + index), sample)
+        edges = self._score(baselines.edge_map(sample.x.cpu()), sample)
+        noise = self._score(baselines.random_map(sample.x.cpu(), seed=self.seed + index), sample)
         seconds["metrics"] += time.perf_counter() - start
         answer = int(predictions(self.model, sample.x))
         return {
@@ -104,7 +104,9 @@ class Scoring:
         """Scores of a map [1, H, W] by metric."""
         if sample.mask is None:
             label = predictions(self.model, sample.x)
-            score = metrics.insertion(self.model, sample.x, found, label, progress=False)
+            score = metrics.insertion(
+                self.model, sample.x, found.to(sample.x.device), label, progress=False
+            )
             return {"insertion": float(score)}
         mask = sample.mask[None]
         return {
