@@ -156,7 +156,7 @@ def build(
         return Candidate(picture.name, picture.image, picture.x, label)
 
     arguments = given.trace_arguments(
-        {"sparsity": o.parse_sparsity(sparsity), **pruning.arguments()}
+        {"sparsity": o.parse_sparsity(pruning.sparsity(sparsity)), **pruning.arguments()}
     )
     arguments.pop("seed")
     made = build_study(

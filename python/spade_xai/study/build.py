@@ -24,7 +24,7 @@ from spade_xai.features.visualize import visualize
 from spade_xai.models.copies import unwrap
 from spade_xai.models.preprocessing import Preprocessing
 from spade_xai.progress import Progress
-from spade_xai.reports.explain import class_name
+from spade_xai.reports.answers import class_name
 from spade_xai.reports.plain import from_plain
 from spade_xai.study.assignment import CONDITIONS, GAP, assign
 from spade_xai.study.folder import PARTS, SITE, Study, StudyImage, Task

@@ -12,7 +12,8 @@ from typing import Any
 import jinja2
 
 from spade_ext.files import write_json
-from spade_xai.reports.report import embedded, figure_of, write_atomically, write_page
+from spade_xai.reports.figure import embedded, figure_of
+from spade_xai.reports.page import write_atomically, write_page
 from spade_xai.study.agreement import RaterSummary, agreement, raters
 from spade_xai.study.answers import Answer
 from spade_xai.study.assignment import CONDITIONS
