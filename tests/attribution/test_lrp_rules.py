@@ -310,3 +310,14 @@ def test_models_that_draw_are_refused_with_that_cause(method):
 
     with pytest.raises(RuntimeError, match="gives the same outputs for the same input"):
         attribute(Drawing().eval(), torch.rand(1, 6), 1, method, progress=False)
+
+
+@pytest.mark.parametrize("method", ["lrp", "deep_lift"])
+def test_the_callers_autocast_does_not_reach_the_quotients(method):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 4)).eval()
+    x = torch.rand(2, 3, 12, 12)
+    expected = attribute(model, x, 1, method, progress=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = attribute(model, x, 1, method, progress=False)
+    torch.testing.assert_close(got, expected)

@@ -8,7 +8,7 @@ import torch
 from classifiers import FEW, residual_case
 from torch import nn
 
-from spade_xai import METHODS, attribute
+from spade_xai import METHODS, attribute, trace
 from spade_xai.attribution.methods import RECORDS
 from spade_xai.exceptions import DegenerateMapWarning
 
@@ -305,3 +305,20 @@ def test_arguments_that_are_not_split_with_the_batch(method):
         one = kwargs | {"scale": kwargs["scale"][k : k + 1]}
         alone = attribute(model, x[k : k + 1], 1, method, kwargs=one, **options)
         torch.testing.assert_close(got[k : k + 1], alone, rtol=1e-4, atol=1e-6)
+
+
+NOT_REAL = {
+    "meta": lambda: torch.rand(1, 6, device="meta"),
+    "sparse": lambda: torch.rand(1, 6).to_sparse(),
+    "complex": lambda: torch.rand(1, 6, dtype=torch.complex64),
+    "quantised": lambda: torch.quantize_per_tensor(torch.rand(1, 6), 0.1, 0, torch.quint8),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_REAL)
+def test_tensors_without_real_values_are_refused(kind):
+    model = nn.Linear(6, 3).eval()
+    with pytest.raises(TypeError, match="attribute: x must be a dense tensor of real numbers, got"):
+        attribute(model, NOT_REAL[kind](), 1, "saliency", **QUIET)
+    with pytest.raises(TypeError, match="trace: sample must be a dense tensor of real numbers"):
+        trace(model, (NOT_REAL[kind](),), augment=None, **QUIET)

@@ -14,6 +14,7 @@ from spade_xai.attribution.layer import AtLayer, embedding_name
 from spade_xai.attribution.method import Job
 from spade_xai.attribution.methods import METHODS, OPTIONS, RECORDS, MethodName
 from spade_xai.exceptions import DegenerateMapWarning
+from spade_xai.models.answers import check_real
 from spade_xai.models.copies import check_model, duplicate
 from spade_xai.models.inputs import check_count
 from spade_xai.models.modes import outside_inference_mode
@@ -152,8 +153,7 @@ def _check(model: object, x: object, method: str, batch_size: int, seed: object)
     if method not in METHODS:
         raise ValueError(f"attribute: method must be one of {', '.join(METHODS)}, got {method!r}")
     check_model("attribute", model)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"attribute: x must be a torch.Tensor, got {type(x).__name__}")
+    x = check_real("attribute", "x", x)
     if x.ndim < 2 or len(x) == 0:
         raise ValueError(f"attribute: x must be a batch [B >= 1, ...], got shape {tuple(x.shape)}")
     if x.is_floating_point():

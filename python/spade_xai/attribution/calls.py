@@ -203,6 +203,11 @@ def wide(value: Any) -> Any:
     return value.float() if narrow else value
 
 
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Without the caller's autocast: in 16 bits the quotients of the rules overflow or vanish."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def run_under(
     method: str,
     calls: Calls,

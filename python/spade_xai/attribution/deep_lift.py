@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spade_xai.attribution.calls import check_outputs, constants, run_under, wide
+from spade_xai.attribution.calls import check_outputs, constants, full_precision, run_under, wide
 from spade_xai.attribution.method import Job, Method, Option, Options, baseline_of
 from spade_xai.attribution.multipliers import Baseline, Multipliers
 from spade_xai.exceptions import CompletenessWarning
@@ -37,6 +37,11 @@ _TOLERANCE = 1e-3
 
 
 def _deep_lift(job: Job, options: Options) -> Tensor:
+    with full_precision(job.x):
+        return _contributions(job, options)
+
+
+def _contributions(job: Job, options: Options) -> Tensor:
     x, state = wide(job.x), constants(job.forward)
     extra = tuple(wide(v) for v in job.extra)
     x0 = baseline_of(x, options["baseline"])
@@ -80,7 +85,7 @@ def _check_sum(result: Tensor, at_x: Tensor, at_baseline: Tensor, approximate: s
     warnings.warn(
         f"attribute: deep_lift attributions miss the difference of outputs by {worst:.1e} of it: {cause}",
         CompletenessWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spade_xai.models.answers import check_real
 from spade_xai.models.copies import unwrap
 
 Inputs = Any
@@ -31,6 +32,7 @@ def as_inputs(function: str, sample: Any) -> Inputs:
         raise TypeError(
             f"{function}: sample must be a tensor, or a tuple or dict with one, got {type(sample).__name__}"
         )
+    check_real(function, "sample", tensors[0])
     if any(t.ndim == 0 for t in tensors[:1]) or len(tensors[0]) == 0:
         raise ValueError(
             f"{function}: sample must be a batch [N >= 1, ...], got shape {tuple(tensors[0].shape)}"

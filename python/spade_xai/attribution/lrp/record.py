@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from spade_xai.attribution.calls import full_precision
 from spade_xai.attribution.lrp.propagate import relevance
 from spade_xai.attribution.method import Job, Method, Option, Options
 
@@ -11,7 +12,8 @@ Name = Literal["lrp"]
 
 
 def _lrp(job: Job, options: Options) -> Tensor:
-    return relevance(job.forward, job.x, job.target, extra=job.extra, **options)
+    with full_precision(job.x):
+        return relevance(job.forward, job.x, job.target, extra=job.extra, **options)
 
 
 RECORDS = (
