@@ -234,3 +234,31 @@ def test_changed_bits_are_told_or_give_other_weights(tmp_path, kind):
             refused += 1
             assert "\n" not in str(error) and torch.equal(before, model[0].weight)
     assert refused > 10
+
+
+def test_several_state_dicts_in_a_file_are_told(tmp_path):
+    source, average = tiny(), tiny()
+    torch.save(
+        {"state_dict": source.state_dict(), "state_dict_ema": average.state_dict()},
+        tmp_path / "w.pt",
+    )
+    with pytest.warns(UserWarning, match=r"\(state_dict, state_dict_ema\): taken is 'state_dict'"):
+        model = load_model("test_weights:tiny", tmp_path / "w.pt")
+    assert torch.equal(model[0].weight, source[0].weight)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
+def test_tensors_of_another_kind_are_told(tmp_path, kind):
+    state = tiny().state_dict()
+    torch.save({**state, "0.bias": state["0.bias"].to(kind)}, tmp_path / "w.pt")
+    with pytest.warns(
+        UserWarning, match=rf"such as '0\.bias' of {kind}: are the weights quantised"
+    ):
+        load_weights(tiny(), tmp_path / "w.pt")
+
+
+def test_tensors_that_cannot_be_copied_are_named(tmp_path):
+    state = tiny().state_dict()
+    torch.save({**state, "2.weight": state["2.weight"].to_sparse()}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r'does not fit the model: .*"2\.weight".*sparse'):
+        load_weights(tiny(), tmp_path / "w.pt")

@@ -46,8 +46,20 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         network.load_state_dict(state, strict=True)
     except Exception as error:  # a module's own hooks may raise anything
         network.load_state_dict(before, strict=False)
-        reason = _differences(network, state) or first_line(error)
+        reason = _differences(network, state) or _cause(error)
         raise ModelError(f"load_weights: {path} does not fit the model: {reason}") from None
+    own = network.state_dict()
+    odd = [
+        name
+        for name, value in state.items()
+        if name in own and own[name].is_floating_point() and not value.is_floating_point()
+    ]
+    if odd:
+        warnings.warn(
+            f"load_weights: {path}: {len(odd)} tensors of real numbers are of another kind in the file, such as "
+            f"{odd[0]!r} of {state[odd[0]].dtype}: are the weights quantised?",
+            stacklevel=2,
+        )
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -73,10 +85,14 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # damaged files raise nearly everything
         raise ModelError(f"read_state: cannot read {file}: {first_line(error)}") from None
-    for wrapper in _WRAPPERS:
-        if isinstance(loaded, Mapping) and _is_state(loaded.get(wrapper)):
-            loaded = loaded[wrapper]
-            break
+    if isinstance(loaded, Mapping) and not _is_state(loaded):
+        found = [name for name in _WRAPPERS if _is_state(loaded.get(name))]
+        if len(found) > 1:
+            warnings.warn(
+                f"read_state: {file} holds several state dicts ({', '.join(found)}): taken is {found[0]!r}",
+                stacklevel=2,
+            )
+        loaded = loaded[found[0]] if found else loaded
     if not _is_state(loaded):
         raise ModelError(f"read_state: {file} must hold a dict of tensors by name")
     state = OrderedDict(loaded)
@@ -195,6 +211,13 @@ def _differences(model: nn.Module, state: Mapping[str, Tensor]) -> str:
 def _is_lazy(value: Tensor) -> bool:
     """Whether its shape comes with the first pass."""
     return bool(is_lazy(value))
+
+
+def _cause(error: Exception) -> str:
+    """What load_state_dict says, in one line: its own first line names the class alone."""
+    lines = str(error).strip().splitlines()
+    torchs = len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict")
+    return lines[1].strip() if torchs else first_line(error)
 
 
 def first_line(error: BaseException) -> str:
