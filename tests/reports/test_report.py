@@ -11,9 +11,10 @@ from PIL import Image
 
 from spade_xai.reports import heatmap
 from spade_xai.reports.answers import Answer
+from spade_xai.reports.chart import sparsity_chart
 from spade_xai.reports.explain import Explanation, in_place
 from spade_xai.reports.figure import png
-from spade_xai.reports.grid import grid, sparsity_chart
+from spade_xai.reports.grid import grid
 from spade_xai.reports.page import write_atomically
 from spade_xai.reports.report import GrowingReport, html
 from spade_xai.tracing.fidelity import Agreement, Fidelity

@@ -8,6 +8,9 @@ from matplotlib.figure import Figure
 
 PICTURE_FORMAT = "spade_xai.Picture.1"
 
+BAD = "#b3261e"
+"""The colour of what is not faithful and of what was left out."""
+
 
 class Picture(Figure):
     """A figure that a notebook shows by itself; pyplot's global state is not touched."""

@@ -1,6 +1,6 @@
-"""Pictures of explanations for files and notebooks: a PNG grid per image, and the sparsity of each layer."""
+"""The PNG grid of an explanation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.cm import ScalarMappable
@@ -11,11 +11,9 @@ from torch import Tensor
 from spade_xai.reports import heatmap
 from spade_xai.reports.card import says, spaced, title, verdict
 from spade_xai.reports.explain import DENSE, Explanation
-from spade_xai.reports.figure import Picture, figure_of
-from spade_xai.tracing.layer_report import LayerReport
+from spade_xai.reports.figure import BAD, Picture, figure_of
 
 SIDE = 1.9  # inches of a picture
-GOOD, BAD = "#1a7f37", "#b3261e"
 
 
 def grid(
@@ -74,22 +72,3 @@ def _bar(figure: Figure, axis: Any, signed: bool) -> None:
     ticks = {-1.0: "against", 0.0: "0", 1.0: "for"} if signed else {0.0: "0", 1.0: "much"}
     bar.set_ticks(list(ticks), labels=list(ticks.values()), fontsize=7)
     bar.outline.set_visible(False)
-
-
-def sparsity_chart(layers: Mapping[str, Sequence[LayerReport]]) -> Picture:
-    """Share of zero weights of each layer as they stand in the model, one line per trace; crosses were left dense."""
-    names = [layer.name for layer in next(iter(layers.values()))]
-    figure = figure_of(max(5.0, 0.22 * len(names) + 1.5), 3.2)
-    axis = figure.subplots()
-    for tracer, reports in layers.items():
-        got = [layer.sparsity_got for layer in reports]
-        axis.plot(range(len(reports)), got, marker="o", ms=3, label=tracer)
-    left = [k for k, layer in enumerate(next(iter(layers.values()))) if layer.reason]
-    if left:
-        axis.plot(left, [0.0] * len(left), "x", color=BAD, ms=4, label="left dense")
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
-    axis.set_ylim(-0.02, 1.02)
-    axis.set_ylabel("share of zero weights")
-    axis.legend(fontsize=8)
-    axis.grid(alpha=0.3)
-    return figure

@@ -4,7 +4,7 @@ import os
 import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,10 @@ from spade_xai.tracing.pruning.method import PrunedLayer
 from spade_xai.tracing.sample import TracedSample
 from spade_xai.tracing.schedule import FAITHFUL, Sparsity, resolve_sparsity
 from spade_xai.tracing.verdict import Probe, Verdict
+from spade_xai.tracing.view import as_html, figure_of_trace, image_of, in_lines
+
+if TYPE_CHECKING:
+    from spade_xai.reports.figure import Picture
 
 
 @dataclass(eq=False)
@@ -209,6 +213,27 @@ class Trace:
             raise ValueError(f"{function}: sample must be given for a trace read from a file")
         count = source.augmentations if augmentations is None else augmentations
         return compare(duplicate(self.dense), self.model, source, count, batch_size)
+
+    def plot(self, method: str = "saliency", target: int | None = None) -> "Picture":
+        """Draw the sparsity of each layer, and of an image the maps of the dense and of the sparse model.
+
+        Args:
+            method: A saliency method, a name in METHODS.
+            target: The class to explain; None: the dense model's answer.
+
+        Returns:
+            A figure of matplotlib. Notebooks show it, and `savefig` writes it. A trace read from a file, or of another
+            sample than an image, has the sparsities alone.
+        """
+        image = image_of(self._source)
+        return figure_of_trace(self.dense, self.model, self.layers, image, method, target)
+
+    def __repr__(self) -> str:
+        return "\n".join(in_lines(self.settings, self.layers, self.verdict, self.timings))
+
+    def _repr_html_(self) -> str:
+        lines = in_lines(self.settings, self.layers, self.verdict, self.timings)
+        return as_html(lines, self.layers)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write masks, kept weights and reports as safetensors: to a temporary file beside path, then renamed.
