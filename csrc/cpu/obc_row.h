@@ -127,7 +127,7 @@ class ObcRow {
       }
     }
     void add(int v, Vec<T> score, Vec<T> at) {  // a score that is not a number never wins
-      tied |= any_equal<T>(score, least[v]);
+      tied |= equal_lanes<T>(score, least[v]) != 0;
       tile[v] = score < least[v] ? at : tile[v];
       least[v] = score < least[v] ? score : least[v];
     }
@@ -137,21 +137,25 @@ class ObcRow {
 
   // Position of the least score; ties: lowest original column. -1 if no score is a number.
   int64_t best(const Minima& minima) const {
-    T least = std::numeric_limits<T>::infinity();
-    int64_t found = -1;
-    bool tied = minima.tied;
-    for (int i = 0; i < kTile; ++i) {
-      const T value = minima.least[i / L][i % L];
-      tied |= value == least;
-      if (value < least) {
-        least = value;
-        found = static_cast<int64_t>(minima.tile[i / L][i % L]) * kTile + i;
-      }
+    // Without branches: where the least is, is random, so that they would be mispredicted.
+    alignas(64) T tree[kTile], at[kTile];
+    for (int v = 0; v < N; ++v) {
+      store(tree + v * L, minima.least[v]);
+      store(at + v * L, minima.tile[v]);
     }
-    if (!tied || found < 0) return found;
+    for (int half = kTile / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) tree[i] = tree[i + half] < tree[i] ? tree[i + half] : tree[i];
+    const T least = tree[0];
+    if (!(least < std::numeric_limits<T>::infinity())) return -1;
+    unsigned where = 0;
+    for (int v = 0; v < N; ++v) where |= equal_lanes<T>(minima.least[v], splat(least)) << (v * L);
+    const int lane = __builtin_ctz(where);
+    int64_t found = static_cast<int64_t>(at[lane]) * kTile + lane;
+    const bool tied = minima.tied || (where & (where - 1)) != 0;
+    if (!tied) return found;
     for (int64_t i = 0; i < span(); i += L) {
       const Vec<T> x = score(load(w_ + i), load(diagonal_ + i));
-      if (!any_equal<T>(x, splat(least))) continue;
+      if (equal_lanes<T>(x, splat(least)) == 0) continue;
       for (int l = 0; l < L; ++l)
         if (x[l] == least && column_[i + l] < column_[found]) found = i + l;
     }

@@ -45,7 +45,8 @@ struct ColumnWalk {
 
 // out[0, 16) = the column's entries in tile I, left of the diagonal (a row of the tile) or not.
 // With AVX-512 a line of floats is one register: four masked loads, or four loads and three
-// permutes.
+// permutes. With AVX2 it is half of one. Whole registers are written, because a load that spans
+// several stores waits for them.
 template <bool left, class T>
 inline void read_tile(const ColumnWalk<const T>& walk, int64_t I, T* out) {
   const T* lines = left ? walk.row_lines(I) : walk.column_lines(I);
@@ -68,6 +69,25 @@ inline void read_tile(const ColumnWalk<const T>& walk, int64_t I, T* out) {
                                  _mm512_loadu_ps(lines + 192)));
     }
     _mm512_storeu_ps(out, entries);
+    return;
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    for (int q = 0; q < 4; q += 2) {
+      __m256 entries;
+      if (left) {
+        entries = _mm256_loadu2_m128(lines + (q + 1) * 16, lines + q * 16);
+      } else {
+        const __m256i lanes = _mm256_add_epi32(_mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4),
+                                               _mm256_set1_epi32(walk.lane));
+        const auto two = [&](int at) {
+          return _mm256_permutevar8x32_ps(_mm256_loadu_ps(lines + at), lanes);
+        };
+        entries = _mm256_blend_ps(_mm256_blend_ps(two(q * 64), two(q * 64 + 8), 0x0c),
+                                  _mm256_blend_ps(two(q * 64 + 64), two(q * 64 + 72), 0xc0), 0xf0);
+      }
+      _mm256_storeu_ps(out + q * 4, entries);
+    }
     return;
   }
 #endif

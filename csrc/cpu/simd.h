@@ -96,25 +96,25 @@ inline Vec<float> quotient(Vec<float> x, Vec<float> y) {
 #endif
 }
 
-// Whether any lane of a equals that of b.
+// Bit l is set where lane l of a equals that of b.
 template <class T>
-inline bool any_equal(Vec<T> a, Vec<T> b) {
+inline unsigned equal_lanes(Vec<T> a, Vec<T> b) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) {
-    return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) != 0;
+    return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
   } else {
-    return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ) != 0;
+    return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ);
   }
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4) {
-    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)) != 0;
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)));
   } else {
-    return _mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_EQ_OQ)) != 0;
+    return static_cast<unsigned>(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_EQ_OQ)));
   }
 #else
-  bool any = false;
-  for (int l = 0; l < Simd<T>::lanes; ++l) any |= a[l] == b[l];
-  return any;
+  unsigned lanes = 0;
+  for (int l = 0; l < Simd<T>::lanes; ++l) lanes |= static_cast<unsigned>(a[l] == b[l]) << l;
+  return lanes;
 #endif
 }
 
