@@ -1,6 +1,7 @@
 """Sparsity of each layer: rules, patterns, files, and what is refused."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -161,3 +162,54 @@ def test_last_blocks_and_the_head():
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         schedule.last_blocks(0)
     assert list(schedule.last_blocks(2)(["0", "2", "4"])) == ["2", "4"]  # a plain stack of layers
+
+
+def named(name):
+    """A layer of which only the name is read."""
+    return SimpleNamespace(name=name)
+
+
+RESNET50 = [
+    "conv1",
+    *(
+        f"network.layer{i + 1}.{j}.conv{k}"
+        for i, blocks in enumerate((3, 4, 6, 3))
+        for j in range(blocks)
+        for k in (1, 2, 3)
+    ),
+    "network.fc",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("human-study", {"layer4.2.conv1": 0.99, "layer3.5.conv3": 0, "fc": 0}),
+        ("figure-j11", {"layer3.4.conv1": 0.95, "layer3.3.conv1": 0, "layer4.0.conv2": 0.95}),
+        (
+            "resnet50-lrp-fast",
+            {
+                "layer1.1.conv2": 0.8,
+                "layer2.2.conv1": 0.99,
+                "layer3.5.conv1": 0,
+                "layer4.1.conv1": 0.95,
+            },
+        ),
+    ],
+)
+def test_sparsities_of_the_paper_by_name(name, expected):
+    layers = [named(x) for x in RESNET50]
+    ratios = resolve_sparsity("trace", f"paper:{name}", layers)
+    assert set(ratios) == set(RESNET50)
+    assert {k: ratios[f"network.{k}"] for k in expected} == expected
+    given = schedule.paper(name)(RESNET50)
+    assert ratios == {layer: given.get(layer, 0.0) for layer in RESNET50}
+
+
+def test_the_papers_rule_by_name_and_unknown_names():
+    layers = [named(x) for x in RESNET]
+    assert resolve_sparsity("trace", "paper:linear", layers) == schedule.linear()(RESNET)
+    with pytest.raises(ValueError, match=r"one of linear, human-study, .*, got 'human'"):
+        resolve_sparsity("trace", "paper:human", layers)
+    with pytest.raises(ValueError, match="layer4"):  # a network without such layers
+        resolve_sparsity("trace", "paper:human-study", [named("conv1"), named("fc")])

@@ -159,7 +159,8 @@ Sparsity = Annotated[
     typer.Option(
         "--sparsity", "-s", rich_help_panel=PRUNING, show_default="faithful, or as --quality says",
         help="faithful (as sparse as the answer is kept), a ratio, uniform:RATIO, linear:LAST, last_block:RATIO, "
-        "last_blocks:COUNT:RATIO (and the head), or a JSON or TOML file of patterns and ratios.",
+        "last_blocks:COUNT:RATIO (and the head), paper:NAME (what the paper states), or a JSON or TOML file of "
+        "patterns and ratios.",
     ),
 ]  # fmt: skip
 Augment = Annotated[
@@ -258,14 +259,14 @@ Progress = Annotated[
 
 
 def parse_sparsity(text: str) -> schedule.Sparsity:
-    """A ratio, a schedule, "faithful", or the path of a file."""
+    """A ratio, a schedule, "faithful", "paper:NAME", or the path of a file."""
     name, _, value = text.partition(":")
     named: dict[str, Callable[[float], schedule.Schedule]] = {
         "uniform": schedule.uniform,
         "linear": schedule.linear,
         "last_block": schedule.last_block,
     }
-    if text == schedule.FAITHFUL:
+    if text == schedule.FAITHFUL or text.startswith(schedule.PAPER):
         return text
     if name in named:
         return named[name](_ratio(value or "0.99", text))
@@ -289,7 +290,7 @@ def _ratio(value: str, text: str) -> float:
 def _refused(text: str) -> ValueError:
     return ValueError(
         "--sparsity must be faithful, a ratio, uniform:RATIO, linear:LAST, last_block:RATIO, "
-        f"last_blocks:COUNT:RATIO or a JSON or TOML file, got {text!r}"
+        f"last_blocks:COUNT:RATIO, paper:NAME or a JSON or TOML file, got {text!r}"
     )
 
 

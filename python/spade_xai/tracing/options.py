@@ -28,8 +28,8 @@ class TraceOptions:
     Attributes:
         method: "obc" (SPADE), "sparsegpt" (FastSPADE), "magnitude" (a control), or the paper's name in any case.
         sparsity: "faithful": as sparse as the trace answers as the dense model does, found for each sample. Otherwise
-            a ratio in [0, 1], a schedule of spade_xai.schedule, a dict of patterns and ratios, or the path of a JSON
-            or TOML file with them.
+            a ratio in [0, 1], a schedule of spade_xai.schedule, a dict of patterns and ratios, the path of a JSON
+            or TOML file with them, or "paper:NAME", a sparsity that the paper states (`spade_xai.schedule.paper`).
         augment: A recipe's name ("resnet", "convnext"), a callable that takes a batch of copies of the sample and
             returns as many random variants, or None: the sample's rows as they are. "auto": "resnet", for images.
         augmentations: How many variants of each sample.

@@ -9,13 +9,14 @@ from typing import Any
 from spade_ext.checks import check_int
 from spade_ext.files import is_signed, parse_json
 from spade_xai.models.layers import Layer, check_pattern, fitting, matches
+from spade_xai.tracing.published import PUBLISHED
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["GRID", "last_block", "last_blocks", "linear", "load", "patterns", "uniform"]
+__all__ = ["GRID", "last_block", "last_blocks", "linear", "load", "paper", "patterns", "uniform"]
 
 GRID = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)
 """The ratios of the paper's experiments (appendix B)."""
@@ -28,6 +29,9 @@ Schedule = Callable[[Sequence[str]], dict[str, float]]
 
 FAITHFUL = "faithful"
 """Stands for ratios that are chosen for each sample, as large as the trace stays faithful; see `trace`."""
+
+PAPER = "paper:"
+"""Before the name of a sparsity that the paper states; see `paper`."""
 
 Sparsity = float | str | os.PathLike[str] | Mapping[str, float] | Schedule
 
@@ -155,6 +159,28 @@ def find_blocks(names: Sequence[str]) -> list[str]:
         prefix, inside = f"{block}.", children[block]
 
 
+def paper(name: str) -> Schedule:
+    """A sparsity that the paper states, by its name.
+
+    `linear`, the rule of appendix B, fits every network. The others name layers of torchvision's ResNet50:
+    `human-study` (appendix K), `figure-j11` (class visualisations), and `resnet50-lrp-fast`, the ratios that were
+    tuned for FastSPADE with LRP.
+
+    Source: the paper and the notebook of its code.
+
+    Example:
+        >>> from spade_xai import schedule
+        >>> schedule.paper("human-study")(["layer3.0.conv1", "layer4.0.conv1", "fc"])
+        {'layer4.0.conv1': 0.99}
+    """
+    if name == "linear":
+        return linear()
+    if name not in PUBLISHED:
+        known = ", ".join(["linear", *PUBLISHED])
+        raise ValueError(f"schedule.paper: name must be one of {known}, got {name!r}")
+    return patterns(PUBLISHED[name])
+
+
 def patterns(ratios: Mapping[str, float]) -> Schedule:
     """Ratios by dotted globs or `re:` patterns; the last pattern that takes a layer counts.
 
@@ -223,7 +249,7 @@ def resolve_sparsity(
 
     Args:
         function: Named in errors.
-        sparsity: A ratio, a schedule, patterns and ratios, or the path of a file with them.
+        sparsity: A ratio, a schedule, patterns and ratios, the path of a file with them, or `paper:NAME`.
         layers: In order of execution.
         others: Layers of the model that are not pruned, for better errors.
 
@@ -231,7 +257,11 @@ def resolve_sparsity(
         ValueError: A ratio outside [0, 1], a pattern that takes no layer.
     """
     names = [layer.name for layer in layers]
-    if isinstance(sparsity, (str, os.PathLike)):
+    if isinstance(sparsity, str) and sparsity.startswith(PAPER):
+        name = sparsity.removeprefix(PAPER)
+        paper(name)  # refuses a name that is not known
+        sparsity = PUBLISHED.get(name, linear())
+    elif isinstance(sparsity, (str, os.PathLike)):
         sparsity = load(sparsity)
     if isinstance(sparsity, Mapping):
         for pattern in sparsity:
