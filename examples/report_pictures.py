@@ -1,7 +1,7 @@
 """The guide's pictures: the grid and the sparsities of a photograph that the ImageNet network answers wrong.
 
-Writes explanation.png and sparsity.png, as `spade-xai explain` does, of few variants. Needs the extra `imagenet` and about two minutes
-of CPU time:
+Writes explanation.png and sparsity.png, as `spade-xai explain` does, of few variants. Needs the extra `imagenet` and
+about two minutes of CPU time:
 
     python examples/report_pictures.py docs/images
 """
