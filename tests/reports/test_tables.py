@@ -61,12 +61,22 @@ def test_text_and_markdown(record):
     assert times["rows"] == [["maps", "6.0", "2.00"]]
     lines = tables.text(means).splitlines()
     assert lines[0] == means["title"] and "n = 3" in lines[0]
-    assert len({len(line) for line in lines[1:]}) == 1
+    assert len({len(line) for line in lines[1:-1]}) == 1
+    assert "Higher is better, and 0.5 is chance" in lines[-1]
+    assert "Above 0 is better" in tables.text(differences).splitlines()[-1]
     assert tables.markdown(times).splitlines()[2:] == [
         "| stage | seconds | seconds per image |",
         "| --- | ---: | ---: |",
         "| maps | 6.0 | 2.00 |",
     ]
+
+
+def test_a_method_whose_scores_equal_those_of_another_is_left_out_with_a_note(record):
+    twins = [{**row, "method": "twin"} for row in record["scores"] if row["method"] == "saliency"]
+    record["scores"] += twins
+    means = tables.tables(record)[0]
+    assert [row[0] for row in means["rows"]] == ["average", "saliency", "lrp"]
+    assert "twin is left out: its scores equal those of saliency." in means["note"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any, TypedDict
 
 from torch import Tensor
+from typing_extensions import NotRequired
 
 from spade_xai.measures import metrics
 from spade_xai.reports.evaluate import AVERAGE, Evaluation
@@ -15,17 +16,29 @@ TITLES = {
     "insertion": "Insertion on clean images",
 }
 
+BETTER = {
+    "auroc": "Higher is better, and 0.5 is chance. Edges and random maps know nothing of the network: a map that does "
+    "not beat them shows nothing.",
+    "pointing_game": "Higher is better; chance is the patch's share of the image.",
+    "insertion": "Higher is better: the pixels that the map names first convince the whole network sooner.",
+}
+GAINS = (
+    "Above 0 is better than the whole network's map. Less than two standard errors may be chance."
+)
+AGREEMENT = "Labels and cosines near 1 and errors near 0 are better."
+
 OTHER = (
     ", other image"  # ends the names of maps after pruning for another image than the one explained
 )
 
 
 class Table(TypedDict):
-    """What `report.html` takes."""
+    """What `report.html` takes; the note says what is better and what was left out."""
 
     title: str
     head: list[str]
     rows: list[list[str]]
+    note: NotRequired[str]
 
 
 def record(evaluation: Evaluation) -> dict[str, Any]:
@@ -93,21 +106,23 @@ def _faithful(found: Mapping[str, Any]) -> Table:
         "title": "Faithful traces: difference to dense, average over methods, of all and of the faithful alone",
         "head": ["trace", "metric", "faithful", "all", "faithful alone"],
         "rows": rows,
+        "note": GAINS,
     }
 
 
 def _means(found: Mapping[str, Any], metric: str) -> Table:
-    rows, maps, methods = _select(found, metric)
+    rows, maps, methods, equal = _select(found, metric)
     cells = [
         [m, *(_cell(rows[m, c]["mean"], rows[m, c]["standard_error"]) for c in maps)]
         for m in methods
     ]
     title = f"{TITLES.get(metric, metric)}: mean and standard error, n = {_n(rows)}"
-    return {"title": title, "head": ["method", *maps], "rows": cells}
+    note = " ".join([BETTER.get(metric, ""), *equal]).strip()
+    return {"title": title, "head": ["method", *maps], "rows": cells, "note": note}
 
 
 def _differences(found: Mapping[str, Any], metric: str) -> Table:
-    rows, maps, methods = _select(found, metric)
+    rows, maps, methods, _ = _select(found, metric)
     control = {
         (r["method"], r["map"]): r for r in found["own_minus_other_image"] if r["metric"] == metric
     }
@@ -122,7 +137,12 @@ def _differences(found: Mapping[str, Any], metric: str) -> Table:
         cells.append([m, *(_cell(*pair, sign="+") for pair in line)])
     head = [*others, *(f"{c} - other image" for c in controlled)]
     title = f"{TITLES.get(metric, metric)}: paired differences to dense and standard error, n = {_n(rows)}"
-    return {"title": title, "head": ["method", *head], "rows": cells}
+    note = GAINS
+    if controlled:
+        note += (
+            " The columns of another image's trace: above 0, pruning for the image itself matters."
+        )
+    return {"title": title, "head": ["method", *head], "rows": cells, "note": note}
 
 
 def _fidelity(found: Mapping[str, Any]) -> Table:
@@ -144,6 +164,7 @@ def _fidelity(found: Mapping[str, Any]) -> Table:
         f"mean and standard error, n = {n}",
         "head": ["trace", *names.values()],
         "rows": rows,
+        "note": AGREEMENT,
     }
 
 
@@ -161,7 +182,7 @@ def _times(found: Mapping[str, Any]) -> Table:
 
 def verdicts(found: Mapping[str, Any], metric: str) -> list[str]:
     """One sentence per trace on its average difference to the dense model, and to another image's trace."""
-    rows, maps, _ = _select(found, metric)
+    rows, maps, _, _ = _select(found, metric)
     gains = {
         f"{column} - dense": (row["difference_to_dense"], row["difference_standard_error"])
         for column in maps
@@ -192,11 +213,12 @@ def text(table: Table) -> str:
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
         for line in lines
     ]
-    return "\n".join([table["title"], *(f"  {line}" for line in body)])
+    note = [f"  {table['note']}"] if table.get("note") else []
+    return "\n".join([table["title"], *(f"  {line}" for line in body), *note])
 
 
 def markdown(table: Table) -> str:
-    """The table in GitHub's Markdown, its title above it."""
+    """The table in GitHub's Markdown, its title above it, without its note."""
     rule = ["---"] + ["---:"] * (len(table["head"]) - 1)
     lines = [table["head"], rule, *table["rows"]]
     return f"**{table['title']}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -204,10 +226,26 @@ def markdown(table: Table) -> str:
 
 def _select(
     found: Mapping[str, Any], metric: str
-) -> tuple[dict[tuple[str, str], Mapping[str, Any]], list[str], list[str]]:
-    """Rows of a metric by (method, map), with the maps and the methods in order."""
+) -> tuple[dict[tuple[str, str], Mapping[str, Any]], list[str], list[str], list[str]]:
+    """Rows of a metric by (method, map), with the maps and the methods in order, and what was left out.
+
+    A method whose scores all equal those of one before it, as guided backpropagation's do without a ReLU, is left out.
+    """
     rows = {(r["method"], r["map"]): r for r in found["scores"] if r["metric"] == metric}
-    return rows, list(dict.fromkeys(c for _, c in rows)), list(dict.fromkeys(m for m, _ in rows))
+    maps = list(dict.fromkeys(c for _, c in rows))
+    kept: dict[tuple[Any, ...], str] = {}
+    methods, equal = [], []
+    for method in dict.fromkeys(m for m, _ in rows):
+        figures = tuple(
+            (rows[method, c]["mean"], rows[method, c]["difference_to_dense"]) for c in maps
+        )
+        if method != AVERAGE and figures in kept:
+            equal.append(f"{method} is left out: its scores equal those of {kept[figures]}.")
+            continue
+        if method != AVERAGE:
+            kept[figures] = method
+        methods.append(method)
+    return rows, maps, methods, equal
 
 
 def _values(evaluation: Evaluation, metric: str, method: str, column: str) -> tuple[Tensor, Tensor]:
