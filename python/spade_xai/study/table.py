@@ -47,21 +47,28 @@ class Row:
     published: tuple[float, float]
 
 
-def table(answers: Sequence[Answer], *, draws: int = 2000, seed: int = 0) -> list[Row]:
+def table(
+    answers: Sequence[Answer],
+    *,
+    only: Sequence[str] = tuple(TITLES),
+    draws: int = 2000,
+    seed: int = 0,
+) -> list[Row]:
     """Table 4 with intervals. Repeated tasks do not count.
 
     Args:
         answers: All answers.
+        only: The rows, keys of TITLES.
         draws: The number of bootstrap draws.
         seed: Their seed.
     """
     first = [a for a in answers if not a.repeat]
-    return [_row(name, first, draws, seed) for name in TITLES]
+    return [_row(name, first, draws, seed) for name in only]
 
 
 def difference(answers: Sequence[Answer], *, draws: int = 2000, seed: int = 0) -> Interval:
     """Overall success with SPADE minus without."""
-    return _row("success", [a for a in answers if not a.repeat], draws, seed).difference
+    return table(answers, only=["success"], draws=draws, seed=seed)[0].difference
 
 
 def _row(name: str, answers: Sequence[Answer], draws: int, seed: int) -> Row:
@@ -77,13 +84,14 @@ def _row(name: str, answers: Sequence[Answer], draws: int, seed: int) -> Row:
     )  # fmt: skip
     condition = np.array([a.condition for a in answers], dtype=object)
     among = [known & (condition == c) for c in CONDITIONS]
-    dense, spade = (share(hit, part) for part in among)
+    columns = [column for part in among for column in (hit & part, part)]
+    counts = np.stack(columns, axis=1).astype(np.float64)
     sizes = [int(part.sum()) for part in among]
     return Row(
         name,
-        bootstrap.interval(dense, sizes[0]),
-        bootstrap.interval(spade, sizes[1]),
-        bootstrap.interval(lambda weights: spade(weights) - dense(weights), sum(sizes)),
+        bootstrap.interval(counts[:, :2], share, sizes[0]),
+        bootstrap.interval(counts[:, 2:], share, sizes[1]),
+        bootstrap.interval(counts, share, sum(sizes)),
         PAPER[name],
     )
 
