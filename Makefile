@@ -5,7 +5,7 @@ BIN := .venv/bin
 IN := env -u MAKEFLAGS PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := $(shell find csrc spade_ext python -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.map' \
 	-o -name '*.py') \
-	$(shell find python -path '*/assets/*' -o -name '*.html' -o -name '*.css' -o -name '*.js') CMakeLists.txt setup.py pyproject.toml
+	$(shell find python -path '*/assets/*' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name 'jspsych.json') CMakeLists.txt setup.py pyproject.toml
 # An uninstrumented Python loads a library under AddressSanitizer: the runtime comes first, with the C++ library whose
 # exceptions it watches, and Python's own allocations go through it. Python never frees all it has, hence no leak check.
 UNDER_ASAN = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \

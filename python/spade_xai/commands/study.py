@@ -11,7 +11,7 @@ from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import end, print_json, print_table, ready_folder, show_progress
 from spade_xai.commands.pruning import PruningOptions
-from spade_xai.commands.runs import check_outputs
+from spade_xai.commands.runs import check_outputs, told_file
 from spade_xai.commands.signature import flat
 
 app = typer.Typer(
@@ -164,15 +164,19 @@ def build(
         label = None if labels is None else labels[k]
         return Candidate(picture.name, picture.image, picture.x, label)
 
-    arguments = given.trace_arguments(
-        {"sparsity": o.parse_sparsity(pruning.sparsity(sparsity)), **pruning.arguments()}
-    )
+    text = pruning.sparsity(sparsity)
+    arguments = given.trace_arguments({"sparsity": o.parse_sparsity(text), **pruning.arguments()})
     arguments.pop("seed")
+    schedule_file = Path(text) if Path(text).is_file() else None
+    about = {
+        "model": inputs.model, "sparsity": text, "sparsity_file": told_file(schedule_file),
+        "augment": pruning.augment, "images": given.told(),
+    }  # fmt: skip
     made = build_study(
         out, given.model, len(given.paths), read, options, preprocessing=given.preprocessing,
         classes=given.classes, tracer=tracer, library=study.jspsych,
         consent=None if study.consent is None else study.consent.read_text("utf-8"),
-        contact=study.contact, about={"model": inputs.model, "sparsity": sparsity, "images": given.told()},
+        contact=study.contact, about=about,
         progress=show_progress(progress), report=lambda line: typer.echo(line, err=as_json), **arguments,
     )  # fmt: skip
     if as_json:
@@ -196,7 +200,9 @@ def build(
 def demo(
     images: Annotated[int, typer.Option(min=2, help="The number of photographs.")] = 8,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each visualisation.")] = 96,
-    augmentations: o.Augmentations = 64,
+    augmentations: Annotated[
+        int, typer.Option("--augmentations", "-n", min=1, help="Random variants of each image.")
+    ] = 64,
     jspsych: JsPsych = "npm",
     seed: o.Seed = 0,
     out: Annotated[
@@ -316,6 +322,30 @@ def report(
     if until_width is not None:
         typer.echo(_still_needed(made.success.difference.width, until_width, len(made.raters)))
     typer.echo(f"report: {target / 'report.html'}")
+
+
+@app.command()
+def delete(
+    folder: Folder,
+    rater: Annotated[
+        str, typer.Argument(help="The code that the rater was shown.", show_default=False)
+    ],
+) -> None:
+    """Delete a rater who no longer wants to take part, with all answers, from STUDY/answers.sqlite.
+
+    Examples:
+      spade-xai study delete study 3f2a9c41d07e
+    """
+    from spade_xai.study.folder import ANSWERS, read_study
+    from spade_xai.study.store import Store
+
+    study = read_study(folder, check_files=False)
+    store = Store(folder / ANSWERS, study)
+    found = store.delete(rater)
+    store.close()
+    if not found:
+        raise ValueError(f"no rater {rater} in {folder / ANSWERS}")
+    typer.echo(f"{rater}: deleted")
 
 
 @app.command()

@@ -8,7 +8,7 @@ import io
 import json
 import random
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def build_study(
     options: StudyOptions,
     *,
     preprocessing: Preprocessing | None = None,
-    classes: list[str] | None = None,
+    classes: Sequence[str] | None = None,
     tracer: str = "SPADE",
     library: str = "npm",
     consent: str | None = None,
@@ -138,7 +138,8 @@ def build_study(
         library: Where jsPsych comes from, as in `library_files`.
         consent: Text of the consent page; None: the one that ships.
         contact: Whom raters can ask.
-        about: Further settings that study.json shall tell.
+        about: Further settings that study.json tells, and that images are made again for if they change: among them
+            what trace_options has that is neither text nor number, such as a schedule, under the same name.
         progress: True for bars, or callback(stage, done, total).
         report: Called with a line as each step ends.
         **trace_options: Further arguments of `trace`.
@@ -148,9 +149,12 @@ def build_study(
     """
     known = preprocessing or Preprocessing()
     settings = {
-        **asdict(options), "tracer": tracer, "trace": {k: str(v) for k, v in trace_options.items()},
-        **(about or {}), "weights": _digest(json.dumps(fingerprint(model)).encode()),
-    }  # fmt: skip
+        **asdict(options),
+        "tracer": tracer,
+        "trace": _told(trace_options, about or {}),
+        **(about or {}),
+        "weights": _digest(json.dumps(fingerprint(model)).encode()),
+    }
     maker = _Maker(
         folder, model, options, known, classes, tracer, trace_options, settings, progress
     )
@@ -224,7 +228,7 @@ class _Maker:
         model: nn.Module,
         options: StudyOptions,
         known: Preprocessing,
-        classes: list[str] | None,
+        classes: Sequence[str] | None,
         tracer: str,
         trace_options: dict[str, Any],
         settings: dict[str, Any],
@@ -234,9 +238,10 @@ class _Maker:
         self._classes, self._tracer, self._trace_options = classes, tracer, trace_options
         # What an image's part depends on; not how many images there are, or how they are assigned.
         free = ("title", "count", "tasks", "repeats", "neurons")
-        self._settings = json.dumps(
-            {k: v for k, v in settings.items() if k not in free}, sort_keys=True
-        )
+        kept = {k: v for k, v in settings.items() if k not in free}
+        rounding = ("batch_size", "max_memory", "device")  # what changes no more than that
+        kept["trace"] = {k: v for k, v in kept["trace"].items() if k not in rounding}
+        self._settings = json.dumps(kept, sort_keys=True)
         self._progress = progress
         self._layer = options.cam_layer
         self._dense: dict[int, str] = {}
@@ -342,6 +347,20 @@ class _Maker:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, data)
         return name
+
+
+def _told(trace_options: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `trace` as JSON takes them."""
+    told = {}
+    for name, value in trace_options.items():
+        plain = value is None or isinstance(value, str | int | float | list)
+        if not plain and name not in about:
+            raise ValueError(
+                f"build_study: about must tell {name} in words, got none for {value!r}"
+            )
+        if plain:
+            told[name] = value
+    return told
 
 
 def _digest(data: bytes) -> str:

@@ -61,9 +61,12 @@ def build_demo(
         title="Which part of the picture?", count=images, region=REGION, cam_layer=CAM_LAYER, steps=steps,
         pattern_size=size, seed=seed,
     )  # fmt: skip
+    about = {
+        "model": "the shipped backdoored network", "sparsity": "last_block:0.99", "augment": "resnet",
+    }  # fmt: skip
     return build_study(
         folder, imagenet.load_network(), len(planted), read, options, preprocessing=known,
-        classes=imagenet_classes(), library=library, about={"model": "the shipped backdoored network"},
+        classes=imagenet_classes(), library=library, about=about,
         progress=progress, report=report, sparsity=schedule.last_block(0.99), augmentations=augmentations,
         augment=ImageAugment("resnet", mean=known.mean, std=known.std), **trace_options,
     )  # fmt: skip

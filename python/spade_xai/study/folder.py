@@ -94,7 +94,7 @@ class Study:
     def id(self) -> str:
         """A name of what raters are asked, which answers belong to."""
         content = [[image.picture, image.regions] for image in self.images]
-        asked = [content, [task.id for task in self.tasks], self.settings, asdict(self)["lists"]]
+        asked = [content, [[task.id, task.pattern] for task in self.tasks], asdict(self)["lists"]]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
     def shown(self, slot: Slot) -> dict[str, str]:

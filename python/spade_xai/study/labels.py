@@ -27,9 +27,10 @@ def read_labels(path: Path, names: Sequence[str], classes: Sequence[str] | None)
                 if len(row) < 2 or Path(row[0]).name not in wanted:
                     continue
                 text = row[1].strip()
-                if not text.isdecimal() and text.lower() not in numbers:
+                number = numbers.get(text.lower(), int(text) if text.isdecimal() else -1)
+                if number < 0 or (classes is not None and number >= len(classes)):
                     raise ValueError(f"--labels {path}: {row[0]} has an unknown class {text!r}")
-                found[Path(row[0]).name] = int(text) if text.isdecimal() else numbers[text.lower()]
+                found[Path(row[0]).name] = number
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"--labels {path} must be a CSV file in UTF-8: {error}") from None
     missing = [name for name in names if name not in found]

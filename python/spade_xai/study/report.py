@@ -128,11 +128,12 @@ def table_rows(report: Report) -> list[dict[str, Any]]:
 
 
 def percent(interval: Interval, sign: bool = False) -> str:
-    """An estimate and its interval in percent."""
+    """An estimate and its interval in percent; with a sign, in percentage points."""
     if math.isnan(interval.estimate):
         return "none"
     lead = "+" if sign else ""
-    text = f"{100 * interval.estimate:{lead}.1f} %"
+    unit = "points" if sign else "%"
+    text = f"{100 * interval.estimate:{lead}.1f} {unit}"
     if math.isnan(interval.low):
         return text
     low, high = interval.low, interval.high
@@ -149,7 +150,7 @@ def lead(report: Report) -> str:
     text = (
         f"{len(report.raters)} raters gave {report.answers} answers. They chose the region that Score-CAM marks for "
         f"the neuron in {percent(row.dense)} of the tasks without SPADE, and in {percent(row.spade)} with SPADE: "
-        f"a difference of {percent(row.difference, True)} points."
+        f"a difference of {percent(row.difference, True)}."
     )
     return text.replace("% (", "% (95 %: ", 1)
 
