@@ -191,11 +191,15 @@ def test_a_changed_manifest_is_refused(tmp_path):
         read_study(tmp_path / "s")
 
 
+def noisy(x):
+    return x + 0.01 * torch.randn_like(x)
+
+
 def test_what_cannot_be_told_must_be_put_into_words(tmp_path):
     with pytest.raises(ValueError, match="about must tell augment in words"):
-        built(tmp_path / "s", candidates(), augment=lambda x: x)
-    study = built(tmp_path / "s", candidates(), augment=lambda x: x, about={"augment": "none"})
-    assert study.settings["augment"] == "none" and "augment" not in study.settings["trace"]
+        built(tmp_path / "s", candidates(), augment=noisy)
+    study = built(tmp_path / "s", candidates(), augment=noisy, about={"augment": "noise"})
+    assert study.settings["augment"] == "noise" and "augment" not in study.settings["trace"]
 
 
 @pytest.mark.parametrize(

@@ -15,18 +15,16 @@ pytest.importorskip("torchcam", reason="torchcam needs Python 3.11")
 QUICK = [
     "--cam-layer",
     "stages.0",
+    "--region",
+    "0.004",
     "-t",
     "FastSPADE",
     "--steps",
     "2",
     "-n",
     "8",
-    "--batch-size",
-    "8",
-    "--jspsych",
-    "cdn",
-    "--no-progress",
 ]
+QUICK += ["--batch-size", "8", "--jspsych", "cdn", "--no-progress"]
 
 
 @pytest.fixture
@@ -60,8 +58,6 @@ def test_build(run, pictures, tmp_path):
     (tmp_path / "consent.txt").write_text("Our board says so.\n\nAsk Ada.")
     model = ["-m", "spade_xai.trojans.backdoored:load_network"]
     options = [
-        "--region",
-        "0.04",
         "--consent",
         "consent.txt",
         "--title",
