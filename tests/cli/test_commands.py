@@ -116,7 +116,7 @@ def test_evaluate(run, pictures):
     code, out, err = run(*arguments, "--json")
     assert code == 0 and notices(err) == ""
     scores = json.loads(out)["scores"]
-    assert {row["metric"] for row in scores} == {"insertion"}
+    assert {row["metric"] for row in scores} == {"insertion", "deletion"}
     assert {row["map"] for row in scores} == {"dense", "SPADE", "edges", "random"}
     assert scores[0]["standard_error"] is None  # of one image
 

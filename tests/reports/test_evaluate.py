@@ -58,9 +58,9 @@ def test_scores_are_those_of_maps_made_one_by_one(found, model, images, masks):
                 others = traces[controls_of(labels.tolist(), labels.tolist())[k]]
                 partner = traces[partners(labels.tolist()).index(k)]
                 wanted = {
-                    name: (own, ["auroc", "pointing_game", "insertion"]),
+                    name: (own, ["auroc", "pointing_game", "insertion", "deletion"]),
                     "FastSPADE, other image": (others, ["auroc", "pointing_game"]),
-                    "FastSPADE, other image ": (partner, ["insertion"]),
+                    "FastSPADE, other image ": (partner, ["insertion", "deletion"]),
                 }
                 for column, (sparse, names) in wanted.items():
                     if name == "SPADE" and column != name:
@@ -71,6 +71,7 @@ def test_scores_are_those_of_maps_made_one_by_one(found, model, images, masks):
                         "auroc": metrics.auroc(m, masks[one]),
                         "pointing_game": metrics.pointing_game(m, masks[one]),
                         "insertion": metrics.insertion(model, images[one], m, labels[one]),
+                        "deletion": metrics.deletion(model, images[one], m, labels[one]),
                     }
                     for metric in names:
                         got = found.values(metric, saliency, column.strip())[k]
@@ -79,7 +80,7 @@ def test_scores_are_those_of_maps_made_one_by_one(found, model, images, masks):
 
 def test_summaries(found):
     columns = ["dense", "SPADE", "FastSPADE", "FastSPADE, other image", "edges", "random"]
-    assert list(found.scores) == ["auroc", "pointing_game", "insertion"]
+    assert list(found.scores) == ["auroc", "pointing_game", "insertion", "deletion"]
     assert found.columns("auroc") == columns
     assert found.methods("auroc") == [AVERAGE, *METHODS]
     both = [found.values("auroc", m, "SPADE") for m in METHODS]
@@ -93,7 +94,7 @@ def test_summaries(found):
         found.values("auroc", "lrp", "edges"), found.values("auroc", "saliency", "edges")
     )
     rows = found.rows()
-    assert len(rows) == 3 * 3 * len(columns)
+    assert len(rows) == 4 * 3 * len(columns)
     assert all(row["n"] == 3 for row in rows)
     json.dumps(rows)
     assert [len(f) for f in found.fidelity.values()] == [6, 6]

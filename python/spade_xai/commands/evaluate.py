@@ -29,7 +29,7 @@ from spade_xai.reports.page import write_page
 from spade_xai.reports.report import html
 from spade_xai.reports.scores import Sample, Scoring, Work
 
-_FORMAT = "spade_xai.Scores.1"
+_FORMAT = "spade_xai.Scores.2"
 
 
 @flat
@@ -56,9 +56,9 @@ def evaluate(
 ) -> None:
     """Score saliency maps of the dense model and of its traces, with standard errors and paired differences.
 
-    With --masks maps are scored by AUROC and the pointing game, without masks by insertion, for the class that the
-    dense model answers. The trace of another image, an edge detector and random maps are scored as controls. With
-    --out, what an earlier run of the same command finished is kept.
+    With --masks maps are scored by AUROC and the pointing game, without masks by insertion and deletion, for the
+    class that the dense model answers. The trace of another image, an edge detector and random maps are scored as
+    controls. With --out, what an earlier run of the same command finished is kept.
 
     Examples:
       spade-xai evaluate photos/ -m torchvision:resnet50 -w r50.pth -t FastSPADE

@@ -1,7 +1,7 @@
 """How good maps are before and after pruning: every figure with n, and differences of the same samples.
 
 Maps of planted images are compared with the patch (AUROC, pointing game); maps of clean images by how fast the
-pixels they name convince the dense model (insertion).
+pixels they name convince the dense model (insertion), and how fast it forgets its answer without them (deletion).
 """
 
 import functools
@@ -145,8 +145,8 @@ def evaluate(
 ) -> Evaluation:
     """Score maps of the dense model, of traces, of another image's traces, of edges and of noise.
 
-    The class explained is the one the dense model predicts. Blank pixels of insertion are 0 in the space of the model's
-    inputs: the mean colour, if these are normalised.
+    The class explained is the one the dense model predicts. Blank pixels of insertion and deletion are 0 in
+    the space of the model's inputs: the mean colour, if these are normalised.
 
     Args:
         model: Classifier. Not modified.

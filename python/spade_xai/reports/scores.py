@@ -15,6 +15,9 @@ from spade_xai.tracing.pruning.registry import TRACERS
 from spade_xai.tracing.trace import trace_many
 from spade_xai.trojans.trojan import predictions
 
+CURVES = {"insertion": metrics.insertion, "deletion": metrics.deletion}
+"""What scores a map without a mask."""
+
 Scores = dict[str, dict[str, float]]
 """Metric -> method -> score."""
 
@@ -23,7 +26,9 @@ class Sample(NamedTuple):
     """One image to score maps of."""
 
     x: Tensor  # [1, 3, H, W], as the model takes it
-    mask: Tensor | None  # bool [H, W] of the patch: AUROC and pointing game; None: insertion
+    mask: (
+        Tensor | None
+    )  # bool [H, W] of the patch: AUROC and pointing game; None: insertion and deletion
 
 
 class Work(NamedTuple):
@@ -104,10 +109,11 @@ class Scoring:
         """Scores of a map [1, H, W] by metric."""
         if sample.mask is None:
             label = predictions(self.model, sample.x)
-            score = metrics.insertion(
-                self.model, sample.x, found.to(sample.x.device), label, progress=False
-            )
-            return {"insertion": float(score)}
+            there = found.to(sample.x.device)
+            return {
+                name: float(measure(self.model, sample.x, there, label, progress=False))
+                for name, measure in CURVES.items()
+            }
         mask = sample.mask[None]
         return {
             "auroc": float(metrics.auroc(found, mask)),

@@ -14,6 +14,7 @@ TITLES = {
     "auroc": "AUROC of the patch's pixels",
     "pointing_game": "Pointing game: share of maps whose highest pixel lies on the patch",
     "insertion": "Insertion on clean images",
+    "deletion": "Deletion on clean images (less is better)",
 }
 
 BETTER = {
