@@ -10,9 +10,8 @@
 // Rows go in chunks that the workspace holds: D^2 / 2 floats each (obc_layout.h).
 
 #include "core/checks.h"
-#include "cuda/obc_layout.h"
-#include "cuda/obc_panel.cuh"
 #include "cuda/obc_single.cuh"
+#include "cuda/obc_trace.h"
 #include "cuda/obc_update.cuh"
 #include "cuda/obc_update_half.cuh"
 #include "cuda/ops.h"
@@ -34,25 +33,15 @@ __global__ void obc_start(ObcRows rows) {
   rows.column[r * rows.width + i] = i;
 }
 
-namespace {
-
-struct PanelKernel {
-  void (*kernel)(PanelTask);
-  int threads, most;  // columns
-  size_t (*dynamic_bytes)(int size);
-  size_t static_bytes;
-};
-
 template <int NT, int NI, int C>
-constexpr PanelKernel panel_kernel() {
+static constexpr PanelKernel panel_kernel() {
   return {obc_panel<NT, NI, C>, NT, NT * NI, panel_shared_bytes<NT, NI, C>,
           sizeof(RoundShared<C>) + 2 * NI * NT / 32 * sizeof(int) + 64};
 }
 
-// Fewest slots first; of those, most candidates first.
-constexpr PanelKernel kPanelKernels[] = {panel_kernel<256, 4, 16>(), panel_kernel<512, 3, 16>(),
-                                         panel_kernel<512, 5, 16>(), panel_kernel<512, 5, 8>(),
-                                         panel_kernel<512, 9, 8>(),  panel_kernel<512, 9, 4>()};
+const PanelKernel kPanelKernels[] = {panel_kernel<256, 4, 16>(), panel_kernel<512, 3, 16>(),
+                                     panel_kernel<512, 5, 16>(), panel_kernel<512, 5, 8>(),
+                                     panel_kernel<512, 9, 8>(),  panel_kernel<512, 9, 4>()};
 
 const PanelKernel& choose_panel(const Device& device, int size) {
   for (const PanelKernel& k : kPanelKernels)
@@ -60,6 +49,8 @@ const PanelKernel& choose_panel(const Device& device, int size) {
   fail(SPADE_INTERNAL, "spade_cuda_obc_trace: no panel kernel for %d columns in %zu bytes", size,
        device.shared_bytes);
 }
+
+namespace {
 
 void run_tiled(const Device& device, const Elimination& e, const ObcRows& rows, int64_t count,
                bool half, cudaStream_t stream) {
@@ -114,7 +105,8 @@ void run_single(const ObcRows& rows, int64_t count, cudaStream_t stream) {
     launch_single<192, 3, 16>(rows, count, stream);
 }
 
-// All rows, chunk after chunk, in the given form.
+}  // namespace
+
 void trace(const char* function, ObcForm form, const float* w, const float* hinv, int64_t R,
            int64_t G, const Elimination& e, int update, int32_t* order, float* loss, int32_t* info,
            void* memory, size_t bytes, cudaStream_t stream) {
@@ -143,6 +135,8 @@ void trace(const char* function, ObcForm form, const float* w, const float* hinv
     check_launch(function);
   }
 }
+
+namespace {
 
 void check_columns(const char* function, int64_t R, int64_t D) {
   check_size(function, "R", R);

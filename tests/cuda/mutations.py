@@ -15,6 +15,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
+SOURCES = {
+    "test_cuda_obc_nm": ["obc_trace.cu"],
+    "test_cuda_obc_pattern": ["obc_pattern.cu"],
+    "test_cuda_obc_weights": ["obc_weights.cu"],
+    "test_cuda_hessian": ["hessian.cu"],
+    "test_cuda_cholesky": ["cholesky.cu"],
+    "test_cuda_sparsegpt": ["sparsegpt.cu", "cholesky.cu"],
+}
 FILES = {
     "test_cuda_obc_nm": [
         "obc_candidates.cuh", "obc_round.cuh", "obc_move.cuh", "obc_single.cuh", "obc_update.cuh",
@@ -33,7 +41,10 @@ def caught(test: str, libspade: Path, folder: Path, seconds: float) -> bool:
     program = folder / "program"
     command = ["g++", "-std=c++17", "-w", "-O1", "-fsanitize=thread", "-DSPADE_CUDA_EMULATION"]
     command += [f"-I{path}" for path in (folder, CSRC, CSRC / "include", ROOT / "tests" / "cuda")]
+    copies = [folder / "cuda" / name for name in SOURCES[test]]
+    kernels = [copy if copy.exists() else CSRC / "cuda" / copy.name for copy in copies]
     command += [str(ROOT / "tests" / "cuda" / f"{test}.cpp"), str(CSRC / "core" / "status.cpp")]
+    command += ["-xc++", *map(str, kernels), "-xnone"]
     command += [f"-L{libspade}", "-lspade", f"-Wl,-rpath,{libspade}", "-o", str(program)]
     subprocess.run(command, check=True)
     try:

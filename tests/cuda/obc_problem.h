@@ -7,7 +7,8 @@
 #include <random>
 
 #include "check.h"
-#include "cuda/obc_trace.cu"
+#include "cuda/obc_trace.h"
+#include "cuda/ops.h"
 
 namespace {
 

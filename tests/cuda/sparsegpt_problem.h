@@ -7,8 +7,9 @@
 #include <random>
 
 #include "check.h"
-#include "cuda/cholesky.cu"
-#include "cuda/sparsegpt.cu"
+#include "core/sparsegpt_options.h"
+#include "cuda/ops.h"
+#include "cuda/spread.cuh"
 
 template <class T>
 constexpr double kClear = sizeof(T) == 4 ? 1e-5 : 1e-11;  // of scores: they are in one order

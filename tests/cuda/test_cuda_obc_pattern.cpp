@@ -3,11 +3,9 @@
 #include <random>
 
 #include "check.h"
-#include "cuda/obc_pattern.cu"
+#include "cuda/ops.h"
 
 namespace {
-
-using namespace spade::cuda::obc;
 
 template <class T>
 struct Problem {

@@ -2,7 +2,7 @@
 #include <random>
 
 #include "check.h"
-#include "cuda/obc_weights.cu"
+#include "cuda/ops.h"
 
 namespace {
 
@@ -113,12 +113,19 @@ void test_failures() {
 }
 
 void test_chunks() {
-  using namespace spade::cuda::obc;
+  const auto bytes_within = [](int64_t R, size_t limit) {
+    size_t bytes = 0;
+    CHECK_SUCCESS(spade::cuda::obc_weights_workspace_bytes(R, 30, limit, &bytes));
+    return bytes;
+  };
   const Problem p = random_problem(30, {3, 10, 15, 20, 29}, 2);
   const Result all = run(p, SIZE_MAX);
-  CHECK(same(run(p, 2 * weights_bytes(1, 30)), all));
+  CHECK(same(run(p, 2 * bytes_within(1, SIZE_MAX)), all));
   CHECK(same(run(p, 0), all));
-  for (const int64_t R : {2, 5, 256}) CHECK(weights_chunk(R, 30, weights_bytes(R, 30)) == R);
+  for (const int64_t R : {2, 5, 256}) {
+    const size_t all_rows = bytes_within(R, SIZE_MAX);
+    CHECK(bytes_within(R, all_rows) == all_rows && bytes_within(R, all_rows - 1) < all_rows);
+  }
   size_t bytes = 0;  // a 512 x 4608 layer on 24 GB
   CHECK_SUCCESS(spade::cuda::obc_weights_workspace_bytes(512, 4608, size_t(20) << 30, &bytes));
   CHECK(bytes > size_t(10) << 30 && bytes <= size_t(20) << 30);

@@ -1,16 +1,18 @@
 """A CUDA device for machines without one: tensors that torch takes for CUDA tensors and that lie in CPU memory.
 
 Torch dispatches on them as on CUDA tensors, autocast included. What a GPU refuses is refused here: operands on
-different devices, native CPU code, `numpy`. What makes the host wait for the device is noted.
+different devices, native CPU code, `numpy`. What makes the host wait for the device is noted. A test that asks for
+gradients of such tensors is skipped: torch's engine wants a device of its own for them.
 """
 
 import ctypes
 import os
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
-from fake_accelerator import accelerator, device_guard
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -24,6 +26,7 @@ _WAITING = {
 }  # fmt: skip
 _OF_NUMBERS = {"next_damp", "obc_fits_float"}  # native functions that work on no memory
 _DEVICE = torch.device("cuda", 0)
+_CUDA, _META = 1, 14  # of c10::DeviceType
 _given = set()  # addresses on the device asked for since the last native call
 
 
@@ -190,11 +193,33 @@ def _memory(x):
 
 
 @contextmanager
+def _device_guard():
+    """The meta device's guard, which does nothing, for CUDA too: torch without CUDA has none."""
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
+    guards = (ctypes.c_void_p * 20).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
+    before, guards[_CUDA] = guards[_CUDA], guards[_META]
+    try:
+        yield
+    finally:
+        guards[_CUDA] = before
+
+
+_run_backward = torch.autograd._engine_run_backward
+
+
+def _backward(tensors, *args, **kwargs):
+    if any(isinstance(x, CudaTensor) for x in tensors):
+        pytest.skip("the fake device takes no gradients")
+    return _run_backward(tensors, *args, **kwargs)
+
+
+@contextmanager
 def entered(patch):
     """A FakeCuda, entered, for the functions of torch.cuda that the packages call."""
     device = FakeCuda()
     patch.setattr(torch.cuda, "_lazy_init", lambda: None)
     patch.setattr(torch.cuda, "is_available", lambda: True)
+    patch.setattr(torch.autograd, "_engine_run_backward", _backward)
     patch.setattr(torch.Tensor, "to", _to)
     # A module that moves makes its parameters anew: tensor.data would not take `memory` along.
     patch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
@@ -217,7 +242,7 @@ def entered(patch):
     lifting = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
     try:
-        with device_guard(), accelerator(), device:
+        with _device_guard(), device:
             yield device
     finally:
         torch._C._set_only_lift_cpu_tensors(lifting)
