@@ -24,7 +24,7 @@ from spade_ext.progress import Callback, reporting
 _Result = TypeVar("_Result")
 
 
-class Pattern(NamedTuple):
+class EliminationPattern(NamedTuple):
     """What goes together: n of each m columns if m > 0, otherwise `block` consecutive ones."""
 
     n: int = 0
@@ -129,7 +129,7 @@ def eliminate(
     function: str,
     weight: torch.Tensor,
     hessian: torch.Tensor,
-    pattern: Pattern,
+    pattern: EliminationPattern,
     damp: float,
     threads: int,
     progress: bool | Callback | None,

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 import torch
 
 from spade_ext import _cuda
-from spade_ext._elimination import Elimination, Pattern, combined, dtypes_to_try, row_error
+from spade_ext._elimination import (
+    Elimination,
+    EliminationPattern,
+    combined,
+    dtypes_to_try,
+    row_error,
+)
 from spade_ext._inverse_cuda import DampedInverse, invert_cuda
 from spade_ext.errors import of_group
 
@@ -14,7 +20,7 @@ def eliminate_cuda(
     function: str,
     weight: torch.Tensor,
     hessian: torch.Tensor,
-    pattern: Pattern,
+    pattern: EliminationPattern,
     damp: float,
 ) -> Elimination:
     """As eliminate, on CUDA tensors."""
@@ -30,7 +36,7 @@ def _eliminate(
     function: str,
     weight: torch.Tensor,
     hessian: torch.Tensor,
-    pattern: Pattern,
+    pattern: EliminationPattern,
     damp: float,
     grouped: bool,
 ) -> Elimination:
@@ -62,7 +68,7 @@ def _queue(
     inverse: DampedInverse,
     groups: Sequence[int],
     dtype: torch.dtype,
-    pattern: Pattern,
+    pattern: EliminationPattern,
 ) -> tuple[Elimination, torch.Tensor]:
     """Elimination of some groups, and info [groups, R], by the kernel for the pattern: fast, or in double."""
     at = torch.tensor(groups, device=weight.device) if len(groups) < len(weight) else slice(None)

@@ -27,7 +27,7 @@ from spade_ext.checks import (
 from spade_ext.progress import Callback, reporting
 
 
-class Pattern(NamedTuple):
+class SparseGPTOptions(NamedTuple):
     """What goes from a layer; see sparsegpt_prune."""
 
     sparsity: float
@@ -38,7 +38,7 @@ class Pattern(NamedTuple):
     extra: int = 0
 
 
-class Problem(NamedTuple):
+class SparseGPTProblem(NamedTuple):
     """A layer and its samples, checked but for NaN and Inf."""
 
     weight: torch.Tensor
@@ -59,7 +59,7 @@ class Problem(NamedTuple):
         return len(self.hessian) * cols * cols * (rows + cols // 3) + 1
 
 
-class Pruned(NamedTuple):
+class SparseGPTResult(NamedTuple):
     """A layer's result: weights [S, R, D], and of each sample the damping used and 0 or why it failed."""
 
     weights: torch.Tensor
@@ -71,9 +71,9 @@ def check_problem(
     function: str,
     weight: torch.Tensor,
     hessian: torch.Tensor,
-    pattern: Pattern,
+    pattern: SparseGPTOptions,
     names: tuple[str, str] = ("weight", "hessian"),
-) -> Problem:
+) -> SparseGPTProblem:
     """The problem of weight [R, D] or [S, R, D] and hessian [D, D] or [S, D, D]."""
     rows, cols = weight.shape[-2:]
     batch = hessian.shape[:-2]
@@ -99,15 +99,15 @@ def check_problem(
     )
     dtype = compute_dtype(weight, hessian)
     w, h = dense(weight, dtype), dense(hessian, dtype)
-    return Problem(w, h if batch else h[None], options, weight.dtype, names)
+    return SparseGPTProblem(w, h if batch else h[None], options, weight.dtype, names)
 
 
 def prune(
     function: str,
-    problems: Sequence[Problem],
+    problems: Sequence[SparseGPTProblem],
     threads: int | None,
     progress: bool | Callback | None,
-) -> list[Pruned]:
+) -> list[SparseGPTResult]:
     """Prune all problems, of one device.
 
     Raises:
@@ -140,7 +140,9 @@ def _part(report: Callback, before: int, cost: int, total: int) -> Callback:
     return of_all
 
 
-def _prune_cpu(function: str, x: Problem, threads: int, report: Callback | None) -> Pruned:
+def _prune_cpu(
+    function: str, x: SparseGPTProblem, threads: int, report: Callback | None
+) -> SparseGPTResult:
     samples, (rows, cols) = len(x.hessian), x.weight.shape[-2:]
     inputs = dict(zip(x.names, (x.weight, x.hessian), strict=True))
     if not x.weight.numel() or not x.hessian.numel():  # the native call checks others
@@ -155,7 +157,7 @@ def _prune_cpu(function: str, x: Problem, threads: int, report: Callback | None)
     except ValueError as error:
         check_all_finite(function, **inputs)  # says more than the native text
         raise ValueError(f"{function}: {str(error).partition(': ')[2]}") from None
-    return Pruned(narrowed(function, out, x.dtype), used, info)
+    return SparseGPTResult(narrowed(function, out, x.dtype), used, info)
 
 
 def _scale(most: float) -> float:
@@ -164,7 +166,7 @@ def _scale(most: float) -> float:
     return math.ldexp(1.0, max(-60, min(60, exponent)) - exponent)
 
 
-def _prune_cuda(function: str, problems: Sequence[Problem]) -> list[Pruned]:
+def _prune_cuda(function: str, problems: Sequence[SparseGPTProblem]) -> list[SparseGPTResult]:
     """One call for all problems of a dtype; the host waits twice, for NaN and Inf and for dampings and statuses."""
     most = check_all_finite(
         function,
@@ -196,6 +198,6 @@ def _prune_cuda(function: str, problems: Sequence[Problem]) -> list[Pruned]:
     for x, (weights, damp, _) in zip(problems, found, strict=True):
         part = slice(start, start + len(damp))
         narrow = narrowed(function, weights, x.dtype)
-        pruned.append(Pruned(narrow, damps[part], [int(i) for i in statuses[part]]))
+        pruned.append(SparseGPTResult(narrow, damps[part], [int(i) for i in statuses[part]]))
         start = part.stop
     return pruned

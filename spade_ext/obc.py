@@ -5,8 +5,8 @@ import torch
 from spade_ext import _C
 from spade_ext._elimination import (
     Elimination,
+    EliminationPattern,
     Outcome,
-    Pattern,
     check_layer,
     eliminate,
     native_errors,
@@ -46,7 +46,7 @@ def _eliminate(
     function: str,
     weight: torch.Tensor,
     hessian: torch.Tensor,
-    pattern: Pattern,
+    pattern: EliminationPattern,
     damp: float,
     threads: int,
     progress: bool | Callback | None,
@@ -106,7 +106,7 @@ def obc_trace(
     """
     function = "obc_trace"
     cols = check_layer(function, weight, hessian)
-    pattern = Pattern(block=_check_block(function, block, cols))
+    pattern = EliminationPattern(block=_check_block(function, block, cols))
     damp = check_range(function, "damp", damp, 0.0, MOST_DAMP)
     threads = resolve_threads(function, threads)
     made = _eliminate(function, weight, hessian, pattern, damp, threads, progress)
@@ -174,7 +174,7 @@ def obc_prune(
     n_of_m = check_nm(function, n, m, cols)
     if n_of_m and block is not None:
         raise ValueError(f"{function}: block does not go with n:m, got block={block}, {n}:{m}")
-    pattern = Pattern(*(n_of_m or (0, 0)), _check_block(function, block, cols))
+    pattern = EliminationPattern(*(n_of_m or (0, 0)), _check_block(function, block, cols))
     damp = check_range(function, "damp", damp, 0.0, MOST_DAMP)
     threads = resolve_threads(function, threads)
     if structured:
@@ -200,7 +200,7 @@ def _prune_cpu(
     function: str,
     weight: torch.Tensor,
     hessian: torch.Tensor,
-    pattern: Pattern,
+    pattern: EliminationPattern,
     damp: float,
     sparsity: float,
     threads: int,
@@ -224,7 +224,7 @@ def _prune_by_trace(
     function: str,
     weight: torch.Tensor,
     hessian: torch.Tensor,
-    pattern: Pattern,
+    pattern: EliminationPattern,
     damp: float,
     sparsity: float,
     threads: int,

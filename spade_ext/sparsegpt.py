@@ -7,7 +7,13 @@ from typing import Literal, NamedTuple, TypeVar, overload
 import torch
 
 from spade_ext._preserve import prune_preserving, pruning_loss
-from spade_ext._sparsegpt import Pattern, Problem, Pruned, check_problem, prune
+from spade_ext._sparsegpt import (
+    SparseGPTOptions,
+    SparseGPTProblem,
+    SparseGPTResult,
+    check_problem,
+    prune,
+)
 from spade_ext.checks import check_finite, check_nm, check_shape, check_tensor
 from spade_ext.errors import DampingWarning, SingularHessianError
 from spade_ext.inverse import warn_damping
@@ -95,7 +101,7 @@ def sparsegpt_prune_batch(
     function = "sparsegpt_prune_batch"
     check_tensor(function, "weight", weight, ndim=(2, 3))
     check_tensor(function, "hessian", hessian, ndim=3)
-    pattern = Pattern(sparsity, block_size, n, m, damp, extra)
+    pattern = SparseGPTOptions(sparsity, block_size, n, m, damp, extra)
     problem = check_problem(function, weight, hessian, pattern)
     if preserve is not None:
         return _batch(_preserving(function, weight, problem, pattern, preserve))
@@ -152,7 +158,7 @@ def sparsegpt_prune_layers(
         names = f"weights[{i}]", f"hessians[{i}]"
         check_tensor(function, names[0], weight, ndim=(2, 3))
         check_tensor(function, names[1], hessian, ndim=3)
-        pattern = Pattern(ratio, width, n, m, damp)
+        pattern = SparseGPTOptions(ratio, width, n, m, damp)
         problems.append(check_problem(function, weight, hessian, pattern, names))
     return [_batch(x) for x in prune(function, problems, threads, progress)]
 
@@ -168,7 +174,7 @@ def _of_each(function: str, name: str, value: T | Sequence[T], layers: int) -> S
     return value
 
 
-def _batch(pruned: Pruned) -> SparseGPTBatch:
+def _batch(pruned: SparseGPTResult) -> SparseGPTBatch:
     return SparseGPTBatch(
         pruned.weights,
         torch.tensor(pruned.damp, dtype=torch.float64),
@@ -282,7 +288,7 @@ def sparsegpt_prune(
     check_tensor(function, "hessian", hessian, ndim=(2, 3))
     single = hessian.ndim == 2
     check_tensor(function, "weight", weight, ndim=2 if single else (2, 3))
-    pattern = Pattern(sparsity, block_size, n, m, damp, extra)
+    pattern = SparseGPTOptions(sparsity, block_size, n, m, damp, extra)
     problem = check_problem(function, weight, hessian, pattern)
     pruned = (
         prune(function, [problem], threads, progress)[0]
@@ -308,10 +314,10 @@ def sparsegpt_prune(
 def _preserving(
     function: str,
     weight: torch.Tensor,
-    problem: Problem,
-    pattern: Pattern,
+    problem: SparseGPTProblem,
+    pattern: SparseGPTOptions,
     preserve: torch.Tensor,
-) -> Pruned:
+) -> SparseGPTResult:
     """Prune each sample of a checked problem so that some weights stay 0."""
     check_tensor(function, "preserve", preserve, ndim=(2, 3), dtypes=(torch.bool,))
     rows, cols = weight.shape[-2:]
@@ -342,4 +348,4 @@ def _preserving(
             weights.append(pruned.to(problem.dtype))
             damps.append(used)
             info.append(failed)
-    return Pruned(torch.stack(weights), damps, info)
+    return SparseGPTResult(torch.stack(weights), damps, info)

@@ -38,4 +38,12 @@ inline void check_damp(const char* function, double damp) {
               function, damp);
 }
 
+// Room for fields to come: 0 will mean what it means now.
+template <class Fields>
+void check_reserved(const char* function, const Fields& fields) {
+  for (const int64_t field : fields.reserved)
+    SPADE_CHECK(field == 0, "%s: reserved fields must be 0, got %lld", function,
+                static_cast<long long>(field));
+}
+
 }  // namespace spade

@@ -38,6 +38,7 @@ inline void check_reach(const char* function, const char* axis, int64_t padded, 
 
 inline void check_conv(const char* function, const spade_conv2d_t* conv) {
   check_pointer(function, "conv", conv, 1);
+  check_reserved(function, *conv);
   const auto least = [&](const char* name, int64_t value, int64_t low) {
     check_size(function, name, value, low);
   };

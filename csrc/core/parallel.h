@@ -21,7 +21,11 @@ namespace spade {
 // Progress of one call: any thread adds work, the calling thread reports it.
 class Progress {
  public:
-  Progress(const spade_progress_t* target, int64_t total) : target_(target), total_(total) {}
+  Progress(const spade_progress_t* target, int64_t total) : target_(target), total_(total) {
+    if (!target) return;
+    for (const void* field : target->reserved)
+      SPADE_CHECK(!field, "progress: reserved fields must be NULL, got %p", field);
+  }
 
   // Count `work` units done. Reports on the thread that made this, at most 20 times a second.
   void add(int64_t work) {

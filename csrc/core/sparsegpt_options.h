@@ -11,6 +11,7 @@ namespace spade {
 
 inline void check_sparsegpt_options(const char* function, const spade_sparsegpt_t* o, int64_t D) {
   check_pointer(function, "options", o, 1);
+  check_reserved(function, *o);
   check_damp(function, o->damp);
   if (o->m == 0) {
     SPADE_CHECK(o->sparsity >= 0 && o->sparsity <= 1, "%s: sparsity must be in [0, 1], got %g",

@@ -15,7 +15,7 @@
 namespace spade {
 namespace {
 
-constexpr int64_t kTile = kPanel * kPanel;
+constexpr int64_t kPanelTile = kPanel * kPanel;
 constexpr int64_t kBlock = 4;  // panels eliminated between two updates of the trailing matrix
 constexpr int64_t kGroup = 4;  // tiles of one task, at least kBlock
 constexpr int64_t kDepth = 4 * kPanel;  // terms of a piece of a long sum
@@ -64,8 +64,8 @@ class Factorisation {
   void solve(int64_t first, int64_t last, int64_t J) const {
     const T* left[kBlock];
     for (int64_t s = first; s < last; ++s) left[s - first] = u_.tile(first, s);
-    SPADE_DISPATCH(
-        panel_solve(left, inverses_ + first * kTile, (last - first) * kPanel, u_.tile(first, J)));
+    SPADE_DISPATCH(panel_solve(left, inverses_ + first * kPanelTile, (last - first) * kPanel,
+                               u_.tile(first, J)));
   }
 
   int64_t end_of(int64_t first) const { return std::min(u_.count, first + kBlock); }
@@ -76,7 +76,7 @@ class Factorisation {
     for (int64_t J = first; J < end_of(first); ++J) {
       solve(first, J, J);
       subtract(first, J, J, J, J);
-      if (!SPADE_DISPATCH(panel_factor(u_.tile(J, J), inverses_ + J * kTile,
+      if (!SPADE_DISPATCH(panel_factor(u_.tile(J, J), inverses_ + J * kPanelTile,
                                        std::min(kPanel, u_.n - J * kPanel))))
         return false;
     }
@@ -144,14 +144,14 @@ void pack(const S* h, const double* diagonal, double shift, double scale, bool r
     for (int64_t J = I; J < u.count; ++J) {
       const int64_t left = J * kPanel, width = std::min(kPanel, n - left);
       T* tile = u.tile(I, J);
-      if (std::min(height, width) < kPanel) std::fill(tile, tile + kTile, T(0));
+      if (std::min(height, width) < kPanel) std::fill(tile, tile + kPanelTile, T(0));
       if (reversed) {
         const S* last = h + (n - 1 - top) * n + n - 1 - left;
         for (int64_t i = 0; i < height; ++i)
           for (int64_t j = 0; j < width; ++j)
             tile[i * kPanel + j] = static_cast<T>(last[-i * n - j]) * factor;
       } else {
-        S part[kTile];
+        S part[kPanelTile];
         for (int64_t j = 0; j < width; j += 4)  // few rows at once: they may share cache sets
           transpose(h + (left + j) * n + top, n, std::min<int64_t>(4, width - j), height, part + j,
                     kPanel);
@@ -180,30 +180,32 @@ void cholesky_inverse(const Panels<double>& u, const double* inverses, S* out, d
   const int64_t n = u.n, count = u.count;
   threads = threads_for(n, threads);
   // Y = U^-T, panel by panel, from the diagonal down: Y_sJ = U_ss^-T (I_sJ - sum_t U_ts^T Y_tJ).
-  Buffer<double> y_all(count * (count + 1) / 2 * kTile);
-  const auto y = [&](int64_t J) { return y_all.get() + (J * count - J * (J - 1) / 2) * kTile; };
+  Buffer<double> y_all(count * (count + 1) / 2 * kPanelTile);
+  const auto y = [&](int64_t J) {
+    return y_all.get() + (J * count - J * (J - 1) / 2) * kPanelTile;
+  };
   parallel_for(
-      threads, count, [] { return Buffer<double>(kTile); },
+      threads, count, [] { return Buffer<double>(kPanelTile); },
       [&](const Buffer<double>& right, int64_t J) {
         for (int64_t s = J; s < count && !done.stopped(); ++s) {
-          std::fill(right.get(), right.get() + kTile, 0.0);
+          std::fill(right.get(), right.get() + kPanelTile, 0.0);
           for (int64_t i = 0; s == J && i < kPanel; ++i) right[i * kPanel + i] = 1.0;
           const Product<double> sum{u.tile(J, s),     1,           kPanel, y(J),   kPanel,
                                     (s - J) * kPanel, right.get(), kPanel, kPanel, kPanel};
           deep_product(sum, Sum::subtract);
           const Product<double> solved{
-              inverses + s * kTile,   1,      kPanel, right.get(), kPanel, kPanel,
-              y(J) + (s - J) * kTile, kPanel, kPanel, kPanel};
+              inverses + s * kPanelTile,   1,      kPanel, right.get(), kPanel, kPanel,
+              y(J) + (s - J) * kPanelTile, kPanel, kPanel, kPanel};
           SPADE_DISPATCH(product(solved, Sum::set));
         }
       });
   // out = Y^T Y: tile (I, J) sums over the rows from I >= J down.
   parallel_for(
-      threads, count, [] { return Buffer<double>(kTile); },
+      threads, count, [] { return Buffer<double>(kPanelTile); },
       [&](const Buffer<double>& tile, int64_t I) {
         for (int64_t J = 0; J <= I && !done.stopped(); ++J) {
           const Product<double> sum{y(I),       1,
-                                    kPanel,     y(J) + (I - J) * kTile,
+                                    kPanel,     y(J) + (I - J) * kPanelTile,
                                     kPanel,     (count - I) * kPanel,
                                     tile.get(), kPanel,
                                     kPanel,     kPanel};

@@ -8,7 +8,7 @@
 #include "core/buffer.h"
 #include "core/checks.h"
 #include "core/conv.h"
-#include "cpu/hessian_plan.h"
+#include "core/tap_plan.h"
 #include "cpu/hessian_range.h"
 
 namespace spade {

@@ -6,7 +6,7 @@
 
 #include "core/conv.h"
 #include "core/isa.h"
-#include "cpu/hessian_plan.h"
+#include "core/tap_plan.h"
 
 namespace spade {
 

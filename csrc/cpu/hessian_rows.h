@@ -8,8 +8,8 @@
 
 #include "core/conv.h"
 #include "core/parallel.h"
+#include "core/tap_plan.h"
 #include "cpu/gram.h"
-#include "cpu/hessian_plan.h"
 
 namespace spade {
 

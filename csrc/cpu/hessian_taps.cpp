@@ -2,7 +2,7 @@
 // pixels, then H as sums of grams.
 //
 // Per group: pack the input so that the lines of each offset are contiguous; then compute all grams
-// of the plan (hessian_plan.h) between two tiles of channels and assemble their part of H while
+// of the plan (tap_plan.h) between two tiles of channels and assemble their part of H while
 // they are in cache. Few rows and many channels: each thread takes pairs of packed tiles, whose
 // grams stay in its L2. Otherwise all threads share the grams of a few pairs of wide tiles, in
 // double. For a 3 x 3 convolution at stride 1 13 grams replace 45; the rest is borders. Bound by
@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "core/isa.h"
+#include "core/tap_plan.h"
 #include "cpu/hessian.h"
 #include "cpu/hessian_assembly.h"
-#include "cpu/hessian_plan.h"
 #include "cpu/hessian_rows.h"
 
 namespace spade {

@@ -13,22 +13,22 @@ namespace spade {
 // Symmetric matrices are kept as their lower 16 x 16 tiles, row of tiles after row of tiles; a tile
 // holds 4 x 4 blocks, row-major both inside and outside. A column then costs one cache line every
 // four rows whichever side of the diagonal it is read from. Diagonal tiles are stored whole.
-constexpr int64_t kTile = 16;
-constexpr int64_t kTileSize = kTile * kTile;
+constexpr int64_t kObcTile = 16;
+constexpr int64_t kObcTileSize = kObcTile * kObcTile;
 
-inline int64_t tiles(int64_t size) { return (size + kTile - 1) / kTile; }
-inline int64_t tile_offset(int64_t I, int64_t J) { return (I * (I + 1) / 2 + J) * kTileSize; }
+inline int64_t tiles(int64_t size) { return (size + kObcTile - 1) / kObcTile; }
+inline int64_t tile_offset(int64_t I, int64_t J) { return (I * (I + 1) / 2 + J) * kObcTileSize; }
 inline int64_t packed_size(int64_t size) { return tile_offset(tiles(size), 0); }
 
 // Where element (i, j) is stored.
 inline int64_t packed_index(int64_t i, int64_t j) {
-  if (i / kTile < j / kTile) {
+  if (i / kObcTile < j / kObcTile) {
     const int64_t swap = i;
     i = j;
     j = swap;
   }
-  const int64_t r = i % kTile, c = j % kTile;
-  return tile_offset(i / kTile, j / kTile) + (r / 4 * 4 + c / 4) * 16 + r % 4 * 4 + c % 4;
+  const int64_t r = i % kObcTile, c = j % kObcTile;
+  return tile_offset(i / kObcTile, j / kObcTile) + (r / 4 * 4 + c / 4) * 16 + r % 4 * 4 + c % 4;
 }
 
 template <class T>
@@ -53,7 +53,7 @@ inline int64_t panel_length(int64_t m) {
 template <class T>
 struct ObcScratch {
   explicit ObcScratch(const ObcTask<T>& task)
-      : width(tiles(task.D) * kTile),
+      : width(tiles(task.D) * kObcTile),
         panel_columns(panel_length(task.D)),
         matrix(packed_size(task.D)),
         panel(width * panel_columns),

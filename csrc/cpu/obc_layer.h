@@ -75,10 +75,10 @@ struct ObcLayer {
   // Row I of the tiles of H^-1, zeros beyond it; tiles hold 4 x 4 blocks.
   template <class P>
   void pack_row(int64_t I, P* to) const {
-    for (int64_t J = 0; J <= I; ++J, to += kTileSize)
-      for (int64_t r = 0; r < kTile; ++r)
+    for (int64_t J = 0; J <= I; ++J, to += kObcTileSize)
+      for (int64_t r = 0; r < kObcTile; ++r)
         for (int64_t q = 0; q < 4; ++q) {
-          const int64_t i = I * kTile + r, j = J * kTile + q * 4;
+          const int64_t i = I * kObcTile + r, j = J * kObcTile + q * 4;
           P* block = to + (r / 4 * 4 + q) * 16 + r % 4 * 4;
           if (i < D && j + 4 <= D)
             std::copy_n(hinv + i * D + j, 4, block);

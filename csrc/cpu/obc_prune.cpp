@@ -72,6 +72,7 @@ struct ObcCall {
     check_threads(function, threads);
     check_pointer(function, "options", options, 1);
     check_pointer(function, "outcome", outcome, 1);
+    check_reserved(function, *options);
     check_damp(function, options->damp);
     const auto [sparsity, n, m, block, damp] = *options;
     check_size(function, "m", m);
@@ -84,7 +85,7 @@ struct ObcCall {
                 static_cast<long long>(block));
     SPADE_CHECK(D % block == 0, "%s: block must divide D = %lld, got %lld", function,
                 static_cast<long long>(D), static_cast<long long>(block));
-    *outcome = {damp, -1, 0, 0};
+    *outcome = {damp, -1, 0, 0, {}};
   }
 
   // The status of a step, whose text gets the name of this function.
@@ -222,7 +223,7 @@ void obc_prune(const ObcCall<T>& call, T* out) {
   std::copy_n(call.w, R * D, w.get());
   std::copy_n(call.h, D * D, h.get());
   const double damp = call.options->damp;
-  *call.outcome = {damp, -1, 0, 0};
+  *call.outcome = {damp, -1, 0, 0, {}};
   prune<double>({call.function, w.get(), h.get(), R, D, call.options, call.outcome, call.threads,
                  call.progress},
                 pruned.get());

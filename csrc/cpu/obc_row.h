@@ -47,7 +47,7 @@ class ObcRow {
   T weight(int64_t i) const { return w_[i]; }
   T diagonal(int64_t i) const { return diagonal_[i]; }
   // u of the last apply(), where that was not followed by next_panel().
-  T newest(int64_t i) const { return panel(i / kTile, used_ - 1)[i % kTile]; }
+  T newest(int64_t i) const { return panel(i / kObcTile, used_ - 1)[i % kObcTile]; }
 
   // fn(i) of each column that is left.
   template <class Fn>
@@ -64,7 +64,7 @@ class ObcRow {
     Minima minima;
     for (int64_t I = 0; I < tiles(size_); ++I)
       for (int v = 0; v < N; ++v) {
-        const int64_t i = I * kTile + v * L;
+        const int64_t i = I * kObcTile + v * L;
         minima.add(v, score(load(w_ + i), load(diagonal_ + i)), splat(static_cast<T>(I)));
       }
     return best(minima);
@@ -74,7 +74,7 @@ class ObcRow {
   // diagonal up to date. Returns the next pivot.
   int64_t apply(int64_t p) {
     T* coefficients = s_.coefficients.get();
-    for (int64_t t = 0; t < used_; ++t) coefficients[t] = panel(p / kTile, t)[p % kTile];
+    for (int64_t t = 0; t < used_; ++t) coefficients[t] = panel(p / kObcTile, t)[p % kObcTile];
     const T scale = T(1) / std::sqrt(diagonal_[p]), factor = w_[p] * scale;
     remove(p);
     const ColumnWalk<const T> column(stale_, p);
@@ -106,12 +106,12 @@ class ObcRow {
   }
 
  private:
-  static constexpr int L = Simd<T>::lanes, N = kTile / L;  // N vectors a tile
+  static constexpr int L = Simd<T>::lanes, N = kObcTile / L;  // N vectors a tile
   static constexpr T kGone = std::numeric_limits<T>::quiet_NaN();
 
-  int64_t span() const { return tiles(size_) * kTile; }
+  int64_t span() const { return tiles(size_) * kObcTile; }
   T* panel(int64_t I, int64_t t) const {
-    return s_.panel.get() + (I * s_.panel_columns + t) * kTile;
+    return s_.panel.get() + (I * s_.panel_columns + t) * kObcTile;
   }
 
   // The least score of each lane, its tile, and whether the lane has met it twice: what a pass over
@@ -138,19 +138,19 @@ class ObcRow {
   // Position of the least score; ties: lowest original column. -1 if no score is a number.
   int64_t best(const Minima& minima) const {
     // Without branches: where the least is, is random, so that they would be mispredicted.
-    alignas(64) T tree[kTile], at[kTile];
+    alignas(64) T tree[kObcTile], at[kObcTile];
     for (int v = 0; v < N; ++v) {
       store(tree + v * L, minima.least[v]);
       store(at + v * L, minima.tile[v]);
     }
-    for (int half = kTile / 2; half > 0; half /= 2)
+    for (int half = kObcTile / 2; half > 0; half /= 2)
       for (int i = 0; i < half; ++i) tree[i] = tree[i + half] < tree[i] ? tree[i + half] : tree[i];
     const T least = tree[0];
     if (!(least < std::numeric_limits<T>::infinity())) return -1;
     unsigned where = 0;
     for (int v = 0; v < N; ++v) where |= equal_lanes<T>(minima.least[v], splat(least)) << (v * L);
     const int lane = __builtin_ctz(where);
-    int64_t found = static_cast<int64_t>(at[lane]) * kTile + lane;
+    int64_t found = static_cast<int64_t>(at[lane]) * kObcTile + lane;
     const bool tied = minima.tied || (where & (where - 1)) != 0;
     if (!tied) return found;
     for (int64_t i = 0; i < span(); i += L) {
@@ -193,17 +193,17 @@ class ObcRow {
   void sweep_tiles(const ColumnWalk<const T>& column, int64_t I, T scale, T factor,
                    Minima& minima) {
     constexpr int V = M * N, chains = 4 / M;
-    const int64_t used = used_, stride = s_.panel_columns * kTile, count = tiles(size_);
+    const int64_t used = used_, stride = s_.panel_columns * kObcTile, count = tiles(size_);
     const T* __restrict coefficients = s_.coefficients.get();
     T* u_all = panel(I, 0);
-    alignas(64) T entries[M][kTile];
+    alignas(64) T entries[M][kObcTile];
     Vec<T> sum[V][chains] = {};
     for (int m = 0; m < M; ++m) {
       if (I + m + ahead_ < count) column.prefetch(I + m + ahead_);
       read_tile<left>(column, I + m, entries[m]);
     }
     const auto at = [&](int v, int64_t t) {
-      return u_all + v / N * stride + t * kTile + v % N * L;
+      return u_all + v / N * stride + t * kObcTile + v % N * L;
     };
     int64_t t = 0;
     for (; t + chains <= used; t += chains)
@@ -217,7 +217,7 @@ class ObcRow {
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       for (int k = 1; k < chains; ++k) sum[v][0] += sum[v][k];
-      const int64_t i = I * kTile + v * L;
+      const int64_t i = I * kObcTile + v * L;
       const Vec<T> u = (load(entries[0] + v * L) - sum[v][0]) * scale;
       store(at(v, used), u);
       const Vec<T> w = load(w_ + i) - u * factor;
@@ -256,7 +256,7 @@ class ObcRow {
     for (int64_t i = size_; i < span(); ++i) {
       forget(i);
       diagonal_[i] = T(1);
-      for (int64_t t = 0; t < used_; ++t) panel(i / kTile, t)[i % kTile] = T(0);
+      for (int64_t t = 0; t < used_; ++t) panel(i / kObcTile, t)[i % kObcTile] = T(0);
     }
   }
 
@@ -264,7 +264,7 @@ class ObcRow {
   void move(int64_t from, int64_t to) {
     move_column(s_.matrix.get(), from, to, ahead_);
     for (int64_t t = 0; t < used_; ++t)
-      panel(to / kTile, t)[to % kTile] = panel(from / kTile, t)[from % kTile];
+      panel(to / kObcTile, t)[to % kObcTile] = panel(from / kObcTile, t)[from % kObcTile];
     w_[to] = w_[from];
     diagonal_[to] = diagonal_[from];
     column_[to] = column_[from];

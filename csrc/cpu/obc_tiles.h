@@ -22,12 +22,12 @@ int64_t tiles_ahead(int64_t m) {
 template <class T>
 struct ColumnWalk {
   ColumnWalk(T* matrix, int64_t p)
-      : P(p / kTile),
+      : P(p / kObcTile),
         lane(static_cast<int>(p % 4)),
-        row(matrix + tile_offset(P, 0) + p % kTile / 4 * 64 + lane * 4),
-        column(matrix + tile_offset(P, P) + p % kTile / 4 * 16) {}
+        row(matrix + tile_offset(P, 0) + p % kObcTile / 4 * 64 + lane * 4),
+        column(matrix + tile_offset(P, P) + p % kObcTile / 4 * 16) {}
 
-  T* row_lines(int64_t I) const { return row + I * kTileSize; }
+  T* row_lines(int64_t I) const { return row + I * kObcTileSize; }
   T* column_lines(int64_t I) const { return column + (tile_offset(I, 0) - tile_offset(P, 0)); }
 
   // Inlined by force: GCC takes a function that only prefetches for one without effect and drops
@@ -123,7 +123,7 @@ inline void move_column(T* matrix, int64_t from, int64_t to, int64_t ahead) {
   const ColumnWalk<const T> source(matrix, from);
   const ColumnWalk<T> target(matrix, to);
   const int64_t P = target.P, last = source.P;
-  alignas(64) T entries[kTile], first[kTile], corner[kTile];
+  alignas(64) T entries[kObcTile], first[kObcTile], corner[kObcTile];
   P < last ? read_tile<true>(source, P, first) : read_tile<false>(source, P, first);
   read_tile<false>(source, last, corner);
   for (int64_t I = 0; I < P; ++I) {

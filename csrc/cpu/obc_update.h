@@ -34,11 +34,11 @@ inline void update_blocks(const T* src, T* dst, const T* expanded, const T* colu
   const T* e = expanded + p0 * 16;
   const T* c = columns + q0 * 4;
   constexpr int line = 64 / static_cast<int>(sizeof(T));
-  const T* next = src + kTileSize;
+  const T* next = src + kObcTileSize;
   for (int64_t t = 0; t < b; t += kFetchEvery, next += line) {
     __builtin_prefetch(next, 1);
 #pragma GCC unroll 4
-    for (int i = 0; i < kFetchEvery * kTile; i += line, next_columns += line)
+    for (int i = 0; i < kFetchEvery * kObcTile; i += line, next_columns += line)
       __builtin_prefetch(next_columns);
 #pragma GCC unroll 16
     for (int k = 0; k < kFetchEvery; ++k, e += 64, c += 16)
@@ -78,7 +78,7 @@ inline void update_tile(const T* src, T* dst, const T* expanded, const T* column
 template <class T>
 inline void expand(const T* rows, int64_t b, T* expanded) {
   constexpr int L = Simd<T>::lanes;
-  for (int64_t t = 0; t < b; ++t, rows += kTile, expanded += 64)
+  for (int64_t t = 0; t < b; ++t, rows += kObcTile, expanded += 64)
     for (int i = 0; i < 64; i += L) {
       Vec<T> four;
       for (int l = 0; l < L; ++l) four[l] = rows[(i + l) / 4];
@@ -91,14 +91,14 @@ template <class T>
 void update_matrix(const T* src, T* dst, const T* panel, int64_t stride, int64_t b, int64_t count,
                    T* expanded) {
   const int64_t chunk =
-      std::max<int64_t>(1, kBlockBytesOfPanel / (b * kTile * static_cast<int64_t>(sizeof(T))));
+      std::max<int64_t>(1, kBlockBytesOfPanel / (b * kObcTile * static_cast<int64_t>(sizeof(T))));
   for (int64_t first = 0; first < count; first += chunk)
     for (int64_t I = first; I < count; ++I) {
-      const T* columns = panel + first * stride * kTile;
-      expand(panel + I * stride * kTile, b, expanded);
-      for (int64_t J = first; J < std::min(first + chunk, I + 1); ++J, columns += stride * kTile)
+      const T* columns = panel + first * stride * kObcTile;
+      expand(panel + I * stride * kObcTile, b, expanded);
+      for (int64_t J = first; J < std::min(first + chunk, I + 1); ++J, columns += stride * kObcTile)
         update_tile(src + tile_offset(I, J), dst + tile_offset(I, J), expanded, columns,
-                    columns + stride * kTile, b);
+                    columns + stride * kObcTile, b);
     }
 }
 

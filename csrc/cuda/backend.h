@@ -16,7 +16,7 @@ struct Backend {
 #undef SPADE_ENTRY
 };
 
-constexpr int kBackendVersion = 5;
+constexpr int kBackendVersion = 6;
 
 }  // namespace spade::cuda
 

@@ -54,7 +54,7 @@ class Ladder {
              kCholeskyThreads, first);
       if (first + kPanel >= most) break;
       const auto tiles = [&](const CholeskyPiece& p) {
-        return int64_t{blocks_of(std::max<int64_t>(0, p.D - first - kPanel), kTile)};
+        return int64_t{blocks_of(std::max<int64_t>(0, p.D - first - kPanel), kProductTile)};
       };
       launch(solve_panel<F>, over(tiles), kTileThreads, first);
       launch(update_trailing<F>,

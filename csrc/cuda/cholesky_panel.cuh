@@ -14,7 +14,7 @@ namespace spade::cuda::cholesky {
 constexpr int kPitch =
     kPanel + 1;  // of a 64 x 64 block in shared memory: columns without conflicts
 
-static_assert(kPanel == kTile, "a panel is one tile high");
+static_assert(kPanel == kProductTile, "a panel is one tile high");
 
 // Diagonal block at row `first`: R of it in place and inverse = R^-1.
 //
@@ -76,8 +76,8 @@ __global__ void __launch_bounds__(kTileThreads)
   const CholeskyPiece& p = pieces[at.piece];
   const int64_t s = at.sample, D = p.D;
   if (skipped(p, s)) return;
-  const int64_t column = first + kPanel + int64_t{at.block} * kTile;
-  const int columns = static_cast<int>(min(static_cast<int64_t>(kTile), D - column));
+  const int64_t column = first + kPanel + int64_t{at.block} * kProductTile;
+  const int columns = static_cast<int>(min(static_cast<int64_t>(kProductTile), D - column));
   const F* inverse = static_cast<const F*>(p.inverse) + s * kPanel * kPanel;
   F* panel = static_cast<F*>(p.factor) + (s * D + first) * D + column;
   F sum[kMicro][kMicro] = {};
@@ -97,10 +97,10 @@ __global__ void __launch_bounds__(kTileThreads)
   const int64_t s = at.sample, D = p.D;
   if (skipped(p, s)) return;
   const int2 tile = upper_tile(at.block);
-  const int64_t row = first + kPanel + static_cast<int64_t>(tile.x) * kTile;
-  const int64_t column = first + kPanel + static_cast<int64_t>(tile.y) * kTile;
-  const int rows = static_cast<int>(min(static_cast<int64_t>(kTile), D - row));
-  const int columns = static_cast<int>(min(static_cast<int64_t>(kTile), D - column));
+  const int64_t row = first + kPanel + static_cast<int64_t>(tile.x) * kProductTile;
+  const int64_t column = first + kPanel + static_cast<int64_t>(tile.y) * kProductTile;
+  const int rows = static_cast<int>(min(static_cast<int64_t>(kProductTile), D - row));
+  const int columns = static_cast<int>(min(static_cast<int64_t>(kProductTile), D - column));
   F* factor = static_cast<F*>(p.factor) + s * D * D;
   const F* panel = factor + first * D;
   F sum[kMicro][kMicro] = {};

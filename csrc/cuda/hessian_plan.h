@@ -1,25 +1,14 @@
-// Which grams the Hessian of a convolution needs, how they are cut into blocks, and how H is put
-// together from them (host).
-//
-// Tap a reads the input rows {o s + a dl - p}. Of taps (a, b), dy = (b - a) dl, count those with y
-// and y + dy inside the image: a progression of step s. Pairs of equal dy and equal residue of
-// y mod s share most of their lines: a core that all have, and each a few lines before and after
-// it. The same holds for columns, so
-//   H[(c, t), (d, u)] = sum over rows {core, before, after} x columns {core, before, after}
-// of C x C grams of a rectangle's pixels with those (dy, dx) away; grams of (-dy, -dx) are
-// transposes. Rectangles that several pairs of taps need are computed once, 13 large ones for the
-// 81 pairs of a 3 x 3 kernel at stride 1. Nothing is subtracted: entries keep their digits, and a
-// column of zeros gives exact zeros, wherever in the image the large values lie.
+// How the grams of a convolution's Hessian are cut into blocks, and how H is put together from them
+// (host). core/tap_plan.h says which grams; here each is a rectangle of pixels: 13 large ones for
+// the 81 pairs of taps of a 3 x 3 kernel at stride 1.
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <cstring>
-#include <map>
 #include <vector>
 
-#include "core/conv.h"
+#include "core/tap_plan.h"
 
 namespace spade::cuda {
 
@@ -58,91 +47,25 @@ constexpr int64_t kLeastSpan = 512, kMostSpan = 8192;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-struct Lines {
-  int64_t first, count;
-};
-
-// One dimension of a pair of taps: the lines it counts, of which `core` are its class's.
-struct AxisPair {
-  int64_t offset;
-  Lines lines, core;
-};
-
-inline std::vector<AxisPair> axis_pairs(int64_t size, int64_t out, int64_t kernel, int64_t stride,
-                                        int64_t pad, int64_t dilation) {
-  std::vector<AxisPair> pairs;
-  std::map<std::pair<int64_t, int64_t>, std::pair<int64_t, int64_t>> cores;  // first, last line
-  const auto key = [&](int64_t offset, int64_t line) {
-    return std::make_pair(offset, (line % stride + stride) % stride);
-  };
-  for (int64_t a = 0; a < kernel; ++a)
-    for (int64_t b = 0; b < kernel; ++b) {
-      const int64_t offset = (b - a) * dilation, first = a * dilation - pad;
-      const int64_t low = std::max<int64_t>(0, -offset), high = std::min(size, size - offset);
-      const int64_t begin = low > first ? divide_up(low - first, stride) : 0;
-      const int64_t end = high > first ? std::min(out, divide_up(high - first, stride)) : 0;
-      const Lines lines{first + begin * stride, std::max<int64_t>(0, end - begin)};
-      pairs.push_back({offset, lines, lines});
-      if (!lines.count) continue;
-      const int64_t last = lines.first + (lines.count - 1) * stride;
-      const auto [core, is_new] = cores.insert({key(offset, lines.first), {lines.first, last}});
-      if (!is_new)
-        core->second = {std::max(core->second.first, lines.first),
-                        std::min(core->second.second, last)};
-    }
-  for (AxisPair& pair : pairs) {
-    if (!pair.lines.count) continue;
-    const auto [first, last] = cores[key(pair.offset, pair.lines.first)];
-    const int64_t count = last < first ? 0 : (last - first) / stride + 1;
-    if (2 * count >= pair.lines.count) pair.core = {first, count};  // else nothing to share
-  }
-  return pairs;
-}
-
-// The pair's core and the lines before and after it.
-inline std::vector<Lines> parts(const AxisPair& pair, int64_t stride) {
-  if (!pair.lines.count) return {};
-  std::vector<Lines> out{pair.core};
-  const int64_t before = (pair.core.first - pair.lines.first) / stride;
-  const int64_t after = pair.lines.count - before - pair.core.count;
-  if (before) out.push_back({pair.lines.first, before});
-  if (after) out.push_back({pair.core.first + pair.core.count * stride, after});
-  return out;
-}
-
 // The distinct rectangles, and the terms of each pair of taps.
 struct Rectangles {
   std::vector<Rectangle> distinct;
   std::vector<std::vector<Term>> terms;  // [taps^2]
 };
 
-inline Rectangles rectangles(const spade_conv2d_t& c, const ConvSizes& sizes) {
-  const auto rows =
-      axis_pairs(c.height, sizes.out_h, c.kernel_h, c.stride_h, c.pad_top, c.dilation_h);
-  const auto columns =
-      axis_pairs(c.width, sizes.out_w, c.kernel_w, c.stride_w, c.pad_left, c.dilation_w);
+inline Rectangles rectangles(const spade_conv2d_t& conv) {
+  const TapPlan plan{TapAxes(conv)};
   Rectangles out;
-  std::map<std::array<int64_t, 6>, int32_t> index;
-  for (int64_t t = 0; t < sizes.taps; ++t)
-    for (int64_t u = 0; u < sizes.taps; ++u) {
-      const AxisPair& y = rows[t / c.kernel_w * c.kernel_h + u / c.kernel_w];
-      const AxisPair& x = columns[t % c.kernel_w * c.kernel_w + u % c.kernel_w];
-      const bool transposed = y.offset < 0 || (y.offset == 0 && x.offset < 0);
-      const int64_t dy = transposed ? -y.offset : y.offset, dx = transposed ? -x.offset : x.offset;
+  const auto number = [](int64_t x) { return static_cast<int32_t>(x); };
+  for (const OffsetGram& g : plan.grams())
+    out.distinct.push_back({number(g.ys.first), number(g.ys.count), number(g.xs.first),
+                            number(g.xs.count), number(g.dy), number(g.dx)});
+  const int64_t taps = conv.kernel_h * conv.kernel_w;
+  for (int64_t t = 0; t < taps; ++t)
+    for (int64_t u = 0; u < taps; ++u) {
       std::vector<Term>& terms = out.terms.emplace_back();
-      for (const Lines& v : parts(y, c.stride_h))
-        for (const Lines& h : parts(x, c.stride_w)) {
-          const int64_t top = v.first + (transposed ? y.offset : 0);
-          const int64_t left = h.first + (transposed ? x.offset : 0);
-          const std::array<int64_t, 6> at{top, v.count, left, h.count, dy, dx};
-          const auto [found, is_new] =
-              index.insert({at, static_cast<int32_t>(out.distinct.size())});
-          if (is_new)
-            out.distinct.push_back({static_cast<int32_t>(top), static_cast<int32_t>(at[1]),
-                                    static_cast<int32_t>(left), static_cast<int32_t>(at[3]),
-                                    static_cast<int32_t>(dy), static_cast<int32_t>(dx)});
-          terms.push_back(2 * found->second + transposed);
-        }
+      plan.each_term(std::min(t, u), std::max(t, u),
+                     [&](int64_t gram) { terms.push_back(2 * number(gram) + (t > u)); });
     }
   return out;
 }

@@ -93,7 +93,7 @@ struct HessianProblem {
     packed = (sizes.taps == 1 && conv.groups == 1) ||
              (sizes.channels >= kLeastChannels && sizes.taps <= kMostTaps);
     if (packed) {
-      plan = plan::cut(function, plan::rectangles(conv, sizes), images, conv.groups, sizes.taps,
+      plan = plan::cut(function, plan::rectangles(conv), images, conv.groups, sizes.taps,
                        sizes.channels, sizes.channels <= 64 ? 64 : 128);
     } else {
       // Columns of the unfolded input are the channels of one gram over all output positions.

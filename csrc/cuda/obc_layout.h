@@ -41,7 +41,7 @@ inline ObcRows lay_out(Workspace& workspace, ObcForm form, int64_t count, const 
   if (form != ObcForm::kWarp) rows.gone = workspace.take<int>(count * e.groups());
   if (form == ObcForm::kSingle) rows.panel = workspace.take<float>(count * e.steps * e.D);
   if (form != ObcForm::kTiled) return rows;
-  const int64_t width = (e.D + kTile - 1) / kTile * kTile, all = count * width;
+  const int64_t width = (e.D + kPackedTile - 1) / kPackedTile * kPackedTile, all = count * width;
   rows.width = static_cast<int>(width);
   rows.matrix_size = e.steps > kPanel ? packed_size(e.most_left(kPanel)) : 0;
   rows.matrix = workspace.take<float>(count * rows.matrix_size);

@@ -43,6 +43,7 @@ PatternRows<T> check_pattern(const char* function, int64_t R, int64_t D,
   check_size(function, "R", R);
   check_size(function, "D", D);
   check_pointer(function, "pattern", pattern, 1);
+  check_reserved(function, *pattern);
   const spade_obc_pattern_t p = *pattern;
   const auto number = [](int64_t x) { return static_cast<long long>(x); };
   SPADE_CHECK(p.block >= 1 && D % p.block == 0,

@@ -7,24 +7,24 @@
 
 namespace spade::cuda::obc {
 
-constexpr int kTile = 128;   // edge of a tile of the packed matrix
-constexpr int kPanel = 128;  // B, eliminations between two updates of the matrix
+constexpr int kPackedTile = 128;  // edge of a tile of the packed matrix
+constexpr int kPanel = 128;       // B, eliminations between two updates of the matrix
 
-// Symmetric m x m matrices are kept as their lower kTile x kTile tiles, row of tiles after row of
-// tiles, row-major inside; diagonal tiles are stored whole.
+// Symmetric m x m matrices are kept as their lower kPackedTile x kPackedTile tiles, row of tiles
+// after row of tiles, row-major inside; diagonal tiles are stored whole.
 __host__ __device__ inline int64_t packed_size(int64_t m) {
-  const int64_t tiles = (m + kTile - 1) / kTile;
-  return tiles * (tiles + 1) / 2 * kTile * kTile;
+  const int64_t tiles = (m + kPackedTile - 1) / kPackedTile;
+  return tiles * (tiles + 1) / 2 * kPackedTile * kPackedTile;
 }
 
 __host__ __device__ inline int packed_index(int i, int j) {
-  if (i / kTile < j / kTile) {
+  if (i / kPackedTile < j / kPackedTile) {
     const int swap = i;
     i = j;
     j = swap;
   }
-  const int I = i / kTile, J = j / kTile;
-  return ((I * (I + 1) / 2 + J) * kTile + i % kTile) * kTile + j % kTile;
+  const int I = i / kPackedTile, J = j / kPackedTile;
+  return ((I * (I + 1) / 2 + J) * kPackedTile + i % kPackedTile) * kPackedTile + j % kPackedTile;
 }
 
 // n of each m consecutive columns of a row go, then the others of the group are kept for good and
@@ -39,7 +39,7 @@ struct GroupPattern {
 struct ObcRows {
   const float* weights;  // [rows, D]
   RowMatrices<float> hinv;
-  int D, steps, width;  // width = D rounded up to kTile
+  int D, steps, width;  // width = D rounded up to kPackedTile
   int n, m;             // of GroupPattern
   int64_t matrix_size;
   float* matrix;    // [rows, matrix_size]: A of the kept columns, packed; stale by the panel

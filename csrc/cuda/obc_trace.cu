@@ -66,7 +66,7 @@ void run_tiled(const Device& device, const Elimination& e, const ObcRows& rows, 
                  panel.dynamic_bytes(size), stream, PanelTask{rows, step, pivots, more, half});
     step += pivots;
     if (more) {
-      const int tiles = (static_cast<int>(e.most_left(step)) + kTile - 1) / kTile;
+      const int tiles = (static_cast<int>(e.most_left(step)) + kPackedTile - 1) / kPackedTile;
       const dim3 grid(static_cast<unsigned>(tiles * (tiles + 1) / 2), n);
       const UpdateTask task{rows, step == pivots};
       if (half)

@@ -30,14 +30,14 @@ __device__ __forceinline__ void tile_of(int n, int& I, int& J) {
 
 // One tile's rows and columns before they moved, and what their factors were divided by.
 struct TileEdges {
-  int row[kTile], column[kTile];
-  float row_scale[kTile], column_scale[kTile];
+  int row[kPackedTile], column[kPackedTile];
+  float row_scale[kPackedTile], column_scale[kPackedTile];
   const float* hinv;  // of the block's row
 };
 
 __device__ __forceinline__ void read_edge(const UpdateTask& task, int64_t at_row, int size,
                                           int start, int* from, float* scale) {
-  for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kUpdateThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < kPackedTile; i += kUpdateThreads) {
     const int at = start + i;
     const bool in = at < size;
     from[i] = in ? task.rows.source[at_row + at] : at;
@@ -48,8 +48,8 @@ __device__ __forceinline__ void read_edge(const UpdateTask& task, int64_t at_row
 __device__ __forceinline__ void read_edges(TileEdges& edges, const UpdateTask& task, int64_t at_row,
                                            int size, int I, int J) {
   if (threadIdx.x == 0) edges.hinv = task.rows.hinv.of(blockIdx.y);
-  read_edge(task, at_row, size, I * kTile, edges.row, edges.row_scale);
-  read_edge(task, at_row, size, J * kTile, edges.column, edges.column_scale);
+  read_edge(task, at_row, size, I * kPackedTile, edges.row, edges.row_scale);
+  read_edge(task, at_row, size, J * kPackedTile, edges.column, edges.column_scale);
 }
 
 // new[i, j .. j + N) = old - change; i and j count within tile (I, J), N divides j.
@@ -58,7 +58,7 @@ __device__ __forceinline__ void subtract(const UpdateTask& task, const TileEdges
                                          float* matrix, int size, int I, int J, int i, int j,
                                          const float (&change)[N]) {
   using Vector = typename std::conditional<N == 4, float4, float2>::type;
-  const int row = I * kTile + i, column = J * kTile + j, left = size - column;
+  const int row = I * kPackedTile + i, column = J * kPackedTile + j, left = size - column;
   if (row >= size || left <= 0) return;
   float* to = matrix + packed_index(row, column);
   bool still = !task.first && edges.row[i] == row && left >= N;
@@ -85,7 +85,7 @@ __device__ __forceinline__ void subtract(const UpdateTask& task, const TileEdges
 // Each thread computes 8 x 8 entries: rows and columns 4 t .. 4 t + 3 and those 64 further. U comes
 // in slices of kSlice columns, the next one copied while the present one is used.
 __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_ffma(UpdateTask task) {
-  constexpr int kSlice = 16, kSlices = kPanel / kSlice, kVectors = kTile / 4;
+  constexpr int kSlice = 16, kSlices = kPanel / kSlice, kVectors = kPackedTile / 4;
   SPADE_SHARED(float4, left_shared, 2 * kSlice * kVectors);
   SPADE_SHARED(float4, right_shared, 2 * kSlice * kVectors);
   SPADE_SHARED(TileEdges, edges, 1);
@@ -95,7 +95,8 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_ffma(UpdateTask 
   const int size = rows.size[r];
   int I, J;
   tile_of(static_cast<int>(blockIdx.x), I, J);
-  if (I * kTile >= size) return;  // an n:m pattern may leave fewer columns than the grid covers
+  if (I * kPackedTile >= size)
+    return;  // an n:m pattern may leave fewer columns than the grid covers
   const int tid = static_cast<int>(threadIdx.x), ty = tid / 16, tx = tid % 16;
   const float* panel = rows.panel + at_row * kPanel;
   const auto copy = [&](int slice) {
@@ -103,8 +104,8 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_ffma(UpdateTask 
     float4* right = right_shared + slice % 2 * kSlice * kVectors;
     for (int e = tid; e < kSlice * kVectors; e += kUpdateThreads) {
       const float* from = panel + (slice * kSlice + e / kVectors) * rows.width + e % kVectors * 4;
-      cp_async16(left + e, from + I * kTile);
-      cp_async16(right + e, from + J * kTile);
+      cp_async16(left + e, from + I * kPackedTile);
+      cp_async16(right + e, from + J * kPackedTile);
     }
     cp_async_commit();
   };

@@ -15,7 +15,7 @@ namespace spade::cuda::obc {
 
 constexpr int kHalfSlice = 64;
 constexpr int kHalfStride = kHalfSlice + 8;  // 144 bytes: rows fall into different banks
-constexpr size_t kHalfSharedBytes = 4 * kTile * kHalfStride * sizeof(uint16_t);
+constexpr size_t kHalfSharedBytes = 4 * kPackedTile * kHalfStride * sizeof(uint16_t);
 
 struct HalfTile {
   int I, J;  // of tiles
@@ -33,14 +33,14 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_half(UpdateTask 
     const int size = rows.size[r];
     int I, J;
     tile_of(static_cast<int>(blockIdx.x), I, J);
-    if (I * kTile >= size) return;
+    if (I * kPackedTile >= size) return;
     if (threadIdx.x == 0) *tile = {I, J, size};
     read_edges(*edges, task, at_row, size, I, J);
     __syncthreads();  // the tile is known
   }
   const int tid = static_cast<int>(threadIdx.x), lane = tid & 31, warp = tid >> 5;
   const int top = warp % 2 * 64, start = warp / 2 * 32;  // the warp's part of the tile
-  constexpr int kPart = kTile * kHalfStride;
+  constexpr int kPart = kPackedTile * kHalfStride;
   uint16_t *left_high = dynamic, *left_low = dynamic + kPart;
   uint16_t *right_high = dynamic + 2 * kPart, *right_low = dynamic + 3 * kPart;
   float sum[4][4][4] = {};  // [16 rows, 8 columns, fragment]
@@ -48,11 +48,11 @@ __global__ void __launch_bounds__(kUpdateThreads, 2) obc_update_half(UpdateTask 
   for (int slice = 0; slice < kPanel; slice += kHalfSlice) {
     if (slice) __syncthreads();  // the last slice has been read
 #pragma unroll 1
-    for (int e = tid; e < kTile * kHalfSlice / 8; e += kUpdateThreads) {
+    for (int e = tid; e < kPackedTile * kHalfSlice / 8; e += kUpdateThreads) {
       const int i = e / (kHalfSlice / 8), c = e % (kHalfSlice / 8) * 8;
       const int to = i * kHalfStride + c;
-      const int row = min(tile->I * kTile + i, tile->size - 1);
-      const int column = min(tile->J * kTile + i, tile->size - 1);
+      const int row = min(tile->I * kPackedTile + i, tile->size - 1);
+      const int column = min(tile->J * kPackedTile + i, tile->size - 1);
       const int64_t a = (at_row + row) * kPanel + slice + c;
       const int64_t b = (at_row + column) * kPanel + slice + c;
       cp_async16(left_high + to, rows.high + a);

@@ -10,7 +10,7 @@
 
 namespace spade::cuda {
 
-constexpr int kTile = 64;         // columns of each operand
+constexpr int kProductTile = 64;  // columns of each operand
 constexpr int kTileDepth = 16;    // rows of each operand in shared memory
 constexpr int kTileThreads = 64;  // each loads a column of both and owns kMicro x kMicro sums
 constexpr int kMicro = 8;
@@ -26,7 +26,7 @@ struct alignas(16) Quad {
 
 // Shared memory of one operand.
 #define SPADE_TILE_OPERAND(T, name) \
-  SPADE_SHARED(::spade::cuda::Quad<T>, name, kTileDepth* kTile / 4)
+  SPADE_SHARED(::spade::cuda::Quad<T>, name, kTileDepth* kProductTile / 4)
 
 // Column of the tile behind entry i of a thread's `part` (0 to 7) of a side: runs of four, so that
 // eight threads read 128 bytes in a row.
@@ -54,8 +54,8 @@ __device__ __forceinline__ void multiply_tile(const T* a, int64_t lda, int colum
     }
 #pragma unroll
     for (int k = 0; k < kTileDepth; ++k) {
-      reinterpret_cast<T*>(shared_a)[k * kTile + column] = from_a[k];
-      reinterpret_cast<T*>(shared_b)[k * kTile + column] = from_b[k];
+      reinterpret_cast<T*>(shared_a)[k * kProductTile + column] = from_a[k];
+      reinterpret_cast<T*>(shared_b)[k * kProductTile + column] = from_b[k];
     }
     __syncthreads();  // operands are complete
 #pragma unroll
@@ -63,8 +63,8 @@ __device__ __forceinline__ void multiply_tile(const T* a, int64_t lda, int colum
       Quad<T> x[2], y[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        x[half] = shared_a[k * (kTile / 4) + half * 8 + row_part];
-        y[half] = shared_b[k * (kTile / 4) + half * 8 + column_part];
+        x[half] = shared_a[k * (kProductTile / 4) + half * 8 + row_part];
+        y[half] = shared_b[k * (kProductTile / 4) + half * 8 + column_part];
       }
 #pragma unroll
       for (int i = 0; i < kMicro; ++i)

@@ -92,12 +92,12 @@ class Launches {
     if (samples.blocks() == 0) return;
     for (int done = 0;; ++done) {
       const Spread now = over([&](const Piece<T>& p) {
-        return tiles(p.R, std::min<int64_t>(kLazy, left(p, done)), kTile);
+        return tiles(p.R, std::min<int64_t>(kLazy, left(p, done)), kProductTile);
       });
       if (now.blocks() == 0) break;
       launch(weights_now<T>, now, kTileThreads, begin + done, begin);
       launch(carry_errors<T>,
-             over([&](const Piece<T>& p) { return tiles(p.R, left(p, done + 1), kTile); }),
+             over([&](const Piece<T>& p) { return tiles(p.R, left(p, done + 1), kProductTile); }),
              kTileThreads, begin + done, begin);
     }
     launch(select_wide<T>, samples, row_threads(samples), begin);
@@ -106,8 +106,8 @@ class Launches {
   void lazy_block(int index) {
     const auto width = [&](const Piece<T>& p) { return p.partition.width(index); };
     launch(weights_now<T>,
-           at(index, [&](const Piece<T>& p) { return tiles(p.R, width(p), kTile); }), kTileThreads,
-           index, -1);
+           at(index, [&](const Piece<T>& p) { return tiles(p.R, width(p), kProductTile); }),
+           kTileThreads, index, -1);
     const Spread samples = at(index, [](const Piece<T>&) { return 1; });
     launch(prune_lazy_block<T>, samples, row_threads(samples), index);
     launch(finish_lazy_block<T>,
@@ -116,7 +116,7 @@ class Launches {
     launch(carry_errors<T>,
            at(index,
               [&](const Piece<T>& p) {
-                return tiles(p.R, p.D - p.partition.first(index) - width(p), kTile);
+                return tiles(p.R, p.D - p.partition.first(index) - width(p), kProductTile);
               }),
            kTileThreads, index, -1);
   }
@@ -129,6 +129,7 @@ class Launches {
 
 void check_layer(const std::string& function, const spade_cuda_sparsegpt_layer_t& layer) {
   const char* name = function.c_str();
+  check_reserved(name, layer);
   check_size(name, "S", layer.S);
   check_size(name, "R", layer.R);
   check_size(name, "D", layer.D);

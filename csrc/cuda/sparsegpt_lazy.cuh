@@ -91,10 +91,10 @@ __global__ void __launch_bounds__(kTileThreads)
   const int64_t s = at.sample, stride = p.stride;
   const int first = p.partition.first(index);
   if (p.info[s] != 0) return;
-  const int2 tile = tile_of(at.block, p.R, kTile);
+  const int2 tile = tile_of(at.block, p.R, kProductTile);
   const int64_t row = tile.x;
   const int column = tile.y, width = p.partition.width(index);
-  const int columns = min(kTile, width - column), rows = within(kTile, p.R - row);
+  const int columns = min(kProductTile, width - column), rows = within(kProductTile, p.R - row);
   const int origin = begin < 0 ? 0 : p.partition.first(begin);
   const Columns<T> product = product_of(p, index > begin ? begin : -1, origin);
   const Columns<T> to = weights_of(p, index, begin);
@@ -124,11 +124,11 @@ __global__ void __launch_bounds__(kTileThreads)
   const int first = p.partition.first(index);
   if (p.info[s] != 0) return;
   const int width = p.partition.width(index);
-  const int2 tile = tile_of(at.block, p.R, kTile);
+  const int2 tile = tile_of(at.block, p.R, kProductTile);
   const int row = tile.x, column = first + width + tile.y;
   const int64_t end = begin < 0 ? p.D : p.partition.end_of_span(begin);
   const int origin = begin < 0 ? 0 : p.partition.first(begin);
-  const int columns = within(kTile, end - column), rows = within(kTile, p.R - row);
+  const int columns = within(kProductTile, end - column), rows = within(kProductTile, p.R - row);
   T sum[kMicro][kMicro] = {};
   multiply_tile<T>(p.v + (s * p.D + first) * p.D + column, p.D, columns,
                    p.error + s * kLazy * stride + row, stride, rows, width, shared_a, shared_b,

@@ -4,6 +4,10 @@
 
 #include <pybind11/pybind11.h>
 
+#include <array>
+#include <cstddef>
+#include <cstring>
+
 #include "spade/spade.h"
 
 namespace spade::python {
@@ -30,10 +34,21 @@ class ProgressBridge {
   static int report(void* self, int64_t done, int64_t total);
 
   py::object callback_;
-  spade_progress_t target_{&ProgressBridge::report, this};
+  spade_progress_t target_{&ProgressBridge::report, this, {}};
   bool raised_ = false;
   PyObject *type_ = nullptr, *value_ = nullptr, *traceback_ = nullptr;
 };
+
+// The fields of spade_conv2d_t in order, but for those that are reserved: batch, channels, height,
+// width and their strides, then kernel, stride, pads, dilation, groups.
+using Conv2dFields = std::array<int64_t, 19>;
+
+inline spade_conv2d_t conv2d_of(const Conv2dFields& fields) {
+  static_assert(sizeof fields == offsetof(spade_conv2d_t, reserved));
+  spade_conv2d_t conv{};
+  std::memcpy(&conv, fields.data(), sizeof fields);
+  return conv;
+}
 
 // Turn a status into ValueError, SingularHessianError, MemoryError or RuntimeError.
 void check(spade_status_t status);
@@ -57,10 +72,24 @@ void run(py::object callback, Call&& call) {
   check(status_of(std::move(callback), std::forward<Call>(call)));
 }
 
-void bind_cuda(py::module_& module);
-void bind_hessian(py::module_& module);
-void bind_inverse(py::module_& module);
-void bind_obc(py::module_& module);
-void bind_sparsegpt(py::module_& module);
+// Adds the functions of one file to the module: SPADE_BINDINGS(module) { module.def(...); }
+class Bindings {
+ public:
+  explicit Bindings(void (*add)(py::module_&)) : next_(first()), add_(add) { first() = this; }
+  static void add_all(py::module_& module) {
+    for (const Bindings* one = first(); one; one = one->next_) one->add_(module);
+  }
+
+ private:
+  static const Bindings*& first();
+
+  const Bindings* next_;
+  void (*add_)(py::module_&);
+};
+
+#define SPADE_BINDINGS(module)                                                 \
+  static void add_bindings(::spade::python::py::module_& module);              \
+  static const ::spade::python::Bindings bindings_of_this_file(&add_bindings); \
+  static void add_bindings(::spade::python::py::module_& module)
 
 }  // namespace spade::python

@@ -15,15 +15,6 @@ namespace {
 
 using Address = uintptr_t;
 
-// The fields of spade_conv2d_t in order.
-using Fields = std::array<int64_t, sizeof(spade_conv2d_t) / sizeof(int64_t)>;
-
-spade_conv2d_t conv2d_of(const Fields& fields) {
-  spade_conv2d_t conv;
-  std::memcpy(&conv, fields.data(), sizeof conv);
-  return conv;
-}
-
 // Launching is quick, but a full queue waits: without the GIL.
 template <class Call>
 void queue(Call&& call) {
@@ -58,7 +49,7 @@ void bind_hessian_cuda(py::module_& module) {
                                                   pointer<void>(stream));
                });
              });
-  module.def("cuda_hessian_conv2d_workspace", [](const Fields& fields, int64_t S, int dtype,
+  module.def("cuda_hessian_conv2d_workspace", [](const Conv2dFields& fields, int64_t S, int dtype,
                                                  int precision) {
     const spade_conv2d_t conv = conv2d_of(fields);
     return workspace([&](size_t* bytes) {
@@ -66,8 +57,8 @@ void bind_hessian_cuda(py::module_& module) {
     });
   });
   module.def("cuda_hessian_conv2d",
-             [](Address x, int dtype, const Fields& fields, int64_t S, int precision, Address h,
-                Address scratch, size_t bytes, Address stream) {
+             [](Address x, int dtype, const Conv2dFields& fields, int64_t S, int precision,
+                Address h, Address scratch, size_t bytes, Address stream) {
                const spade_conv2d_t conv = conv2d_of(fields);
                queue([&] {
                  return spade_cuda_hessian_conv2d(pointer<void>(x), dtype, &conv, S, precision,
@@ -167,13 +158,14 @@ std::vector<spade_cuda_sparsegpt_layer_t> layers_of(const std::vector<LayerField
     layers.push_back({S,
                       R,
                       D,
-                      {sparsity, block_size, n, m, damp, extra},
+                      {sparsity, block_size, n, m, damp, extra, {}},
                       pointer<void>(w),
                       w_stride,
                       pointer<void>(h),
                       pointer<void>(out),
                       pointer<double>(damp_used),
-                      pointer<int32_t>(info)});
+                      pointer<int32_t>(info),
+                      {}});
   return layers;
 }
 
@@ -198,7 +190,7 @@ void bind_sparsegpt_cuda(py::module_& module) {
 
 }  // namespace
 
-void bind_cuda(py::module_& module) {
+SPADE_BINDINGS(module) {
   module.def("cuda_is_available", [] { return spade_cuda_is_available() != 0; });
   module.def("cuda_unavailable_reason", &spade_cuda_unavailable_reason);
   module.def("cuda_build_info", &spade_cuda_build_info);

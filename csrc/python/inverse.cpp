@@ -19,7 +19,7 @@ void bind(py::module_& module, const char* name, Call call) {
 
 }  // namespace
 
-void bind_inverse(py::module_& module) {
+SPADE_BINDINGS(module) {
   bind<float>(module, "damped_inverse_f32", spade_damped_inverse_f32);
   bind<double>(module, "damped_inverse_f64", spade_damped_inverse_f64);
 }

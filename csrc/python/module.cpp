@@ -28,6 +28,11 @@ void ProgressBridge::rethrow() {
   throw py::error_already_set();
 }
 
+const Bindings*& Bindings::first() {
+  static const Bindings* first = nullptr;
+  return first;
+}
+
 void check(spade_status_t status) {
   if (status == SPADE_SUCCESS) return;
   const char* text = spade_last_error();
@@ -67,9 +72,5 @@ PYBIND11_MODULE(_C, module) {
   });
   module.def("all_finite_f32", &is_finite<float>);
   module.def("all_finite_f64", &is_finite<double>);
-  bind_cuda(module);
-  bind_hessian(module);
-  bind_inverse(module);
-  bind_obc(module);
-  bind_sparsegpt(module);
+  Bindings::add_all(module);
 }

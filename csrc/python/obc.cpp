@@ -32,7 +32,7 @@ SPADE_DEFINE_API(double, f64)
 // given up is no exception here: the Python layer names it.
 template <class Call>
 py::tuple outcome_of(const py::object& progress, Call&& call) {
-  spade_obc_outcome_t outcome{0, -1, 0, 0};
+  spade_obc_outcome_t outcome{0, -1, 0, 0, {}};
   const spade_status_t status =
       status_of(progress, [&](const spade_progress_t* target) { return call(&outcome, target); });
   if (outcome.row < 0 || status != SPADE_SINGULAR) check(status);
@@ -45,7 +45,7 @@ void bind(py::module_& module, const std::string& suffix) {
              [](Address w, Address h, int64_t R, int64_t D, int64_t n, int64_t m, int64_t block,
                 double damp, Address order, Address loss, Address dense, Address damped,
                 Address hinv, int threads, const py::object& progress) {
-               const spade_obc_t options{0, n, m, block, damp};
+               const spade_obc_t options{0, n, m, block, damp, {}};
                return outcome_of(progress, [&](auto* outcome, auto* target) {
                  return Api<T>::eliminate(pointer<T>(w), pointer<T>(h), R, D, &options,
                                           pointer<int32_t>(order), pointer<T>(loss),
@@ -57,7 +57,7 @@ void bind(py::module_& module, const std::string& suffix) {
       ("obc_prune_" + suffix).c_str(),
       [](Address w, Address h, int64_t R, int64_t D, int64_t n, int64_t m, int64_t block,
          double damp, double sparsity, Address out, int threads, const py::object& progress) {
-        const spade_obc_t options{sparsity, n, m, block, damp};
+        const spade_obc_t options{sparsity, n, m, block, damp, {}};
         return outcome_of(progress, [&](auto* outcome, auto* target) {
           return Api<T>::prune(pointer<T>(w), pointer<T>(h), R, D, &options, pointer<T>(out),
                                outcome, threads, target);
@@ -89,7 +89,7 @@ void bind(py::module_& module, const std::string& suffix) {
 
 }  // namespace
 
-void bind_obc(py::module_& module) {
+SPADE_BINDINGS(module) {
   bind<float>(module, "f32");
   bind<double>(module, "f64");
 }

@@ -16,7 +16,7 @@ void bind(py::module_& module, const char* name, Prune prune) {
   module.def(name, [=](Address w, int64_t w_stride, Address h, int64_t S, int64_t R, int64_t D,
                        double sparsity, int64_t block_size, int64_t n, int64_t m, double damp,
                        int64_t extra, Address out, int threads, py::object progress) {
-    const spade_sparsegpt_t options{sparsity, block_size, n, m, damp, extra};
+    const spade_sparsegpt_t options{sparsity, block_size, n, m, damp, extra, {}};
     std::vector<double> damp_used(static_cast<size_t>(S));
     std::vector<int32_t> info(static_cast<size_t>(S));
     run(std::move(progress), [&](const spade_progress_t* target) {
@@ -29,7 +29,7 @@ void bind(py::module_& module, const char* name, Prune prune) {
 
 }  // namespace
 
-void bind_sparsegpt(py::module_& module) {
+SPADE_BINDINGS(module) {
   bind<float>(module, "sparsegpt_prune_f32", spade_sparsegpt_prune_f32);
   bind<double>(module, "sparsegpt_prune_f64", spade_sparsegpt_prune_f64);
 }

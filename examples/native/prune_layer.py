@@ -19,6 +19,7 @@ class Options(ctypes.Structure):
         ("m", ctypes.c_int64),
         ("damp", ctypes.c_double),
         ("extra", ctypes.c_int64),
+        ("reserved", ctypes.c_int64 * 2),
     ]
 
 

@@ -94,6 +94,14 @@ TEST_CASE(errors) {
               SPADE_INVALID_ARGUMENT, "spade_hessian_conv2d_set: conv must not be NULL");
   const spade_progress_t stop{[](void*, int64_t, int64_t) { return 1; }, nullptr};
   CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 2, h, 1, &stop), SPADE_CANCELLED, "cancelled");
+  spade_progress_t later{};
+  later.reserved[0] = h;
+  CHECK_FAILS(spade_hessian_linear_f32(x, 2, 2, 2, h, 1, &later), SPADE_INVALID_ARGUMENT,
+              "progress: reserved fields must be NULL");
+  conv = {1, 1, 2, 2, 4, 4, 2, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1};
+  conv.reserved[4] = 2;
+  CHECK_FAILS(spade_hessian_conv2d_f32(x, &conv, SPADE_HESSIAN_AUTO, h, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "reserved fields must be 0, got 2");
 }
 
 TEST_CASE(linear_layers) {

@@ -184,6 +184,11 @@ TEST_CASE(what_float_does_not_do) {
   spade_obc_outcome_t outcome;
   CHECK_OK(spade_obc_prune_f32(w.data(), h.data(), R, D, &options, expected.data(), &outcome, 1,
                                nullptr));
+  options.reserved[2] = 1;
+  CHECK_FAILS(
+      spade_obc_prune_f32(w.data(), h.data(), R, D, &options, out.data(), &outcome, 1, nullptr),
+      SPADE_INVALID_ARGUMENT, "reserved fields must be 0, got 1");
+  options.reserved[2] = 0;
   for (const int exponent : {-116, 116}) {
     std::vector<float> scaled(w);
     for (float& x : scaled) x = std::ldexp(x, exponent);

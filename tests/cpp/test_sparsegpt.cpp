@@ -57,6 +57,9 @@ TEST_CASE(errors) {
   CHECK_FAILS(call(), SPADE_INVALID_ARGUMENT, "m must divide D");
   options = {0.5, 1, 0, 0, 0.01, 0};
   CHECK_OK(call());
+  options.reserved[1] = 1;
+  CHECK_FAILS(call(), SPADE_INVALID_ARGUMENT, "reserved fields must be 0, got 1");
+  options.reserved[1] = 0;
   // Not finite in the triangle that is not read, of a sample in the middle.
   constexpr int64_t S = 3, D = 140;
   std::vector<double> h, weights(D, 1.0), pruned(S * D), used(S);

@@ -44,6 +44,7 @@ def caught(test: str, libspade: Path, folder: Path, seconds: float) -> bool:
     copies = [folder / "cuda" / name for name in SOURCES[test]]
     kernels = [copy if copy.exists() else CSRC / "cuda" / copy.name for copy in copies]
     command += [str(ROOT / "tests" / "cuda" / f"{test}.cpp"), str(CSRC / "core" / "status.cpp")]
+    command += [str(CSRC / "core" / "tap_plan.cpp")]
     command += ["-xc++", *map(str, kernels), "-xnone"]
     command += [f"-L{libspade}", "-lspade", f"-Wl,-rpath,{libspade}", "-o", str(program)]
     subprocess.run(command, check=True)

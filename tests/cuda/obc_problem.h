@@ -14,18 +14,18 @@ namespace {
 
 using namespace spade::cuda::obc;
 
-struct Problem {
+struct ObcProblem {
   int64_t R, D;
   std::vector<float> w, hinv;  // [R, D], [G, D, D]
   int64_t G = 1;
 };
 
 // A = V V^T / k + 0.05 I: correlated columns, condition about 1e3. Each eighth weight is zero.
-Problem random_problem(int64_t R, int64_t D, unsigned seed) {
+ObcProblem random_problem(int64_t R, int64_t D, unsigned seed) {
   constexpr int64_t k = 16;
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
-  Problem p{R, D, std::vector<float>(R * D), std::vector<float>(D * D)};
+  ObcProblem p{R, D, std::vector<float>(R * D), std::vector<float>(D * D)};
   std::vector<float> v(D * k);
   for (float& x : v) x = normal(generator);
   for (int64_t i = 0; i < R * D; ++i) p.w[i] = generator() % 8 ? normal(generator) : 0.0f;
@@ -43,7 +43,7 @@ struct Result {
   std::vector<float> loss;
 };
 
-Result run(const Problem& p, ObcForm form, const Elimination& e, int update,
+Result run(const ObcProblem& p, ObcForm form, const Elimination& e, int update,
            size_t limit = SIZE_MAX) {
   const int64_t steps = e.steps;
   const DeviceArray<float> w(p.w), hinv(p.hinv);
@@ -58,7 +58,7 @@ Result run(const Problem& p, ObcForm form, const Elimination& e, int update,
   return {order.values(), info.values(), loss.values()};
 }
 
-void check_row(const Problem& p, const Result& result, int64_t r, const Elimination& e) {
+void check_row(const ObcProblem& p, const Result& result, int64_t r, const Elimination& e) {
   const int64_t D = p.D, steps = e.steps;
   std::vector<double> a(p.hinv.begin(), p.hinv.end());
   std::vector<double> w(p.w.begin() + r * D, p.w.begin() + (r + 1) * D);
@@ -108,10 +108,10 @@ bool same(const Result& a, const Result& b) {
 // across matrices too.
 void test_matrices(ObcForm form, int64_t rows, const Elimination& e, int update) {
   constexpr int64_t G = 3;
-  Problem all{G * rows, e.D, {}, {}, G};
+  ObcProblem all{G * rows, e.D, {}, {}, G};
   Result expected;
   for (unsigned g = 0; g < G; ++g) {
-    const Problem p = random_problem(rows, e.D, 10 + g);
+    const ObcProblem p = random_problem(rows, e.D, 10 + g);
     const Result one = run(p, form, e, update);
     all.w.insert(all.w.end(), p.w.begin(), p.w.end());
     all.hinv.insert(all.hinv.end(), p.hinv.begin(), p.hinv.end());
@@ -126,7 +126,7 @@ void test_matrices(ObcForm form, int64_t rows, const Elimination& e, int update)
 }
 
 void test_schedules(ObcForm form, int64_t R, const Elimination& e, int update) {
-  const Problem p = random_problem(R, e.D, 1);
+  const ObcProblem p = random_problem(R, e.D, 1);
   const Result expected = run(p, form, e, update);
 #ifdef __SANITIZE_THREAD__
   return;

@@ -40,7 +40,7 @@ inline std::vector<float> hessian(int64_t D, unsigned seed) {
 }
 
 template <class T>
-struct Problem {
+struct SparseGptProblem {
   int64_t S, R, D;
   spade_sparsegpt_t options;
   std::vector<T> w, h;  // [1 or S, R, D], [S, D, D]
@@ -51,9 +51,9 @@ struct Problem {
 };
 
 template <class T = float>
-Problem<T> problem(int64_t S, int64_t R, int64_t D, const spade_sparsegpt_t& options) {
+SparseGptProblem<T> problem(int64_t S, int64_t R, int64_t D, const spade_sparsegpt_t& options) {
   const std::vector<float> w = normal(R * D, 1);
-  Problem<T> p{S, R, D, options, {w.begin(), w.end()}, {}};
+  SparseGptProblem<T> p{S, R, D, options, {w.begin(), w.end()}, {}};
   for (int64_t s = 0; s < S; ++s) {
     const std::vector<float> h = hessian(D, static_cast<unsigned>(2 + s));
     p.h.insert(p.h.end(), h.begin(), h.end());
@@ -78,7 +78,7 @@ constexpr int kDtype = sizeof(T) == 4 ? SPADE_FLOAT32 : SPADE_FLOAT64;
 // A problem on the device.
 template <class T>
 struct OnDevice {
-  explicit OnDevice(const Problem<T>& p)
+  explicit OnDevice(const SparseGptProblem<T>& p)
       : w(p.w), h(p.h), out(p.S * p.R * p.D), damp_used(p.S), info(p.S) {
     layer = {p.S,          p.R,     p.D,       p.options,       w.get(),
              p.w_stride(), h.get(), out.get(), damp_used.get(), info.get()};
@@ -94,10 +94,11 @@ struct OnDevice {
 
 // All problems in one call, on a stream of their own: the emulation refuses work on any other.
 template <class T>
-std::vector<Result<T>> prune(const std::vector<Problem<T>>& problems, size_t limit = SIZE_MAX) {
+std::vector<Result<T>> prune(const std::vector<SparseGptProblem<T>>& problems,
+                             size_t limit = SIZE_MAX) {
   std::vector<std::unique_ptr<OnDevice<T>>> held;
   std::vector<spade_cuda_sparsegpt_layer_t> layers;
-  for (const Problem<T>& p : problems) {
+  for (const SparseGptProblem<T>& p : problems) {
     held.push_back(std::make_unique<OnDevice<T>>(p));
     layers.push_back(held.back()->layer);
   }
@@ -117,15 +118,15 @@ std::vector<Result<T>> prune(const std::vector<Problem<T>>& problems, size_t lim
 }
 
 template <class T>
-Result<T> prune(const Problem<T>& p, size_t limit = SIZE_MAX) {
-  return prune(std::vector<Problem<T>>{p}, limit)[0];
+Result<T> prune(const SparseGptProblem<T>& p, size_t limit = SIZE_MAX) {
+  return prune(std::vector<SparseGptProblem<T>>{p}, limit)[0];
 }
 
 // Columns of sample s before the first mask block whose threshold separates scores by less than
 // kClear, from the published recurrence in double, U by Cholesky of the inverse; D if there is
 // none.
 template <class T>
-int64_t clear_columns(const Problem<T>& p, int64_t s, double damp) {
+int64_t clear_columns(const SparseGptProblem<T>& p, int64_t s, double damp) {
   const int64_t R = p.R, D = p.D, mask = p.mask();
   std::vector<double> h(p.h.begin() + s * D * D, p.h.begin() + (s + 1) * D * D);
   std::vector<double> a(h.size());
@@ -177,7 +178,7 @@ int64_t clear_columns(const Problem<T>& p, int64_t s, double damp) {
 
 // Share of the columns that could be compared.
 template <class T>
-double check_against_cpu(const Problem<T>& p, const Result<T>& result) {
+double check_against_cpu(const SparseGptProblem<T>& p, const Result<T>& result) {
   const std::vector<double> w(p.w.begin(), p.w.end()), h(p.h.begin(), p.h.end());
   std::vector<double> out(static_cast<size_t>(p.S * p.R * p.D)), damp_used(p.S);
   std::vector<int32_t> info(p.S);
@@ -216,7 +217,7 @@ double check_against_cpu(const Problem<T>& p, const Result<T>& result) {
 }
 
 template <class T>
-void check(const Problem<T>& p) {
+void check(const SparseGptProblem<T>& p) {
   const double compared = check_against_cpu(p, prune(p));
   if (!(compared > 0.5)) std::printf("R %ld D %ld mask %ld: %g\n", p.R, p.D, p.mask(), compared);
   CHECK(compared > 0.5);

@@ -12,7 +12,7 @@ void plan_holds(const Convolution& c) {
   std::vector<double> expected(static_cast<size_t>(sizes.D * sizes.D));
   CHECK_SUCCESS(
       spade_hessian_conv2d_f64(x.data(), &conv, SPADE_HESSIAN_DIRECT, expected.data(), 1, nullptr));
-  const auto plan = spade::cuda::plan::rectangles(conv, sizes);
+  const auto plan = spade::cuda::plan::rectangles(conv);
   std::vector<double> grams;
   for (const spade::cuda::Rectangle& at : plan.distinct) {
     double sum = 0;
@@ -46,7 +46,7 @@ void plans() {
             if (c.fits()) plan_holds(c);
           }
   const auto plan = [](const Convolution& c) {
-    return spade::cuda::plan::rectangles(c.nchw(), spade::ConvSizes(c.nchw())).distinct;
+    return spade::cuda::plan::rectangles(c.nchw()).distinct;
   };
   int main_grams = 0;  // of a 3 x 3 convolution: 13 offsets
   for (const auto& at : plan({1, 1, 14, 14, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}))

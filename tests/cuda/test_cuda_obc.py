@@ -9,7 +9,7 @@ from problems import assert_as_alone, assert_same_order, grouped, layer, relativ
 
 import spade_ext
 from spade_ext import _cuda, reference
-from spade_ext._elimination import Pattern, eliminate
+from spade_ext._elimination import EliminationPattern, eliminate
 from spade_ext._elimination_cuda import eliminate_cuda
 
 pytestmark = pytest.mark.skipif(
@@ -46,7 +46,15 @@ def test_obc_trace_and_weights(on_device, update, cols):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("most_columns", [4608, 20])
-@pytest.mark.parametrize("pattern", [Pattern(), Pattern(2, 4), Pattern(block=4), Pattern(block=48)])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        EliminationPattern(),
+        EliminationPattern(2, 4),
+        EliminationPattern(block=4),
+        EliminationPattern(block=48),
+    ],
+)
 def test_eliminate(on_device, monkeypatch, pattern, dtype, most_columns):
     monkeypatch.setattr(_cuda, "MOST_COLUMNS", most_columns)
     weight, h = layer(3, 48, dtype=dtype)

@@ -8,7 +8,7 @@ Elimination pattern(int64_t D, int64_t n, int64_t m) { return {D, D / m * n, n, 
 void check_pattern(ObcForm form, int64_t R, int64_t D, int64_t n, int64_t m,
                    int update = SPADE_OBC_UPDATE_FFMA) {
   const Elimination e = pattern(D, n, m);
-  const Problem p = random_problem(R, D, static_cast<unsigned>(D + m));
+  const ObcProblem p = random_problem(R, D, static_cast<unsigned>(D + m));
   const Result result = run(p, form, e, update);
   for (int64_t r = 0; r < R; ++r) check_row(p, result, r, e);
 
@@ -23,7 +23,7 @@ void check_pattern(ObcForm form, int64_t R, int64_t D, int64_t n, int64_t m,
 
 // A = I and equal weights: the first n columns of each group, group after group.
 void test_ties(ObcForm form, int64_t D, int64_t n, int64_t m) {
-  Problem p{1, D, std::vector<float>(D, 1.0f), std::vector<float>(D * D, 0.0f)};
+  ObcProblem p{1, D, std::vector<float>(D, 1.0f), std::vector<float>(D * D, 0.0f)};
   for (int64_t j = 0; j < D; ++j) p.hinv[j * D + j] = 1.0f;
   const Elimination e = pattern(D, n, m);
   const Result result = run(p, form, e, SPADE_OBC_UPDATE_FP16);
@@ -32,7 +32,7 @@ void test_ties(ObcForm form, int64_t D, int64_t n, int64_t m) {
 
 // Negative A_pp of a column that its group keeps do no harm; of one that may go, they stop the row.
 void test_stops(ObcForm form, int64_t D) {
-  Problem p{1, D, std::vector<float>(D), std::vector<float>(D * D, 0.0f)};
+  ObcProblem p{1, D, std::vector<float>(D), std::vector<float>(D * D, 0.0f)};
   for (int64_t j = 0; j < D; ++j) {
     p.w[j] = 1.0f + static_cast<float>(j);
     p.hinv[j * D + j] = 1.0f;

@@ -8,7 +8,7 @@
 namespace {
 
 template <class T>
-struct Problem {
+struct PatternProblem {
   int64_t R, D;
   std::vector<T> w, hinv;  // [R, D], [G, D, D]
   int64_t G = 1;
@@ -16,11 +16,11 @@ struct Problem {
 
 // A = V V^T / k + 0.05 I: correlated columns, condition about 1e3. Each eighth weight is zero.
 template <class T>
-Problem<T> random_problem(int64_t R, int64_t D, unsigned seed) {
+PatternProblem<T> random_problem(int64_t R, int64_t D, unsigned seed) {
   constexpr int64_t k = 16;
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
-  Problem<T> p{R, D, std::vector<T>(R * D), std::vector<T>(D * D)};
+  PatternProblem<T> p{R, D, std::vector<T>(R * D), std::vector<T>(D * D)};
   std::vector<double> v(D * k);
   for (double& x : v) x = normal(generator);
   for (T& x : p.w) x = generator() % 8 ? normal(generator) : 0;
@@ -61,7 +61,8 @@ spade_status_t entry(const double* w, const double* hinv, int64_t R, int64_t G, 
 }
 
 template <class T>
-Result<T> run(const Problem<T>& p, const spade_obc_pattern_t& pattern, size_t limit = SIZE_MAX) {
+Result<T> run(const PatternProblem<T>& p, const spade_obc_pattern_t& pattern,
+              size_t limit = SIZE_MAX) {
   const int64_t steps = steps_of(pattern, p.D);
   const DeviceArray<T> w(p.w), hinv(p.hinv);
   DeviceArray<int32_t> order(p.R * steps), info(p.R);
@@ -76,7 +77,7 @@ Result<T> run(const Problem<T>& p, const spade_obc_pattern_t& pattern, size_t li
 
 // In double by the CPU library, from the same numbers.
 template <class T>
-Result<double> expected(const Problem<T>& p, const spade_obc_pattern_t& pattern) {
+Result<double> expected(const PatternProblem<T>& p, const spade_obc_pattern_t& pattern) {
   const int64_t steps = steps_of(pattern, p.D);
   const std::vector<double> w(p.w.begin(), p.w.end()), hinv(p.hinv.begin(), p.hinv.end());
   Result<double> result{std::vector<int32_t>(p.R * steps), std::vector<int32_t>(p.R),
@@ -96,7 +97,7 @@ Result<double> expected(const Problem<T>& p, const spade_obc_pattern_t& pattern)
 }
 
 template <class T>
-void compare(const Problem<T>& p, const spade_obc_pattern_t& pattern) {
+void compare(const PatternProblem<T>& p, const spade_obc_pattern_t& pattern) {
   const Result<T> got = run(p, pattern);
   const Result<double> want = expected(p, pattern);
   CHECK(got.order == want.order);
@@ -136,7 +137,7 @@ void test_wide_blocks() {
 // More columns than the fast kernels take.
 void test_many_columns() {
   const int64_t D = 4640;
-  Problem<float> p{1, D, std::vector<float>(D), std::vector<float>(D * D, 0.0f)};
+  PatternProblem<float> p{1, D, std::vector<float>(D), std::vector<float>(D * D, 0.0f)};
   for (int64_t j = 0; j < D; ++j) {
     p.w[j] = 1.0f + static_cast<float>(j * 7 % D);
     p.hinv[j * D + j] = 1.0f;
@@ -148,7 +149,7 @@ void test_many_columns() {
 void test_schedules() {
   for (const spade_obc_pattern_t& pattern :
        {columns(40), groups(2, 4), blocks(40, 4), blocks(40, 20), blocks(40, 40)}) {
-    const Problem<double> p = random_problem<double>(3, 40, 9);
+    const PatternProblem<double> p = random_problem<double>(3, 40, 9);
     const Result<double> first = run(p, pattern);
 #ifdef __SANITIZE_THREAD__
     continue;
@@ -163,10 +164,10 @@ void test_schedules() {
 template <class T>
 void test_matrices(const spade_obc_pattern_t& pattern) {
   constexpr int64_t rows = 2, D = 20, G = 3;
-  Problem<T> all{G * rows, D, {}, {}, G};
+  PatternProblem<T> all{G * rows, D, {}, {}, G};
   Result<T> expected;
   for (unsigned g = 0; g < G; ++g) {
-    const Problem<T> p = random_problem<T>(rows, D, 10 + g);
+    const PatternProblem<T> p = random_problem<T>(rows, D, 10 + g);
     const Result<T> one = run(p, pattern);
     all.w.insert(all.w.end(), p.w.begin(), p.w.end());
     all.hinv.insert(all.hinv.end(), p.hinv.begin(), p.hinv.end());
@@ -180,7 +181,7 @@ void test_matrices(const spade_obc_pattern_t& pattern) {
 
 // Equal scores: lowest block first.
 void test_ties() {
-  Problem<float> p{1, 12, std::vector<float>(12, 1.0f), std::vector<float>(144, 0.0f)};
+  PatternProblem<float> p{1, 12, std::vector<float>(12, 1.0f), std::vector<float>(144, 0.0f)};
   for (int64_t j = 0; j < 12; ++j) p.hinv[j * 13] = 1.0f;
   for (const int64_t c : {1, 3}) {
     const Result<float> result = run(p, blocks(12, c));
@@ -199,7 +200,7 @@ void test_stops() {
                                {99, 33, 98},
                                {48, 48, 20}})
     for (const double there : {-1.0, 0.0, 0.5}) {
-      Problem<double> x{2, D, std::vector<double>(2 * D), std::vector<double>(D * D, 0.0)};
+      PatternProblem<double> x{2, D, std::vector<double>(2 * D), std::vector<double>(D * D, 0.0)};
       for (int64_t j = 0; j < 2 * D; ++j) x.w[j] = 1.0 + j * 7 % 31 + j % D;
       for (int64_t j = 0; j < D; ++j) x.hinv[j * D + j] = 1.0;
       x.hinv[p * D + p] = there;
@@ -226,7 +227,7 @@ void test_memory() {
     CHECK(bytes(R, SIZE_MAX) > 3 * one);
     for (const size_t limit : {3 * one, SIZE_MAX})  // the memory of a plan is enough for it
       CHECK(bytes(R, bytes(R, limit)) == bytes(R, limit));
-    const Problem<double> p = random_problem<double>(R, D, 9);
+    const PatternProblem<double> p = random_problem<double>(R, D, 9);
     CHECK(run(p, blocks(D, c), 2 * one) == run(p, blocks(D, c)));
   }
 }

@@ -5,7 +5,7 @@
 namespace {
 
 void check_trace(ObcForm form, int64_t R, int64_t D, int64_t steps, int update) {
-  const Problem p = random_problem(R, D, static_cast<unsigned>(D));
+  const ObcProblem p = random_problem(R, D, static_cast<unsigned>(D));
   const Result result = run(p, form, {D, steps}, update);
   for (int64_t r = 0; r < R; ++r) check_row(p, result, r, {D, steps});
 
@@ -20,7 +20,7 @@ void check_trace(ObcForm form, int64_t R, int64_t D, int64_t steps, int update) 
 
 void test_chunks() {
   for (const ObcForm form : {ObcForm::kSingle, ObcForm::kTiled}) {
-    const Problem p = random_problem(3, 132, 2);
+    const ObcProblem p = random_problem(3, 132, 2);
     const Elimination e{132, 132};
     const size_t two = 2 * bytes_of(form, 1, e);
     CHECK(chunk_rows(form, 3, e, two) == 2);
@@ -35,7 +35,7 @@ void test_chunks() {
 
 // A = I and equal weights: lowest column first, whatever slots the columns sit in.
 void test_ties(ObcForm form, int64_t D) {
-  Problem p{1, D, std::vector<float>(D, 1.0f), std::vector<float>(D * D, 0.0f)};
+  ObcProblem p{1, D, std::vector<float>(D, 1.0f), std::vector<float>(D * D, 0.0f)};
   for (int64_t j = 0; j < D; ++j) p.hinv[j * D + j] = 1.0f;
   p.w[D / 2] = 0.0f;
   const Result result = run(p, form, {D, D}, SPADE_OBC_UPDATE_FP16);
@@ -46,7 +46,7 @@ void test_ties(ObcForm form, int64_t D) {
 // Stops as spade_obc_trace_f32 does: A_pp < 0 from the start, A_pp = 0, A_pp < 0 after some steps.
 void test_stops(ObcForm form, int64_t D) {
   for (const float last : {-1.0f, 0.0f, 0.5f}) {
-    Problem p{2, D, std::vector<float>(2 * D), std::vector<float>(D * D, 0.0f)};
+    ObcProblem p{2, D, std::vector<float>(2 * D), std::vector<float>(D * D, 0.0f)};
     for (int64_t j = 0; j < 2 * D; ++j) p.w[j] = 1.0f + static_cast<float>(j * 7 % 31) + j % D;
     for (int64_t j = 0; j < D; ++j) p.hinv[j * D + j] = 1.0f;
     p.hinv[D * D - 1] = last;
@@ -69,7 +69,7 @@ void test_stops(ObcForm form, int64_t D) {
 void test_wide() {
   std::vector<const PanelKernel*> used;
   for (const int64_t D : {1025, 1540, 2800}) {
-    const Problem p = random_problem(1, D, 3);
+    const ObcProblem p = random_problem(1, D, 3);
     for (const size_t kilobytes : {99, 227}) {
       spade::emulation::device.shared_bytes = kilobytes << 10;
       used.push_back(&choose_panel({8, 0, 1, kilobytes << 10}, static_cast<int>(D)));
@@ -123,7 +123,7 @@ void test_arguments() {
 
 // Tensor cores by default on compute capability 8.0 and from 9.0 on, not on 8.6 and 8.9.
 void test_auto() {
-  const Problem p = random_problem(1, 132, 4);
+  const ObcProblem p = random_problem(1, 132, 4);
   const Result ffma = run(p, ObcForm::kTiled, {132, 130}, SPADE_OBC_UPDATE_FFMA);
   const Result half = run(p, ObcForm::kTiled, {132, 130}, SPADE_OBC_UPDATE_FP16);
   CHECK(!same(ffma, half));
@@ -140,7 +140,7 @@ void test_auto() {
 // Several pivots a round: a round is six barriers, so one pivot a round would be six a pivot, and
 // two would be three.
 void test_pivots_a_round(ObcForm form, int64_t D) {
-  const Problem p = random_problem(1, D, 6);
+  const ObcProblem p = random_problem(1, D, 6);
   const unsigned before = spade::emulation::block.generation;
   run(p, form, {D, D}, SPADE_OBC_UPDATE_FFMA);
   const double barriers = spade::emulation::block.generation - before;
@@ -150,7 +150,7 @@ void test_pivots_a_round(ObcForm form, int64_t D) {
 // The public entry on both sides of the widest single launch.
 void test_entry() {
   for (const int64_t D : {576, 577}) {
-    const Problem p = random_problem(2, D, 5);
+    const ObcProblem p = random_problem(2, D, 5);
     const DeviceArray<float> w(p.w), hinv(p.hinv);
     size_t bytes = 0;
     CHECK_SUCCESS(spade::cuda::obc_trace_workspace_bytes(2, D, 3, SIZE_MAX, &bytes));

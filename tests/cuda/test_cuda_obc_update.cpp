@@ -39,7 +39,7 @@ void check_bias(int size) {
       low[at] = spade::cuda::from_half(rows.low[at]);
     }
   }
-  const int64_t tiles = packed_size(size) / (kTile * kTile);
+  const int64_t tiles = packed_size(size) / (kPackedTile * kPackedTile);
   SPADE_LAUNCH(obc_update_half, dim3(static_cast<unsigned>(tiles)), dim3(kUpdateThreads),
                kHalfSharedBytes, nullptr, UpdateTask{rows, false});
   double bias = 0, most = 0;

@@ -6,7 +6,7 @@
 
 namespace {
 
-struct Problem {
+struct WeightsProblem {
   int64_t R, D;
   std::vector<float> w, h, hinv;
   std::vector<int32_t> order;   // [R, D], random
@@ -14,15 +14,15 @@ struct Problem {
   int64_t G = 1;                // matrices in h and hinv
 };
 
-Problem random_problem(int64_t D, const std::vector<int64_t>& counts, unsigned seed) {
+WeightsProblem random_problem(int64_t D, const std::vector<int64_t>& counts, unsigned seed) {
   const int64_t R = static_cast<int64_t>(counts.size());
-  Problem p{R,
-            D,
-            std::vector<float>(R * D),
-            std::vector<float>(D * D),
-            std::vector<float>(D * D),
-            std::vector<int32_t>(R * D),
-            counts};
+  WeightsProblem p{R,
+                   D,
+                   std::vector<float>(R * D),
+                   std::vector<float>(D * D),
+                   std::vector<float>(D * D),
+                   std::vector<int32_t>(R * D),
+                   counts};
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
   for (float& x : p.w) x = normal(generator);
@@ -47,7 +47,7 @@ struct Result {
   std::vector<int32_t> info;
 };
 
-Result run(const Problem& p, size_t limit) {
+Result run(const WeightsProblem& p, size_t limit) {
   const DeviceArray<float> w(p.w), h(p.h), hinv(p.hinv);
   const DeviceArray<int32_t> order(p.order);
   const DeviceArray<int64_t> counts(p.counts);
@@ -65,9 +65,9 @@ Result run(const Problem& p, size_t limit) {
 bool same(const Result& a, const Result& b) { return a.out == b.out && a.info == b.info; }
 
 // The same numbers in double.
-void check_double(const Problem& p, const std::vector<double>& w, const std::vector<double>& h,
-                  const std::vector<double>& hinv, const std::vector<double>& expected,
-                  const std::vector<int32_t>& expected_info) {
+void check_double(const WeightsProblem& p, const std::vector<double>& w,
+                  const std::vector<double>& h, const std::vector<double>& hinv,
+                  const std::vector<double>& expected, const std::vector<int32_t>& expected_info) {
   const DeviceArray<double> on_w(w), on_h(h), on_hinv(hinv);
   const DeviceArray<int32_t> order(p.order);
   const DeviceArray<int64_t> counts(p.counts);
@@ -84,7 +84,7 @@ void check_double(const Problem& p, const std::vector<double>& w, const std::vec
 }
 
 void check_weights(int64_t D, const std::vector<int64_t>& counts) {
-  const Problem p = random_problem(D, counts, static_cast<unsigned>(D));
+  const WeightsProblem p = random_problem(D, counts, static_cast<unsigned>(D));
   const Result result = run(p, SIZE_MAX);
   const std::vector<double> w(p.w.begin(), p.w.end()), h(p.h.begin(), p.h.end());
   const std::vector<double> hinv(p.hinv.begin(), p.hinv.end());
@@ -101,7 +101,7 @@ void check_weights(int64_t D, const std::vector<int64_t>& counts) {
 
 // A row whose matrix is not positive definite, or whose order is not one, leaves the others alone.
 void test_failures() {
-  Problem p = random_problem(20, {5, 15, 0, 20, 21, 4, 18}, 1);
+  WeightsProblem p = random_problem(20, {5, 15, 0, 20, 21, 4, 18}, 1);
   p.hinv[3 * 20 + 3] = -1.0f;
   p.order[0] = 3;
   p.order[5 * 20] = -1;
@@ -118,7 +118,7 @@ void test_chunks() {
     CHECK_SUCCESS(spade::cuda::obc_weights_workspace_bytes(R, 30, limit, &bytes));
     return bytes;
   };
-  const Problem p = random_problem(30, {3, 10, 15, 20, 29}, 2);
+  const WeightsProblem p = random_problem(30, {3, 10, 15, 20, 29}, 2);
   const Result all = run(p, SIZE_MAX);
   CHECK(same(run(p, 2 * bytes_within(1, SIZE_MAX)), all));
   CHECK(same(run(p, 0), all));
@@ -136,13 +136,13 @@ void test_chunks() {
 void test_matrices(int64_t D) {
   constexpr int64_t G = 3;
   const std::vector<int64_t> counts = {D / 3, D - 1};
-  Problem all{2 * G, D, {}, {}, {}, {}, {}, G};
+  WeightsProblem all{2 * G, D, {}, {}, {}, {}, {}, G};
   Result expected;
   const auto append = [](auto& to, const auto& from) {
     to.insert(to.end(), from.begin(), from.end());
   };
   for (unsigned g = 0; g < G; ++g) {
-    const Problem p = random_problem(D, counts, 10 + g);
+    const WeightsProblem p = random_problem(D, counts, 10 + g);
     const Result one = run(p, SIZE_MAX);
     append(all.w, p.w);
     append(all.h, p.h);
@@ -178,7 +178,7 @@ int main() {
   check_weights(9, {5});      // by those kept
   return report();
 #endif
-  const Problem p = random_problem(135, {68}, 3);
+  const WeightsProblem p = random_problem(135, {68}, 3);
   const Result expected = run(p, SIZE_MAX);
   for_other_schedules([&] { CHECK(same(run(p, SIZE_MAX), expected)); });
   for (const int64_t D : {1, 2, 7, 33}) check_weights(D, {0, D / 2, (D + 1) / 2, D});

@@ -34,19 +34,19 @@ void test_counts() {
 // Equal scores: the lowest row-major index goes first.
 void test_ties() {
   for (const int64_t block : {1, 7, 20, 130}) {
-    Problem<float> p = problem(1, 37, block > 100 ? 130 : 50, unstructured(0.5, block));
+    SparseGptProblem<float> p = problem(1, 37, block > 100 ? 130 : 50, unstructured(0.5, block));
     for (int64_t i = 0; i < p.D * p.D; ++i) p.h[i] = i % (p.D + 1) == 0 ? 4.0f : 0.0f;
     for (size_t i = 0; i < p.w.size(); ++i) p.w[i] = i % 3 ? 1.5f : (i % 2 ? -0.5f : 0.5f);
     check(p);
   }
-  Problem<float> p = problem(1, 37, 6, {0, 1, 1, 3, 0.1, 0});
+  SparseGptProblem<float> p = problem(1, 37, 6, {0, 1, 1, 3, 0.1, 0});
   for (int64_t i = 0; i < p.D * p.D; ++i) p.h[i] = i % (p.D + 1) == 0 ? 4.0f : 0.0f;
   std::fill(p.w.begin(), p.w.end(), -1.0f);
   check(p);
 }
 
 void test_dead_columns() {
-  Problem<float> p = problem(2, 21, 40, unstructured(0.5, 9));
+  SparseGptProblem<float> p = problem(2, 21, 40, unstructured(0.5, 9));
   for (const int64_t dead : {0, 7, 38})
     for (int64_t k = 0; k < p.D; ++k) p.h[k * p.D + dead] = p.h[dead * p.D + k] = 0;
   const Result<float> result = prune(p);
@@ -59,18 +59,18 @@ void test_dead_columns() {
 void test_scales() {
   for (const double damp : {0.1, 1e-5})
     for (const float size : {1e-4f, 1.0f, 1e4f}) {
-      Problem<float> plain = problem(2, 20, 40, unstructured(0.5, 9, damp));
+      SparseGptProblem<float> plain = problem(2, 20, 40, unstructured(0.5, 9, damp));
       for (float& weight : plain.w) weight *= size;
       const Result<float> expected = prune(plain);
       for (const double scale : {0x1p-110, 0x1p-62, 0x1p100, 0x1p118, 1e-36, 1e-30, 1e30, 1e36}) {
-        Problem<float> p = plain;
+        SparseGptProblem<float> p = plain;
         for (float& entry : p.h) entry = static_cast<float>(entry * scale);
         const Result<float> got = prune(p);
         CHECK(check_against_cpu(p, got) > 0.5);
         if (std::exp2(std::ilogb(scale)) == scale) CHECK(got == expected);
       }
     }
-  Problem<float> p =
+  SparseGptProblem<float> p =
       problem(2, 6, 20, unstructured(0.5, 9));  // a scale each; the first climbs the ladder
   for (int64_t i = 0; i < p.D * p.D; ++i) {
     p.h[i] *= 1e-30f;
@@ -84,7 +84,7 @@ void test_scales() {
 
 // Rank-deficient Hessians with little damping are factorised in double.
 void test_little_damping() {
-  Problem<float> p = problem(1, 16, 60, unstructured(0.5, 9, 1e-5));
+  SparseGptProblem<float> p = problem(1, 16, 60, unstructured(0.5, 9, 1e-5));
   check(p);
   p.options.damp = 0;
   check(p);
@@ -93,7 +93,7 @@ void test_little_damping() {
 // More rows than a thread block has threads; then all scores equal.
 void test_many_rows() {
   check(problem(1, 600, 8, unstructured(0.5, 4)));
-  Problem<float> p = problem(1, 1100, 3, unstructured(0.95, 3));
+  SparseGptProblem<float> p = problem(1, 1100, 3, unstructured(0.95, 3));
   for (int64_t i = 0; i < p.D * p.D; ++i) p.h[i] = i % (p.D + 1) == 0 ? 4.0f : 0.0f;
   std::fill(p.w.begin(), p.w.end(), -1.0f);
   check(p);

@@ -6,7 +6,7 @@ namespace {
 
 // A singular sample and one that needs more damping between good ones; each has its own weights.
 void test_samples() {
-  Problem<float> p = problem(4, 24, 40, unstructured(0.5, 9));
+  SparseGptProblem<float> p = problem(4, 24, 40, unstructured(0.5, 9));
   p.w = normal(p.S * p.R * p.D, 7);
   p.h[1 * p.D * p.D] = -1e6f;
   p.h[2 * p.D * p.D + 5 * p.D + 5] = -10.0f;
@@ -33,8 +33,8 @@ void test_samples() {
 // Layers of every kind: fewer and more columns than a lazy block, wide masks of different lengths,
 // n:m, weights of each sample, one that climbs the ladder, one that fails.
 template <class T>
-std::vector<Problem<T>> many_layers(double damp) {
-  std::vector<Problem<T>> all = {
+std::vector<SparseGptProblem<T>> many_layers(double damp) {
+  std::vector<SparseGptProblem<T>> all = {
       problem<T>(1, 6, 20, unstructured(0.5, 9, damp)),
       problem<T>(2, 35, 150, unstructured(0.9, 1, damp)),
       problem<T>(1, 5, 270, unstructured(0.4, 132, damp)),
@@ -55,7 +55,7 @@ std::vector<Problem<T>> many_layers(double damp) {
 
 template <class T>
 void test_layers(double damp) {
-  const std::vector<Problem<T>> all = many_layers<T>(damp);
+  const std::vector<SparseGptProblem<T>> all = many_layers<T>(damp);
   const std::vector<Result<T>> together = prune(all);
   for (size_t i = 0; i < all.size(); ++i) {
     CHECK(together[i] == prune(all[i]));
@@ -67,17 +67,17 @@ void test_layers(double damp) {
 
 // Launches are those of the layer of most columns, not one after another's.
 void test_launches() {
-  const auto launches = [](const std::vector<Problem<float>>& problems) {
+  const auto launches = [](const std::vector<SparseGptProblem<float>>& problems) {
     const int64_t before = spade::emulation::launches;
     prune(problems);
     return spade::emulation::launches - before;
   };
-  const Problem<float> large = problem(1, 8, 260, unstructured(0.5, 9));
-  const Problem<float> small = problem(1, 30, 140, unstructured(0.5, 4));
+  const SparseGptProblem<float> large = problem(1, 8, 260, unstructured(0.5, 9));
+  const SparseGptProblem<float> small = problem(1, 30, 140, unstructured(0.5, 4));
   const int64_t alone = launches({large});
   CHECK(alone > 40);
   CHECK(launches({small, large, small, small}) == alone);
-  Problem<float> samples = large;
+  SparseGptProblem<float> samples = large;
   samples.S = 3;
   for (int i = 0; i < 2; ++i) samples.h.insert(samples.h.end(), large.h.begin(), large.h.end());
   CHECK(launches({samples, small}) == alone);
@@ -85,11 +85,11 @@ void test_launches() {
 
 // Within a limit of bytes, past the most pieces of a launch, of different dampings: the same.
 void test_chunks() {
-  std::vector<Problem<float>> all = many_layers<float>(0.1);
+  std::vector<SparseGptProblem<float>> all = many_layers<float>(0.1);
   const std::vector<Result<float>> together = prune(all);
   for (const size_t limit : {size_t{0}, size_t{1} << 20, size_t{3} << 20})
     CHECK(prune(all, limit) == together);
-  std::vector<Problem<float>> few;
+  std::vector<SparseGptProblem<float>> few;
   for (unsigned i = 0; i < spade::cuda::kMostPieces + 3; ++i) {
     few.push_back(problem(1, 2, 1 + i % 5, unstructured(0.5, 1, i % 2 ? 0.1 : 0.2)));
     few.back().w = normal(few.back().R * few.back().D, i);
@@ -103,13 +103,13 @@ void test_chunks() {
 void test_doubles() {
   test_layers<double>(0.1);
   check(problem<double>(1, 40, 70, unstructured(0.5, 40, 1e-9)));
-  Problem<double> p = problem<double>(1, 24, 30, unstructured(0.5, 30));
+  SparseGptProblem<double> p = problem<double>(1, 24, 30, unstructured(0.5, 30));
   for (int64_t i = 0; i < p.D * p.D; ++i) p.h[i] = i % (p.D + 1) == 0 ? 4.0 : 0.0;
   for (size_t i = 0; i < p.w.size(); ++i) p.w[i] = 1 + 1e-10 * double(i * 7 % p.w.size() / 2);
   check(p);
   for (const double scale : {0x1p-1000, 0x1p-800, 0x1p800, 0x1p1000}) {
-    const Problem<double> plain = problem<double>(1, 12, 40, unstructured(0.5, 9));
-    Problem<double> scaled = plain;
+    const SparseGptProblem<double> plain = problem<double>(1, 12, 40, unstructured(0.5, 9));
+    SparseGptProblem<double> scaled = plain;
     for (double& entry : scaled.h) entry *= scale;
     CHECK(prune(scaled) == prune(plain));
     check(plain);
@@ -185,8 +185,8 @@ int main() {
   return report();
 #endif
   for_each_schedule([] {
-    const std::vector<Problem<float>> all = {problem(2, 9, 70, unstructured(0.5, 7)),
-                                             problem(1, 40, 33, unstructured(0.5, 1))};
+    const std::vector<SparseGptProblem<float>> all = {problem(2, 9, 70, unstructured(0.5, 7)),
+                                                      problem(1, 40, 33, unstructured(0.5, 1))};
     for (const Result<float>& result : prune(all)) CHECK(result.info[0] == 0);
     CHECK(prune(all)[0] == prune(all[0]) && prune(all)[1] == prune(all[1]));
   });

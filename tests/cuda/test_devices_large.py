@@ -9,7 +9,7 @@ from problems import assert_same_order, layer, relative
 
 import spade_ext
 from spade_ext import _cuda, reference
-from spade_ext._elimination import Pattern, eliminate
+from spade_ext._elimination import EliminationPattern, eliminate
 
 DAMP = 0.01
 
@@ -41,7 +41,7 @@ def test_obc_trace(device, rows, cols):
     weight, h = layer(rows, cols, dtype=torch.float32)
     expected = spade_ext.obc_trace(weight.double(), h.double())
     total = 0.5 * (weight.double() @ damped(h) * weight).sum(1)  # whatever the order
-    for order, loss in eliminations(weight, h, device, Pattern()):
+    for order, loss in eliminations(weight, h, device, EliminationPattern()):
         assert_same_order(order, loss, expected.order, expected.loss)
         assert torch.equal(order.sort(1).values, torch.arange(cols).int().expand(rows, -1))
         torch.testing.assert_close(loss.double().sum(1), total, rtol=1e-4, atol=0)
@@ -50,7 +50,7 @@ def test_obc_trace(device, rows, cols):
 @pytest.mark.parametrize("n, m", [(2, 4), (5, 8)])
 def test_obc_trace_nm(device, n, m):
     weight, h = layer(2, 640, dtype=torch.float32)
-    pattern = Pattern(n, m)
+    pattern = EliminationPattern(n, m)
     wide = weight.double(), h.double()
     expected = eliminate("obc_trace", *wide, pattern, DAMP, torch.get_num_threads(), None)
     groups = torch.arange(640 // m).repeat_interleave(n)

@@ -33,29 +33,31 @@ Report = ctypes.CFUNCTYPE(c_int, ctypes.c_void_p, c_int64, c_int64)
 
 
 class Progress(ctypes.Structure):
-    _fields_ = [("report", Report), ("user", ctypes.c_void_p)]
+    _fields_ = [("report", Report), ("user", ctypes.c_void_p), ("reserved", ctypes.c_void_p * 2)]
 
 
 class Conv2d(ctypes.Structure):
-    _fields_ = [(f"field{i}", c_int64) for i in range(19)]
+    _fields_ = [*((f"field{i}", c_int64) for i in range(19)), ("reserved", c_int64 * 5)]
 
 
 class SparseGPT(ctypes.Structure):
     _fields_ = [
         ("sparsity", c_double), ("block_size", c_int64), ("n", c_int64),
-        ("m", c_int64), ("damp", c_double), ("extra", c_int64),
+        ("m", c_int64), ("damp", c_double), ("extra", c_int64), ("reserved", c_int64 * 2),
     ]  # fmt: skip
 
 
 class Obc(ctypes.Structure):
     _fields_ = [
-        ("sparsity", c_double), ("n", c_int64), ("m", c_int64), ("block", c_int64), ("damp", c_double)
+        ("sparsity", c_double), ("n", c_int64), ("m", c_int64), ("block", c_int64), ("damp", c_double),
+        ("reserved", c_int64 * 3),
     ]  # fmt: skip
 
 
 class ObcOutcome(ctypes.Structure):
     _fields_ = [
-        ("damp", c_double), ("row", c_int64), ("step", c_int32), ("needs_double", c_int32)
+        ("damp", c_double), ("row", c_int64), ("step", c_int32), ("needs_double", c_int32),
+        ("reserved", c_int64 * 5),
     ]  # fmt: skip
 
 

@@ -128,9 +128,10 @@ SPADE_API spade_status_t spade_cuda_obc_trace_nm(const float* w, const float* hi
 
 /** What an elimination in double removes from each row. */
 typedef struct {
-  int64_t steps; /* blocks to remove, in [0, D / block]; ignored when m > 0 */
-  int64_t n, m;  /* of each m consecutive columns n are removed; m = 0: no such rule */
-  int64_t block; /* columns that are removed together; divides D, 1 with n:m */
+  int64_t steps;       /* blocks to remove, in [0, D / block]; ignored when m > 0 */
+  int64_t n, m;        /* of each m consecutive columns n are removed; m = 0: no such rule */
+  int64_t block;       /* columns that are removed together; divides D, 1 with n:m */
+  int64_t reserved[4]; /* must be 0 */
 } spade_obc_pattern_t;
 
 /**
@@ -178,10 +179,11 @@ typedef struct {
   spade_sparsegpt_t options; /* host */
   const void* w;             /* R x D; sample s starts at w + s * w_stride elements (0: shared) */
   int64_t w_stride;
-  const void* h;     /* S x D x D */
-  void* out;         /* S x R x D */
-  double* damp_used; /* S */
-  int32_t* info;     /* S; 0 or SPADE_SINGULAR, out[s] is then a copy of the dense weights */
+  const void* h;       /* S x D x D */
+  void* out;           /* S x R x D */
+  double* damp_used;   /* S */
+  int32_t* info;       /* S; 0 or SPADE_SINGULAR, out[s] is then a copy of the dense weights */
+  int64_t reserved[4]; /* must be 0 */
 } spade_cuda_sparsegpt_layer_t;
 
 /**

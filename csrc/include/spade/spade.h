@@ -60,6 +60,7 @@ typedef int (*spade_progress_fn)(void* user, int64_t done, int64_t total);
 typedef struct {
   spade_progress_fn report;
   void* user;
+  void* reserved[2]; /* must be NULL */
 } spade_progress_t;
 
 /** Text of the last failure on the calling thread; "" if there was none. It is valid until the
@@ -120,6 +121,7 @@ typedef struct {
   int64_t pad_top, pad_bottom, pad_left, pad_right; /* >= 0 */
   int64_t dilation_h, dilation_w;                   /* >= 1 */
   int64_t groups;                                   /* divides channels */
+  int64_t reserved[5];                              /* must be 0 */
 } spade_conv2d_t;
 
 /** How spade_hessian_conv2d computes. AUTO takes the form of fewer estimated operations. */
@@ -306,6 +308,7 @@ typedef struct {
   int64_t n, m;  /* of each m consecutive columns n are removed; m = 0: no such rule; m divides D */
   int64_t block; /* >= 1: columns that are removed together; divides D, 1 with n:m */
   double damp;   /* >= 0, relative to the mean of the diagonal */
+  int64_t reserved[3]; /* must be 0 */
 } spade_obc_t;
 
 /** The outcome for a layer. It is written on every status but SPADE_INVALID_ARGUMENT. */
@@ -314,6 +317,7 @@ typedef struct {
   int64_t row;          /* the row that was given up, or -1 */
   int32_t step;         /* where its elimination stopped (from 1); 0: in the solve of its weights */
   int32_t needs_double; /* 1 where float is not enough, see the functions */
+  int64_t reserved[5];  /* is written as 0 */
 } spade_obc_outcome_t;
 
 /**
@@ -392,6 +396,7 @@ typedef struct {
   int64_t n, m;       /* of each m consecutive weights of a row n are removed; m = 0: any */
   double damp;        /* >= 0, relative to the mean of the diagonal */
   int64_t extra; /* >= 0: weights per block removed beyond the floor; 1 in the published code */
+  int64_t reserved[2]; /* must be 0 */
 } spade_sparsegpt_t;
 
 /**

@@ -1,4 +1,5 @@
-// Which grams the tap-offset Hessian of a convolution needs, and how H is assembled from them.
+// Which grams the tap-offset Hessian of a convolution needs, and how H is assembled from them: on
+// the CPU and on CUDA.
 //
 // Of taps (a, a') with offset dy = (a' - a) dl, the lines o s + a dl - p count that lie inside the
 // image with their partners at +dy: a progression of step s. Pairs of equal dy and equal residue of

@@ -1,4 +1,4 @@
-#include "cpu/hessian_plan.h"
+#include "core/tap_plan.h"
 
 #include <algorithm>
 #include <iterator>
