@@ -16,6 +16,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "myst_parser",
     "c_header",
+    "derived_tables",
     "plain_docstrings",
     "repository_pages",
 ]

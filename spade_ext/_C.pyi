@@ -17,14 +17,6 @@ all_finite_f64 = all_finite_f32
 
 def next_damp(damp: float) -> float: ...
 def obc_fits_float(mean: float, most: float, damp: float) -> bool: ...
-def hessian_linear_f32(
-    x: int, N: int, D: int, ldx: int, h: int, threads: int, progress: object
-) -> None: ...
-
-hessian_linear_f64 = hessian_linear_f32
-hessian_linear_set_f32 = hessian_linear_f32
-hessian_linear_set_f64 = hessian_linear_f32
-
 def hessian_conv2d_f32(
     x: int, conv: Sequence[int], form: int, h: int, threads: int, progress: object
 ) -> None: ...
@@ -121,3 +113,16 @@ def cuda_sparsegpt_prune_workspace(layers: Sequence[_Layer], dtype: int, limit: 
 def cuda_sparsegpt_prune(
     layers: Sequence[_Layer], dtype: int, scratch: int, bytes_: int, stream: int
 ) -> None: ...
+
+# Bound as spade.h declares them, by SPADE_BIND. `python tests/ext/test_border.py` writes what follows.
+def hessian_linear_f32(
+    x: int, N: int, D: int, ldx: int, h: int, threads: int, progress: object
+) -> None: ...
+
+hessian_linear_f64 = hessian_linear_f32
+
+def hessian_linear_set_f32(
+    x: int, N: int, D: int, ldx: int, h: int, threads: int, progress: object
+) -> None: ...
+
+hessian_linear_set_f64 = hessian_linear_set_f32

@@ -74,7 +74,7 @@ struct ObcCall {
     check_pointer(function, "outcome", outcome, 1);
     check_reserved(function, *options);
     check_damp(function, options->damp);
-    const auto [sparsity, n, m, block, damp] = *options;
+    const int64_t n = options->n, m = options->m, block = options->block;
     check_size(function, "m", m);
     SPADE_CHECK(n >= 0 && n <= m, "%s: n must be in [0, m = %lld], got %lld", function,
                 static_cast<long long>(m), static_cast<long long>(n));
@@ -85,7 +85,7 @@ struct ObcCall {
                 static_cast<long long>(block));
     SPADE_CHECK(D % block == 0, "%s: block must divide D = %lld, got %lld", function,
                 static_cast<long long>(D), static_cast<long long>(block));
-    *outcome = {damp, -1, 0, 0, {}};
+    *outcome = {options->damp, -1, 0, 0, {}};
   }
 
   // The status of a step, whose text gets the name of this function.

@@ -69,7 +69,7 @@ def test_pruning_operation(tmp_path):
         ]
         command += [f"-I{folder}" for folder in folders] + ["-x", "c++", "-"]
         subprocess.run(command, input=code, text=True, check=True)
-    _, _, reference, *_ = blocks("pruning-operation.md")
+    _, reference, *_ = blocks("pruning-operation.md")
     names = {}
     exec(reference, names)
     pruned = names["wanda_prune"](

@@ -69,19 +69,17 @@ class ExactOBC(PruningMethod):
             return Eliminated(layer, weight, hessian, damp, None)
         return Eliminated(layer, weight, hessian, damp, order)
 
-    def prune(
-        self,
-        prepared: Sequence[Prepared],
-        ratios: Sequence[float],
-        progress: Report | None = None,
-    ) -> list[PrunedLayer]:
-        """Solve the weights that stay: those of least loss over all groups and rows of a layer go."""
-        results = []
-        for i, (x, ratio) in enumerate(zip(prepared, ratios, strict=True)):
-            results.append(_at(_eliminated(x), ratio))
-            if progress is not None:
-                progress(i + 1, len(prepared))
-        return results
+    def prune_layer(self, prepared: Prepared, ratio: float) -> PrunedLayer:
+        """Solve the weights that stay: those of least loss over all groups and rows of the layer go."""
+        x = _eliminated(prepared)
+        if x.order is None:
+            return failed_layer(x.damp)
+        try:
+            pruned = x.order.prune(ratio).reshape(x.weight.shape)
+        except SingularHessianError:
+            return failed_layer(x.damp)
+        losses = layer_losses(x.weight, pruned, x.hessian).tolist()
+        return pruned_layer(pruned.to(x.weight.dtype), x.order.damp, losses)
 
     def losses(self, prepared: Prepared, ratios: Sequence[float]) -> list[float] | None:
         """From the losses of the eliminations that prune takes: twice their sum is the damped error of the layer."""
@@ -147,14 +145,3 @@ def _eliminated(prepared: Prepared) -> Eliminated:
     if not isinstance(prepared, Eliminated):
         raise TypeError(f"ExactOBC: prepared must be its own, got {type(prepared).__name__}")
     return prepared
-
-
-def _at(x: Eliminated, ratio: float) -> PrunedLayer:
-    if x.order is None:
-        return failed_layer(x.damp)
-    try:
-        pruned = x.order.prune(ratio).reshape(x.weight.shape)
-    except SingularHessianError:
-        return failed_layer(x.damp)
-    losses = layer_losses(x.weight, pruned, x.hessian).tolist()
-    return pruned_layer(pruned.to(x.weight.dtype), x.order.damp, losses)

@@ -11,7 +11,6 @@ from spade_xai.tracing.pruning.method import (
     Prepared,
     PrunedLayer,
     PruningMethod,
-    Report,
     all_finite,
     failed_layer,
     layer_losses,
@@ -25,33 +24,13 @@ class Magnitude(PruningMethod):
     name = "magnitude"
     title = "Magnitude"
 
-    def prepare(
-        self,
-        layer: Layer,
-        weight: Tensor,
-        hessian: Tensor,
-        damp: float,
-        progress: Report | None = None,
-    ) -> Prepared:
-        """Nothing is done; the Hessian only tells the loss."""
-        return Prepared(layer, weight, hessian, damp)
-
-    def prune(
-        self,
-        prepared: Sequence[Prepared],
-        ratios: Sequence[float],
-        progress: Report | None = None,
-    ) -> list[PrunedLayer]:
-        """Cut each layer."""
-        results = []
-        for x, ratio in zip(prepared, ratios, strict=True):
-            if not all_finite([x.hessian])[0]:
-                results.append(failed_layer(x.damp))
-                continue
-            weights = cut(x.weight, ratio)
-            losses = layer_losses(x.weight, weights, x.hessian).tolist()
-            results.append(pruned_layer(weights, x.damp, losses))
-        return results
+    def prune_layer(self, prepared: Prepared, ratio: float) -> PrunedLayer:
+        """Cut the layer; the Hessian only tells the loss."""
+        if not all_finite([prepared.hessian])[0]:
+            return failed_layer(prepared.damp)
+        weights = cut(prepared.weight, ratio)
+        losses = layer_losses(prepared.weight, weights, prepared.hessian).tolist()
+        return pruned_layer(weights, prepared.damp, losses)
 
     def pruning_bytes(self, layer: Layer, samples: int) -> int:
         """Magnitudes, their order, weights and changes."""

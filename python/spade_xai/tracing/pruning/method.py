@@ -56,8 +56,8 @@ class PrunedLayer:
 class PruningMethod(ABC):
     """How layers are pruned for a sample.
 
-    A subclass is one file of this folder. Only prepare, prune and pruning_bytes must be written; the rest has
-    defaults that suit a method which needs nothing but weights and Hessians.
+    A subclass is one file of this folder. Only prune_layer, or prune for layers that run together, and the bytes of
+    pruning must be written; the rest has defaults that suit a method which needs nothing but weights and Hessians.
 
     Attributes:
         name: The name of the method, as `trace(method=...)` takes it.
@@ -73,7 +73,6 @@ class PruningMethod(ABC):
     place: ClassVar[int] = 100
     samples_together: ClassVar[bool] = False
 
-    @abstractmethod
     def prepare(
         self,
         layer: Layer,
@@ -91,8 +90,8 @@ class PruningMethod(ABC):
             damp: Damping relative to the mean diagonal.
             progress: Callback(done, total) of a long elimination.
         """
+        return Prepared(layer, weight, hessian, damp)
 
-    @abstractmethod
     def prune(
         self,
         prepared: Sequence[Prepared],
@@ -106,6 +105,18 @@ class PruningMethod(ABC):
             ratios: As many.
             progress: Callback(done, total).
         """
+        results = []
+        for i, (x, ratio) in enumerate(zip(prepared, ratios, strict=True)):
+            results.append(self.prune_layer(x, ratio))
+            if progress is not None:
+                progress(i + 1, len(prepared))
+        return results
+
+    def prune_layer(self, prepared: Prepared, ratio: float) -> PrunedLayer:
+        """Prune one prepared layer to its ratio in [0, 1]."""
+        raise NotImplementedError(
+            f"{type(self).__name__}: neither prune_layer nor prune is written"
+        )
 
     def losses(self, prepared: Prepared, ratios: Sequence[float]) -> list[float] | None:
         """||(W - W') X||^2 / ||W X||^2 at each ratio, where it is known without pruning; else None."""

@@ -41,17 +41,6 @@ class SparseGPT(PruningMethod):
     place = 1
     samples_together = True
 
-    def prepare(
-        self,
-        layer: Layer,
-        weight: Tensor,
-        hessian: Tensor,
-        damp: float,
-        progress: Report | None = None,
-    ) -> Prepared:
-        """Nothing is done: a sweep factorises the Hessian."""
-        return Prepared(layer, weight, hessian, damp)
-
     def prune(
         self,
         prepared: Sequence[Prepared],
