@@ -75,11 +75,11 @@ struct HessianProblem {
   // A 1 x 1 convolution reads every stride-th pixel: the others leave the problem.
   void keep_read_pixels() {
     if (conv.kernel_h != 1 || conv.kernel_w != 1) return;
-    const ConvSizes sizes(conv);
-    const plan::Lines y =
-        plan::axis_pairs(conv.height, sizes.out_h, 1, conv.stride_h, conv.pad_top, 1)[0].lines;
-    const plan::Lines x =
-        plan::axis_pairs(conv.width, sizes.out_w, 1, conv.stride_w, conv.pad_left, 1)[0].lines;
+    const TapAxes axes(conv);  // one pair of taps counts its lines: one cell, or none
+    const auto read = [](const Axis& axis) {
+      return axis.cells.empty() ? Lines{0, 0} : axis.cells[0].lines;
+    };
+    const Lines y = read(axes.rows), x = read(axes.columns);
     if (y.count && x.count) offset = y.first * conv.stride_row + x.first * conv.stride_col;
     conv.height = y.count;
     conv.width = x.count;

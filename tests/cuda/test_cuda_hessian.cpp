@@ -1,5 +1,6 @@
 // hessian_linear and hessian_conv2d of csrc/cuda: sizes around warps, tiles and blocks, strides,
 // borders, groups, element types, several samples; empty inputs and errors.
+#include "cuda/store.cuh"
 #include "hessian_check.h"
 
 namespace {
