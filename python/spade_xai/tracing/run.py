@@ -2,14 +2,13 @@
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from spade_ext import DampingWarning
 from spade_ext.memory import scratch_within
-from spade_xai.exceptions import SparsityWarning, UnfaithfulTraceWarning, UnprunedLayerWarning
+from spade_xai.exceptions import UnprunedLayerWarning
 from spade_xai.models.copies import duplicate
 from spade_xai.models.inputs import Inputs, device_of
 from spade_xai.models.layers import (
@@ -34,12 +33,10 @@ from spade_xai.tracing.pruning.method import Prepared
 from spade_xai.tracing.result import Trace
 from spade_xai.tracing.sample import TracedSample, read_sample
 from spade_xai.tracing.schedule import FAITHFUL, resolve_sparsity
+from spade_xai.tracing.shortfalls import warn_of_shortfalls
 from spade_xai.tracing.verdict import Probe
 
 Item = TypeVar("Item", Layer, Unsupported)
-
-MISSED = 0.02
-"""How far below the sparsity asked for a layer may stay without a warning, if that is more than one weight."""
 
 
 class TracingRun:
@@ -188,7 +185,7 @@ class TracingRun:
         self._judge(builders, reference)
         timings = {stage: seconds / len(builders) for stage, seconds in self.stages.seconds.items()}
         traces = [builder.trace(timings, keep=keep) for builder in builders]
-        _warn(self.options.function, traces)
+        warn_of_shortfalls(self.options.function, traces)
         return traces
 
     def _parallel(
@@ -355,42 +352,3 @@ def _steps(layers: Sequence[Layer]) -> list[list[Layer]]:
         else:
             steps.append([layer])
     return steps
-
-
-def _warn(function: str, traces: Sequence[Trace]) -> None:
-    """Say which layers needed more damping, failed or missed their sparsity, and which traces are not faithful."""
-    for status, what in (
-        ("damped", "needed more damping than asked for"),
-        ("failed", "have no Hessian that can be inverted, even at damp = 1, and were left dense"),
-    ):
-        names = dict.fromkeys(x.name for t in traces for x in t.layers if x.status == status)
-        if names:
-            text = ", ".join(names)
-            warnings.warn(f"{function}: layers {what}: {text}", DampingWarning, stacklevel=6)
-    missed: Mapping[str, str] = {
-        x.name: f"{x.name} (asked {x.sparsity_asked:g}, got {x.sparsity_got:.3f})"
-        for t in traces
-        for x in t.layers
-        if x.status in ("pruned", "damped")
-        and x.sparsity_got < x.sparsity_asked - max(MISSED, 1.5 / (x.rows * x.cols))
-    }
-    if missed:
-        text = ", ".join(missed.values())
-        warnings.warn(
-            f"{function}: layers got less than the sparsity asked for, as they have too few weights per block: {text}",
-            SparsityWarning,
-            stacklevel=6,
-        )
-    unfaithful = [(i, t.verdict) for i, t in enumerate(traces) if t.verdict and not t.faithful]
-    if unfaithful:
-        index, verdict = unfaithful[0]
-        which = (
-            "the trace is" if len(traces) == 1 else f"{len(unfaithful)} of {len(traces)} traces are"
-        )
-        first = "" if len(traces) == 1 else f"of the first (sample {index} of its group), "
-        warnings.warn(
-            f"{function}: {which} not faithful to the dense model: {first}{'; '.join(verdict.reasons)}. "
-            'sparsity="faithful" chooses sparsities that keep the answer',
-            UnfaithfulTraceWarning,
-            stacklevel=6,
-        )
