@@ -1,6 +1,7 @@
 // Batched reversed Cholesky, of matrices of many sizes, with a damping ladder for each.
 #pragma once
 
+#include <cfloat>
 #include <vector>
 
 #include "cuda/launch.h"
@@ -41,4 +42,15 @@ template <class T>
 void reversed_cholesky(const char* function, const Device& device, double damp,
                        const CholeskyBatch& batch, cudaStream_t stream);
 
+namespace cholesky {
+
+// The power of 4 that brings numbers like `mean` into [1/2, 4), if a double holds it: it changes no
+// digit of the factor, and weights and masks depend on no scale, but squares of weights over those
+// of U would leave the range of floats.
+__device__ __forceinline__ double scale_for(double mean) {
+  if (mean == 0 || !(fabs(mean) <= DBL_MAX)) return 1;
+  return ldexp(1.0, -2 * max(ilogb(mean) / 2, -511));
+}
+
+}  // namespace cholesky
 }  // namespace spade::cuda

@@ -2,8 +2,6 @@
 // matrices are loaded with their damping, stored where it was enough, and the others stay pending.
 #pragma once
 
-#include <cfloat>
-
 #include "cuda/cholesky.cuh"
 #include "cuda/spread.cuh"
 
@@ -28,14 +26,6 @@ __device__ __forceinline__ int2 upper_tile(int64_t index) {
 inline int64_t upper_tiles(int64_t tiles) { return tiles * (tiles + 1) / 2; }
 
 __device__ __forceinline__ double live(double diagonal) { return diagonal == 0 ? 1 : diagonal; }
-
-// The power of 4 that brings numbers like `mean` into [1/2, 4), if a double holds it: it changes no
-// digit of the factor, and weights and masks depend on no scale, but squares of weights over those
-// of U would leave the range of floats.
-__device__ __forceinline__ double scale_for(double mean) {
-  if (mean == 0 || !(fabs(mean) <= DBL_MAX)) return 1;
-  return ldexp(1.0, -2 * max(ilogb(mean) / 2, -511));
-}
 
 // mean, failed and info of matrix blockIdx.x. Sums in a fixed order.
 template <class T>

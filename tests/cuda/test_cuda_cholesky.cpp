@@ -3,7 +3,7 @@
 #include <random>
 
 #include "check.h"
-#include "cuda/cholesky_panel.cuh"
+#include "cuda/cholesky.cuh"
 
 namespace {
 
