@@ -1,7 +1,7 @@
 """The guide's pictures: the grid and the sparsities of a photograph that the ImageNet network answers wrong.
 
 Writes explanation.png and sparsity.png, as `spade-xai explain` does, of few variants. Needs the extra `imagenet` and
-about two minutes of CPU time:
+about a minute of CPU time:
 
     python examples/report_pictures.py docs/images
 """
@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
     picture = read_image(str(path), known.fit)[None]
     (found,) = explain(
         network, known.normalize(picture), [PHOTOGRAPH], pictures=picture, label=classes.index("hammer"),
-        methods=["saliency", "grad_cam", "lrp"], augmentations=64,
+        methods=["saliency", "grad_cam", "lrp"], augmentations=32,
         augment=ImageAugment("resnet", mean=known.mean, std=known.std),
     )  # fmt: skip
     write_atomically(folder / "explanation.png", png(grid(found, classes=classes)))

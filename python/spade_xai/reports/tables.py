@@ -219,34 +219,42 @@ def text(table: Table) -> str:
 
 
 def markdown(table: Table) -> str:
-    """The table in GitHub's Markdown, its title above it, without its note."""
+    """The table in GitHub's Markdown, its title above it and its note below it."""
     rule = ["---"] + ["---:"] * (len(table["head"]) - 1)
     lines = [table["head"], rule, *table["rows"]]
-    return f"**{table['title']}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    note = f"\n\n{table['note']}" if table.get("note") else ""
+    return f"**{table['title']}**\n\n{rows}{note}"
 
 
 def _select(
     found: Mapping[str, Any], metric: str
 ) -> tuple[dict[tuple[str, str], Mapping[str, Any]], list[str], list[str], list[str]]:
-    """Rows of a metric by (method, map), with the maps and the methods in order, and what was left out.
-
-    A method whose scores all equal those of one before it, as guided backpropagation's do without a ReLU, is left out.
-    """
+    """Rows of a metric by (method, map), with the maps and the methods in order, and what was left out."""
     rows = {(r["method"], r["map"]): r for r in found["scores"] if r["metric"] == metric}
+    twins = _twins(found)
     maps = list(dict.fromkeys(c for _, c in rows))
-    kept: dict[tuple[Any, ...], str] = {}
-    methods, equal = [], []
-    for method in dict.fromkeys(m for m, _ in rows):
-        figures = tuple(
-            (rows[method, c]["mean"], rows[method, c]["difference_to_dense"]) for c in maps
-        )
-        if method != AVERAGE and figures in kept:
-            equal.append(f"{method} is left out: its scores equal those of {kept[figures]}.")
-            continue
-        if method != AVERAGE:
-            kept[figures] = method
-        methods.append(method)
+    methods = [m for m in dict.fromkeys(m for m, _ in rows) if m not in twins]
+    equal = [f"{m} is left out: its scores equal those of {other}." for m, other in twins.items()]
     return rows, maps, methods, equal
+
+
+def _twins(found: Mapping[str, Any]) -> dict[str, str]:
+    """Methods whose scores all equal those of one before them, as guided backpropagation's do without a ReLU."""
+    figures: dict[str, list[Any]] = {}
+    for r in found["scores"]:
+        if r["method"] != AVERAGE:
+            own = [r["metric"], r["map"], r["mean"], r["standard_error"], r["difference_to_dense"]]
+            figures.setdefault(r["method"], []).append(own)
+    result: dict[str, str] = {}
+    kept: list[str] = []
+    for method, own in figures.items():
+        other = next((m for m in kept if figures[m] == own), None)
+        if other is None:
+            kept.append(method)
+        else:
+            result[method] = other
+    return result
 
 
 def _values(evaluation: Evaluation, metric: str, method: str, column: str) -> tuple[Tensor, Tensor]:
