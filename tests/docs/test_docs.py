@@ -36,7 +36,15 @@ def test_links(page):
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/guide.md", "docs/lottery.md", "docs/imagenet-study.md", *HELP]
+    "name",
+    [
+        "README.md",
+        "docs/guide.md",
+        "docs/lottery.md",
+        "docs/imagenet-study.md",
+        "docs/human-study.md",
+        *HELP,
+    ],
 )
 def test_command_lines_parse(name):
     text = inspect.cleandoc(HELP[name].help) if name in HELP else (ROOT / name).read_text()

@@ -9,7 +9,7 @@ import typer
 
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
-from spade_xai.commands.output import end, print_json, print_table, ready_folder, show_progress
+from spade_xai.commands.output import end, print_json, print_table, ready_folder, reporter
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import check_outputs, told_file
 from spade_xai.commands.signature import flat
@@ -177,7 +177,7 @@ def build(
         classes=given.classes, tracer=tracer, library=study.jspsych,
         consent=None if study.consent is None else study.consent.read_text("utf-8"),
         contact=study.contact, about=about,
-        progress=show_progress(progress), report=lambda line: typer.echo(line, err=as_json), **arguments,
+        progress=reporter(progress), report=lambda line: typer.echo(line, err=as_json), **arguments,
     )  # fmt: skip
     if as_json:
         print_json(
@@ -225,7 +225,7 @@ def demo(
     ready_folder(out)
     made = build_demo(
         out, images=images, steps=steps, augmentations=augmentations, library=jspsych, seed=seed,
-        progress=show_progress(progress), report=typer.echo,
+        progress=reporter(progress), report=typer.echo,
     )  # fmt: skip
     typer.echo(f"{out}: {len(made.images)} images; next: spade-xai study serve {out}")
 
