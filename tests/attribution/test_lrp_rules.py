@@ -267,6 +267,35 @@ def test_fused_sums_of_products_are_those_spelled_out(name, rule):
     torch.testing.assert_close(got, model(x)[:, 1].detach(), rtol=1e-6, atol=1e-9)
 
 
+CLAMPS = {
+    "min=": (lambda a, b: torch.clamp(a, min=b), torch.maximum),
+    "max=": (lambda a, b: a.clamp(max=b), torch.minimum),
+    "clamp_min": (torch.clamp_min, torch.maximum),
+    "clip": (lambda a, b: torch.clip(a, b), torch.maximum),
+}
+
+
+@pytest.mark.parametrize("name", CLAMPS)
+def test_a_clamp_at_a_signal_is_a_maximum(name):
+    class Clamped(nn.Module):
+        def __init__(self, bound):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.last, self.bound = (
+                nn.Linear(6, 8),
+                nn.Linear(6, 8),
+                nn.Linear(8, 3),
+                bound,
+            )
+
+        def forward(self, x):
+            return self.last(self.bound(self.a(x), self.b(x)))
+
+    x = torch.rand(2, 6, dtype=torch.float64)
+    got, expected = (relevance(Clamped(bound).double(), x) for bound in CLAMPS[name])
+    torch.testing.assert_close(got, expected)
+
+
 MATRICES = {
     "x @ w": lambda x, w: x @ w.t(),
     "matmul": lambda x, w: torch.matmul(input=x, other=w.T),

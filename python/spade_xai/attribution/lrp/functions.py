@@ -19,6 +19,7 @@ PRODUCTS = {"mul", "rmul", "imul", "multiply"}
 QUOTIENTS = {"div", "truediv", "itruediv", "true_divide", "divide"}
 MATRIX_PRODUCTS = {"matmul", "rmatmul", "bmm", "mm", "mv"}
 SUMS_OF_PRODUCTS = {"addmm", "baddbmm", "addbmm", "addmv"}
+BOUNDED = {"clamp", "clamp_min", "clamp_max", "clip"}
 MAXIMA = {"maximum", "minimum", "fmax", "fmin"}
 # Scales that data is divided or multiplied by, as layer norm does within: no relevance goes to them.
 CONSTANT = set(

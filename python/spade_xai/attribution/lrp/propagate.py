@@ -173,6 +173,8 @@ class _Propagate(Calls):
             return self._layer(LayerCall(call.function, *args[1:], **kwargs), x)
         if name in functions.SUMS_OF_PRODUCTS:
             return self._sum_of_product(name, *args, **kwargs)
+        if name in functions.BOUNDED and signals((args[1:], kwargs)):
+            return call.run()  # a maximum of two
         if name in functions.UNCHANGED and is_signal(x):
             return Unchanged.apply(x, lambda v: call.function(v, *args[1:], **kwargs))
         if name in functions.PROPORTIONAL:
