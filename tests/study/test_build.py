@@ -12,7 +12,7 @@ from torch import nn
 from spade_xai.study.build import Candidate, StudyOptions, build_study
 from spade_xai.study.folder import read_study
 from spade_xai.study.labels import read_labels
-from spade_xai.study.regions import last_feature_maps, revealed, score_cam, strongest
+from spade_xai.study.regions import best_window, last_feature_maps, revealed, score_cam, strongest
 
 pytest.importorskip("torchcam", reason="torchcam needs Python 3.11")
 
@@ -47,7 +47,7 @@ def picture(red, green, seed=0):
 
 
 QUICK = {"augment": None, "sparsity": 0.5, "progress": False}
-OPTIONS = {"count": 10, "steps": 2, "region": 0.2, "cam_layer": "maps", "repeats": 0}
+OPTIONS = {"count": 10, "steps": 2, "region": 0.25, "cam_layer": "maps", "repeats": 0}
 
 
 def candidates(labels=None):
@@ -91,6 +91,18 @@ def test_score_cam_equals_torchcams_class_by_class():
         assert torch.allclose(ours[k], resized[0, 0].clamp(0, 1), atol=1e-6)
 
 
+def test_the_best_square():
+    maps = torch.zeros(2, 6, 9)
+    maps[0, 2:4, 5:8] = 1.0  # 2 x 3: a square of 2 x 2 fits in, the first of two
+    maps[1, 5, 0] = 2.0
+    found = best_window(maps, 4 / 54)
+    expected = torch.zeros(2, 6, 9, dtype=torch.bool)
+    expected[0, 2:4, 5:7] = True
+    expected[1, 4:6, 0:2] = True
+    assert torch.equal(found, expected)
+    assert bool(best_window(maps, 1.0).any())
+
+
 def test_layers_of_score_cam():
     model, x = Corners(), torch.rand(1, 3, 8, 8)
     assert last_feature_maps(model, x) == "maps"
@@ -107,7 +119,7 @@ def test_without_labels_the_two_most_probable_classes(tmp_path):
     assert len(study.images) == 6 and len(study.tasks) == 12
     for image in study.images:
         assert image.classes == [0, 1] and image.class_names == ["red", "green"]
-        assert image.roles == ["first", "second"] and image.region_share == pytest.approx(13 / 64)
+        assert image.roles == ["first", "second"] and image.region_share == pytest.approx(16 / 64)
     neurons = [study.tasks[2 * k].neuron for k in range(6)]
     assert sorted(neurons) == [0, 0, 0, 1, 1, 1]
     for k in range(6):
@@ -206,6 +218,7 @@ def test_what_cannot_be_told_must_be_put_into_words(tmp_path):
     ("options", "message"),
     [
         ({"count": 1}, "count must be"), ({"region": 0.7}, "region must be"), ({"steps": 0}, "steps must be"),
+        ({"shape": "round"}, "shape must be one of square, pixels"),
         ({"neurons": "all"}, "neurons must be one of one, both"),
     ],
 )  # fmt: skip

@@ -54,6 +54,13 @@ class StudyOptionsOfCommand:
     region: Annotated[
         float, typer.Option(rich_help_panel=STUDY, help="Share of the picture in each region.")
     ] = 0.1
+    shape: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=STUDY,
+            help="square (where Score-CAM is largest on average) or pixels (of the largest values).",
+        ),
+    ] = "square"
     cam_layer: Annotated[
         str | None,
         typer.Option(
@@ -148,7 +155,7 @@ def build(
     if study.labels is not None:
         labels = read_labels(study.labels, [path.name for path in given.paths], given.classes)
     options = StudyOptions(
-        title=study.title, count=study.count, region=study.region, cam_layer=study.cam_layer,
+        title=study.title, count=study.count, region=study.region, shape=study.shape, cam_layer=study.cam_layer,
         neurons=study.neurons, steps=study.steps, parametrization=study.parametrization,
         pattern_size=study.pattern_size, tasks=study.tasks, repeats=study.repeats, seed=pruning.seed,
     )  # fmt: skip

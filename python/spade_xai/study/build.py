@@ -29,7 +29,7 @@ from spade_xai.reports.plain import from_plain
 from spade_xai.study.assignment import CONDITIONS, GAP, assign
 from spade_xai.study.folder import PARTS, SITE, Study, StudyImage, Task
 from spade_xai.study.page import write_site
-from spade_xai.study.regions import last_feature_maps, revealed, score_cam, strongest
+from spade_xai.study.regions import SHAPES, last_feature_maps, revealed, score_cam
 from spade_xai.tracing.file import describe, fingerprint
 from spade_xai.tracing.pruning.registry import TRACERS
 from spade_xai.tracing.trace import trace
@@ -46,6 +46,8 @@ class StudyOptions:
         title: What raters read first.
         count: The most images; those that are left out do not count.
         region: The share of the picture that each region takes, in (0, 0.5).
+        shape: "square": the square of that size where Score-CAM is largest on average; "pixels": the pixels where it
+            is largest, wherever they are.
         cam_layer: The layer whose feature maps Score-CAM weighs; None: the last one.
         neurons: "one" of the two classes per image, as often the one as the other, or "both".
         steps: Steps of each visualisation.
@@ -59,6 +61,7 @@ class StudyOptions:
     title: str = "Which part of the picture?"
     count: int = 100
     region: float = 0.1
+    shape: str = "square"
     cam_layer: str | None = None
     neurons: str = "one"
     steps: int = 512
@@ -73,6 +76,10 @@ class StudyOptions:
         check_int("build_study", "steps", self.steps, 1)
         check_range("build_study", "region", self.region, 0.0, 0.5)
         check_seed("build_study", self.seed)
+        if self.shape not in SHAPES:
+            raise ValueError(
+                f"build_study: shape must be one of {', '.join(SHAPES)}, got {self.shape!r}"
+            )
         if self.neurons not in NEURONS:
             raise ValueError(
                 f"build_study: neurons must be one of {', '.join(NEURONS)}, got {self.neurons!r}"
@@ -292,7 +299,7 @@ class _Maker:
         if self._layer is None:
             self._layer = last_feature_maps(self._model, candidate.x)
         maps = score_cam(self._model, candidate.x, pair, layer=self._layer)
-        regions = strongest(maps.cpu(), options.region)
+        regions = SHAPES[options.shape](maps.cpu(), options.region)
         if bool((regions[0] & regions[1]).any()):
             return _Part(key, "regions overlap", None, {})
         with warnings.catch_warnings():

@@ -19,7 +19,7 @@ from spade_xai.trojans import imagenet
 
 # Feature maps of 14 x 14 positions and 112 channels: ten times cheaper than the last ones, and finer.
 CAM_LAYER = "blocks.10"
-REGION = 0.05  # about as large as a patch
+REGION = 0.08  # a little larger than a patch
 
 
 def build_demo(

@@ -1,4 +1,4 @@
-"""The parts of a picture that speak for a class: Score-CAM maps and their strongest pixels.
+"""The parts of a picture that speak for a class: Score-CAM maps, and the square or the pixels where they are largest.
 
 Source: Wang et al., "Score-CAM" (CVPR Workshops 2020), by torchcam.
 """
@@ -122,6 +122,18 @@ def last_feature_maps(model: nn.Module, x: Tensor) -> str:
     return found[-1]
 
 
+def best_window(maps: Tensor, share: float) -> Tensor:
+    """The square of the largest mean value of each map: bool [K, H, W], share of the picture in each."""
+    height, width = maps.shape[-2:]
+    side = min(max(1, round((share * height * width) ** 0.5)), height, width)
+    means = F.avg_pool2d(maps[:, None], side, stride=1)[:, 0]
+    chosen = torch.zeros_like(maps, dtype=torch.bool)
+    for k, place in enumerate(means.flatten(1).argmax(1).tolist()):
+        top, left = divmod(place, means.shape[-1])
+        chosen[k, top : top + side, left : left + side] = True
+    return chosen
+
+
 def strongest(maps: Tensor, share: float) -> Tensor:
     """The pixels of the largest values of each map: bool [K, H, W], share of the picture in each."""
     count = max(1, round(share * maps[0].numel()))
@@ -133,3 +145,7 @@ def strongest(maps: Tensor, share: float) -> Tensor:
 def revealed(picture: Tensor, region: Tensor) -> Tensor:
     """The picture [3, H, W] with all but a region bool [H, W] under grey."""
     return torch.where(region, picture, torch.full_like(picture, COVER))
+
+
+SHAPES = {"square": best_window, "pixels": strongest}
+"""What a region can be; each takes maps [K, H, W] and a share of the picture."""
