@@ -118,7 +118,7 @@ def check_trace(model, sample):
 def check(model, x, baseline, score, **options):
     """Saliency is finite, DeepLIFT sums to f(x) - f(baseline) to 1e-3, and LRP conserves relevance.
 
-    What the map sums to and what units keep by the definition of the rules (tests/support/conservation.py) is |f(x)|.
+    The map and what units and constants keep by the rules' definition (tests/support/conservation.py) sum to |f(x)|.
     """
     options |= {"progress": False}
     with warnings.catch_warnings():

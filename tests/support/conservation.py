@@ -5,11 +5,13 @@ from unittest import mock
 
 import torch
 
+from spade_xai.attribution.calls import is_signal
+from spade_xai.attribution.lrp.propagate import _Propagate
 from spade_xai.attribution.lrp.rules import LinearRule, Proportional
 
 
 class Ledger:
-    """Relevance that units keep: the share of bias and epsilon in their denominators, all of it where no term counts.
+    """Relevance that stays: the share of bias and epsilon, all of it where no term counts, and what constants get.
 
     Attributes:
         absorbed: The sum over the calls of all rules.
@@ -55,6 +57,19 @@ class Ledger:
             grad, sum(b.sum() for b in back if b is not None), share(ctx.rule, z, constant, grad)
         )
 
+    def constants_among(self, call, out):
+        """Of tensors that are joined, some are constants, such as a class token: what arrives at these stays there."""
+        tensors = call.args[0]
+        if all(is_signal(t) for t in tensors):
+            return
+        marks = [torch.full_like(t, 0.0 if is_signal(t) else 1.0).detach() for t in tensors]
+        constant = call.function(marks, *call.args[1:], **call.kwargs)
+
+        def note(r):
+            self.absorbed += float((r * constant).sum())
+
+        out.register_hook(note)
+
 
 def share(rule, z, bias, r):
     """R z / (z + b + eps sign)."""
@@ -66,6 +81,7 @@ def share(rule, z, bias, r):
 def ledger():
     """Check every call of a rule of LRP, and count what stays."""
     found, backward, proportional = Ledger(), LinearRule.backward, Proportional.backward
+    rule_of = _Propagate.rule
 
     def of_layer(rule, layer, x, r):
         out = backward(rule, layer, x, r)
@@ -79,7 +95,14 @@ def ledger():
             found.proportional(ctx, grads[0], out)
         return out
 
+    def of_call(mode, call):
+        out = rule_of(mode, call)
+        if call.name in ("cat", "concat", "stack"):
+            found.constants_among(call, out)
+        return out
+
     with (
+        mock.patch.object(_Propagate, "rule", of_call),
         mock.patch.object(LinearRule, "backward", of_layer),
         mock.patch.object(Proportional, "backward", staticmethod(of_proportion)),
     ):
