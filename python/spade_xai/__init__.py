@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spade_xai.reports.plot import plot
     from spade_xai.tracing import schedule
     from spade_xai.tracing.augment import ImageAugment, PerImage
+    from spade_xai.tracing.estimate import estimate
     from spade_xai.tracing.options import TraceOptions
     from spade_xai.tracing.result import Trace, load_trace
     from spade_xai.tracing.text_augment import TextAugment
@@ -38,6 +39,7 @@ _WHERE = {
     "UnfaithfulTraceWarning": "exceptions",
     "attribute": "attribution.attribute",
     "baselines": "measures.baselines",
+    "estimate": "tracing.estimate",
     "evaluate": "reports.evaluate",
     "explain": "reports.explain",
     "load_model": "models.load",
@@ -67,6 +69,7 @@ __all__ = [
     "UnfaithfulTraceWarning",
     "attribute",
     "baselines",
+    "estimate",
     "evaluate",
     "explain",
     "load_model",

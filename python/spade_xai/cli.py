@@ -32,6 +32,7 @@ ENTRIES = {
     "methods": Entry("List the saliency methods that --method takes.", ESSENTIALS),
     "evaluate": Entry("Score saliency maps of the dense model and of its traces.", FURTHER),
     "trace": Entry("Prune a model for each image, and write what is left of it.", FURTHER),
+    "estimate": Entry("Estimate time and memory of a trace on this machine.", FURTHER),
     "tune": Entry("Choose the sparsity of each layer by how good maps become.", FURTHER),
     "visualize": Entry("Show what a neuron responds to, before and after pruning.", FURTHER),
     "reasons": Entry("Group pictures by the connections that decide them.", FURTHER),
