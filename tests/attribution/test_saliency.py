@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from spade_xai import metrics
 from spade_xai.attribution.attribute import attribute, pixel_map
-from spade_xai.attribution.methods import METHODS, OPTIONS, MethodName, table
+from spade_xai.attribution.methods import METHODS, OPTIONS, RECORDS, MethodName, table
 
 GRADIENT = [m for m in METHODS if m not in ("lime", "occlusion")]
 
@@ -238,6 +238,13 @@ def test_methods_derive_from_their_records():
     assert sorted(names) == sorted(METHODS)
     assert set(OPTIONS) == set(METHODS)
     assert all(f"| `{name}` |" in table() for name in METHODS)
+
+
+def test_the_page_says_how_to_read_each_method():
+    page = (Path(__file__).parents[2] / "docs" / "reading.md").read_text()
+    for record in RECORDS.values():
+        assert f"| `{record.name}` | {record.read} |" in page
+        assert record.read.endswith(".") and len(record.read) < 160
 
 
 def test_python_of_the_page():

@@ -80,6 +80,7 @@ def test_log_lines_are_some_seconds_apart(capsys, monkeypatch):
     for k in range(10):
         lines("forward", k, 10)
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr(volume, "loudness", volume.Loudness())
     lines = LogLines(every=0.0)
     lines("forward", 3, 10)
     assert "augmentations: 3 of 10" in capsys.readouterr().err

@@ -45,7 +45,10 @@ def test_guide(tmp_path, monkeypatch, capsys):
             main(arguments)
         assert not exit.value.code, capsys.readouterr().err
     exec(in_python.replace("augmentations=256", "augmentations=4"), names)
-    exec(load, names)
+    assert Path("maps.png").exists() and Path("trace.png").exists()
+    alone: dict[str, object] = {}
+    exec(load, alone)
+    names |= alone
     assert names["saliency"].shape == (1, 64, 64)
     assert len(names["masks"]) > 10
     written = {

@@ -126,16 +126,22 @@ def say(line: str) -> None:
 
 
 class LogLines:
-    """Progress in lines, where there is no terminal for bars: one in some seconds; with -v each stage's start too."""
+    """Progress in lines, where there is no terminal for bars; with -v each stage's start too.
+
+    Lines are some seconds apart, and further apart the longer the program runs: a tenth of the time so far.
+    """
 
     def __init__(self, every: float = 5.0) -> None:
         self.every = every
         self._last = time.monotonic()
+        self._line = ""
         self._stage = ""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Report a stage of work."""
-        new = loudness.verbose and stage != self._stage
-        if new or time.monotonic() - self._last >= self.every:
-            self._last, self._stage = time.monotonic(), stage
-            say(f"{LABELS.get(stage, stage)}: {done} of {total}")
+        now = time.monotonic()
+        line = f"{LABELS.get(stage, stage)}: {done} of {total}"
+        due = now - self._last >= max(self.every, (now - loudness.start) / 10)
+        if (due and line != self._line) or (loudness.verbose and stage != self._stage):
+            self._last, self._line, self._stage = now, line, stage
+            say(line)
