@@ -1,22 +1,55 @@
-"""Keep the figures of a finished run of lottery tickets in results/.
+"""Run a study of lottery tickets by `spade-xai lottery`, and keep its figures in results/.
 
-python -m benchmarks.lottery_study RUN NAME COMMAND...
+python -m benchmarks.lottery_study NAME RUN
 
-writes results/lottery-NAME.json: the record of RUN/report.json without what only the report's pictures need, beside the
-commands that made it, the machine and the commit.
+runs the commands of STUDIES[NAME] with the folder RUN, which may hold what an interrupted run has done, and writes
+results/lottery-NAME.json: the record of RUN/report.json without what only the report's pictures need, beside the
+commands, the machine, the commit and the CPU time. `python -m benchmarks.lottery_page` puts it into the documents.
 """
 
 import argparse
 import json
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe
+from benchmarks import RESULTS, ROOT
+from benchmarks.machine import commit, describe
 from spade_xai.lottery.storage import read_json
 from spade_xai.reports.page import write_atomically
 
-RESULTS = Path(__file__).parent / "results"
 BULKY = {"measures", "by_class", "by_picture"}
+SEEDS = "--seed 0 --seed 1 --seed 2"
+EXAMPLE = "examples/lottery_photographs.py"
+STUDIES = {
+    "shapes": (
+        f"find shapes -o RUN {SEEDS}",
+        f"find shapes -o RUN {SEEDS} --scope global",
+        f"find shapes -o RUN {SEEDS} --criterion sparsegpt --criterion obc --criterion gradcam "
+        "--criterion structured --criterion random",
+        f"find shapes -o RUN {SEEDS} --reinit",
+        "concepts RUN --bank shapes",
+        "pcbm RUN",
+        "maps RUN --traces 6",
+        "regularize RUN --weight .1,1,10 --ticket 6",
+        "regularize RUN --weight .1,1,10 --ticket 6 --form concepts",
+        "difficulty RUN",
+        "tcav RUN --limit 16",
+        "report RUN",
+    ),
+    "photographs": (
+        "find folder PHOTOGRAPHS/classes -m pretrained:efficientnet_lite0 -o RUN --size 112 --rounds 6 "
+        "--percent 10 --epochs 4 --first-epochs 6 --batch 16 --rate 0.01",
+        "concepts RUN --bank PHOTOGRAPHS/concepts --count 12",
+        "pcbm RUN",
+        "maps RUN",
+        "difficulty RUN",
+        "report RUN",
+    ),
+}
 
 
 def slim(value: Any) -> Any:
@@ -29,16 +62,32 @@ def slim(value: Any) -> Any:
 
 
 def main() -> None:
-    """Write the file."""
+    """Run the commands and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("name")
-    parser.add_argument(
-        "command", nargs="+", help="the commands that made the run, one argument each"
-    )
+    parser.add_argument("name", choices=STUDIES)
+    parser.add_argument("run", type=Path, help="folder of the run")
     given = parser.parse_args()
-    record = slim(read_json(given.run / "report.json", "report"))
-    result = {"commands": given.command, "machine": describe(), **record}
+    begun, commands = commit(), STUDIES[given.name]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    photographs = given.run.with_name(f"{given.run.name}-pictures")
+    if any("PHOTOGRAPHS" in command for command in commands) and not photographs.is_dir():
+        subprocess.run([sys.executable, ROOT / EXAMPLE, photographs], check=True, env=environment)
+    places = {"RUN": str(given.run), "PHOTOGRAPHS": str(photographs)}
+    for command in commands:
+        words = [
+            "/".join(places.get(part, part) for part in word.split("/")) for word in command.split()
+        ]
+        subprocess.run(
+            [sys.executable, "-m", "spade_xai", "lottery", *words], check=True, env=environment
+        )
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = {
+        "commands": [f"spade-xai lottery {command}" for command in commands],
+        "commit": begun,
+        "machine": {**describe(), "threads": 1},
+        "cpu_seconds": round(used.ru_utime + used.ru_stime),
+        **slim(read_json(given.run / "report.json", "report")),
+    }
     text = json.dumps(result, separators=(",", ":")).replace('},{"arm"', '},\n{"arm"') + "\n"
     write_atomically(RESULTS / f"lottery-{given.name}.json", text.encode())
 

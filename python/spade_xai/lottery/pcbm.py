@@ -122,7 +122,7 @@ def _adam(
     weight = torch.zeros(classes, x.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
     learned = [weight, bias] if offset is None else [weight]
-    optimizer = torch.optim.Adam(learned, lr=settings.rate)
+    optimizer = torch.optim.Adam(learned, lr=settings.rate, fused=True)
     for _ in range(settings.epochs):
         for at in torch.randperm(len(x), generator=generator).split(settings.batch):
             logits = F.linear(x[at], weight, bias)

@@ -133,7 +133,7 @@ def train_round(
     model = job.model
     optimizer = torch.optim.SGD(
         model.parameters(), lr=training.rate, momentum=training.momentum,
-        weight_decay=training.decay,
+        weight_decay=training.decay, fused=True,
     )  # fmt: skip
     done = Trained({}, 0, [], None)
     if checkpoint.is_file():

@@ -52,10 +52,17 @@ class Pictures(ABC):
         """The object's pixels in `picture`, bool [size, size]; None where it is not known."""
         return None
 
+    @abstractmethod
+    def content(self) -> Iterator[bytes]:
+        """Everything that results may depend on beside names and labels: pixels or files, and regions."""
+
     def digest(self) -> str:
-        """Of names and labels in their order."""
+        """Of names and labels in their order, of all pixels and of regions."""
         text = "\n".join(f"{n} {y}" for n, y in zip(self.names, self.labels.tolist(), strict=True))
-        return hashlib.sha256(text.encode()).hexdigest()
+        digest = hashlib.sha256(text.encode())
+        for part in self.content():
+            digest.update(hashlib.sha256(part).digest())
+        return digest.hexdigest()
 
 
 class Drawn(Pictures):
@@ -83,11 +90,28 @@ class Drawn(Pictures):
         image = self.picture(index, size)
         return image.flip(2) if flip and seed % 2 else image
 
+    def batch(self, index: Tensor, size: int, variation: "Variation | None") -> Tensor:
+        """What `picture` and `varied` give, of several pictures at once: [B, 3, size, size]."""
+        if size != self.images.shape[-1]:
+            raise DataError(f"size must be {self.images.shape[-1]} of drawn pictures, got {size}")
+        images = self.images[index].float() / 255
+        if variation is not None and variation.flip:
+            seeds = [derived_seed(variation.seed, k) for k in index.tolist()]
+            turned = torch.tensor([seed % 2 == 1 for seed in seeds])
+            images[turned] = images[turned].flip(3)
+        return images
+
     def subset(self, indices: Sequence[int]) -> "Drawn":
         """Some of the pictures."""
         at = torch.as_tensor(indices, dtype=torch.long)
         regions = None if self.regions is None else self.regions[at]
         return Drawn(self.images[at], self.labels[at], regions, [self.names[k] for k in at])
+
+    def content(self) -> Iterator[bytes]:
+        """Pixels, then regions."""
+        for tensor in (self.images, self.regions):
+            if tensor is not None:
+                yield str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes()
 
     def region(self, index: int, size: int) -> Tensor | None:
         """Pixels of the object."""
@@ -146,6 +170,13 @@ class Files(Pictures):
         regions = None if self.regions is None else [self.regions[k] for k in at]
         paths, names = [self.paths[k] for k in at], [self.names[k] for k in at]
         return Files(paths, self.labels[at], regions, names)
+
+    def content(self) -> Iterator[bytes]:
+        """The bytes of every file, and each picture's box or the bytes of its mask's file."""
+        for index, path in enumerate(self.paths):
+            where = None if self.regions is None else self.regions[index]
+            yield path.read_bytes()
+            yield where.read_bytes() if isinstance(where, Path) else repr(where).encode()
 
     def region(self, index: int, size: int) -> Tensor | None:
         """The box or the mask, scaled and cut as the picture is."""
@@ -236,9 +267,13 @@ def batches(
         workers: Processes that read files.
     """
     order = torch.arange(len(pictures)) if order is None else order
+    if isinstance(pictures, Drawn):
+        for index in order.split(batch):
+            yield index, pictures.batch(index, size, variation), pictures.labels[index]
+        return
     items = _Items(pictures, size, order, variation)
     options: dict[str, Any] = {
-        "num_workers": workers if isinstance(pictures, Files) else 0,
+        "num_workers": workers,
         "generator": torch.Generator(),  # else the loader draws from the global one
     }
     loader = torch.utils.data.DataLoader(items, batch_size=batch, **options)
@@ -289,6 +324,6 @@ class Data:
     test: Pictures
 
     def digest(self) -> str:
-        """Of classes and of what is in each part."""
+        """Of classes and of what is in each part, down to the pixels."""
         parts = [*self.classes, *(p.digest() for p in (self.train, self.validation, self.test))]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
