@@ -4,13 +4,12 @@ python -m benchmarks.lottery_study NAME RUN
 
 runs the commands of STUDIES[NAME] with the folder RUN, which may hold what an interrupted run has done, and writes
 results/lottery-NAME.json: the record of RUN/report.json without what only the report's pictures need, beside the
-commands, the machine, the commit and the CPU time. `python -m benchmarks.lottery_page` puts it into the documents.
+commands, the machine and the commit. `python -m benchmarks.lottery_page` puts it into the documents.
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -29,11 +28,12 @@ STUDIES = {
         f"find shapes -o RUN {SEEDS}",
         f"find shapes -o RUN {SEEDS} --scope global",
         f"find shapes -o RUN {SEEDS} --criterion sparsegpt --criterion obc --criterion gradcam "
-        "--criterion structured --criterion random",
-        f"find shapes -o RUN {SEEDS} --reinit",
+        "--criterion structured",
+        "find shapes -o RUN --criterion random",
+        "find shapes -o RUN --reinit",
         "concepts RUN --bank shapes",
         "pcbm RUN",
-        "maps RUN --traces 6",
+        "maps RUN --traces 4",
         "regularize RUN --weight .1,1,10 --ticket 6",
         "regularize RUN --weight .1,1,10 --ticket 6 --form concepts",
         "difficulty RUN",
@@ -80,12 +80,10 @@ def main() -> None:
         subprocess.run(
             [sys.executable, "-m", "spade_xai", "lottery", *words], check=True, env=environment
         )
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = {
         "commands": [f"spade-xai lottery {command}" for command in commands],
         "commit": begun,
         "machine": {**describe(), "threads": 1},
-        "cpu_seconds": round(used.ru_utime + used.ru_stime),
         **slim(read_json(given.run / "report.json", "report")),
     }
     text = json.dumps(result, separators=(",", ":")).replace('},{"arm"', '},\n{"arm"') + "\n"

@@ -253,6 +253,7 @@ def _shortcut(run: Run, arms: Sequence[Arm]) -> list[dict[str, Any]]:
                 bank = read_bank(bank_file(run, arm, number))
                 row["concept_accuracy"] = float(bank.accuracy[at])
                 row["above_chance"] = bool(bank.known[at])
+                row["shows"] = row["rank"] <= st.TOP and row["above_chance"]
             rows.append(row)
     return rows
 

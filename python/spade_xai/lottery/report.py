@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from spade_xai.lottery import concept_sections, map_sections, ticket_sections
 from spade_xai.lottery import question_sections as qs
 from spade_xai.lottery import sections as sc
 from spade_xai.lottery.collect import collect
@@ -43,14 +44,14 @@ def write_report(run: Run, out: Path) -> dict[str, Any]:
 
 def build_sections(record: dict[str, Any], run: Run, *, pictures: bool = True) -> list[sc.Section]:
     """The sections of the stages that were run; the film strip of maps only with pictures."""
-    found = [sc.accuracy(record)]
+    found = [ticket_sections.accuracy(record)]
     if "drift" in record:
-        found += [sc.film(record, run)] if pictures else []
-        found.append(sc.drift(record))
+        found += [map_sections.film(record, run)] if pictures else []
+        found.append(map_sections.drift(record))
     if "concepts" in record:
-        found += [sc.concepts(record), sc.stability(record)]
+        found += [concept_sections.concepts(record), concept_sections.stability(record)]
     if record.get("shortcut"):
-        found.append(sc.shortcut(record))
+        found.append(ticket_sections.shortcut(record))
     if any(row["measure"] == "traced/answer_kept" for row in record.get("drift", [])):
         found.append(qs.traces(record))
     for name in ("regularize", "difficulty", "compare", "tcav"):
