@@ -27,15 +27,13 @@ STUDIES = {
     "shapes": (
         f"find shapes -o RUN {SEEDS}",
         f"find shapes -o RUN {SEEDS} --scope global",
-        f"find shapes -o RUN {SEEDS} --criterion sparsegpt --criterion obc --criterion gradcam "
-        "--criterion structured",
-        "find shapes -o RUN --criterion random",
+        "find shapes -o RUN --criterion sparsegpt --criterion obc --criterion gradcam "
+        "--criterion structured --criterion random",
         "find shapes -o RUN --reinit",
         "concepts RUN --bank shapes",
         "pcbm RUN",
         "maps RUN --traces 4",
         "regularize RUN --weight .1,1,10 --ticket 6",
-        "regularize RUN --weight .1,1,10 --ticket 6 --form concepts",
         "difficulty RUN",
         "tcav RUN --limit 16",
         "report RUN",
