@@ -5,8 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from spade_xai.commands import lottery_questions, lottery_stages
 from spade_xai.commands import options as o
+from spade_xai.commands.lottery_options import RunFolder, Workers
 from spade_xai.commands.output import print_json, ready_file, ready_folder, show_progress
+from spade_xai.commands.runs import check_outputs
 
 app = typer.Typer(
     help="Prune a network round by round, and follow its Grad-CAM maps and concepts (arXiv 2307.13698).",
@@ -14,12 +17,10 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
 Out = Annotated[
     Path, typer.Option("--out", "-o", rich_help_panel=o.OUTPUT, help="Folder of the run.")
 ]
 Seeds = Annotated[list[int], typer.Option("--seed", min=0, help="A seed; may be repeated.")]
-Workers = Annotated[int, typer.Option(min=0, help="The number of processes that read pictures.")]
 
 
 @app.command()
@@ -129,205 +130,11 @@ def find(
             )
 
 
-@app.command()
-def concepts(
-    run: RunFolder,
-    bank: Annotated[
-        str,
-        typer.Option(
-            help="Where concepts come from: shapes, cub, derm7pt:FOLDER, or a folder of concepts."
-        ),
-    ],
-    kind: Annotated[
-        str | None, typer.Option(help="The kind of concept bank: svm or logistic.")
-    ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(min=2, help="The number of pictures with a concept, and of those without."),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many concepts.")] = None,
-    device: o.Device = None,
-    workers: Workers = 0,
-    progress: o.Progress = None,
-) -> None:
-    """Fit a concept bank for every ticket.
-
-    Examples:
-      spade-xai lottery concepts run --bank shapes
-      spade-xai lottery concepts ham --bank derm7pt:release_v0
-    """
-    from spade_xai.lottery.folder import Run
-    from spade_xai.lottery.settings import bank_of
-    from spade_xai.lottery.stages import concepts_stage
-
-    opened = Run.open(run)
-    settings = bank_of(opened.record["data"]["kind"], kind=kind, count=count)
-    found = concepts_stage(
-        opened, bank, settings, limit=limit, device=device or "cpu", workers=workers,
-        progress=show_progress(progress),
-    )  # fmt: skip
-    typer.echo(f"{run}: banks of {len(found.names)} concepts: {', '.join(found.names)}")
-
-
-@app.command()
-def pcbm(
-    run: RunFolder,
-    solver: Annotated[str | None, typer.Option(help="The solver: adam or sgd_classifier.")] = None,
-    penalty: Annotated[
-        float | None, typer.Option(min=0, help="The penalty of the elastic net.")
-    ] = None,
-    standardize: Annotated[
-        bool, typer.Option("--standardize", help="Standardise projections.")
-    ] = False,
-    residual: Annotated[bool, typer.Option("--residual", help="Fit PCBM-h as well.")] = False,
-    progress: o.Progress = None,
-) -> None:
-    """Fit a concept bottleneck for every ticket.
-
-    Examples:
-      spade-xai lottery pcbm run
-      spade-xai lottery pcbm run --solver sgd_classifier --residual
-    """
-    from spade_xai.lottery.folder import Run
-    from spade_xai.lottery.settings import pcbm_settings_of
-    from spade_xai.lottery.stages import pcbm_stage
-
-    opened = Run.open(run)
-    settings = pcbm_settings_of(
-        opened.record["data"]["kind"], solver=solver, penalty=penalty,
-        standardize=standardize or None, residual=residual or None,
-    )  # fmt: skip
-    pcbm_stage(opened, settings, progress=show_progress(progress))
-    typer.echo(f"{run}: bottlenecks of {len(list(opened.tickets()))} tickets")
-
-
-@app.command()
-def maps(
-    run: RunFolder,
-    method: Annotated[
-        str, typer.Option("--method", "-a", help="gradcam, or a method of `explain`.")
-    ] = "gradcam",
-    limit: Annotated[int, typer.Option(min=0, help="The number of test pictures; 0 for all.")] = 0,
-    insertion: Annotated[
-        int, typer.Option(min=0, help="The number of pictures that get insertion scores.")
-    ] = 0,
-    traces: Annotated[
-        int, typer.Option(min=0, help="The number of pictures that SPADE traces in every ticket.")
-    ] = 0,
-    device: o.Device = None,
-    workers: Workers = 0,
-    progress: o.Progress = None,
-) -> None:
-    """Compute maps of every ticket and how far they have moved from the dense network's.
-
-    Examples:
-      spade-xai lottery maps run
-      spade-xai lottery maps run --insertion 32 --traces 8
-    """
-    from spade_xai.lottery.folder import Run
-    from spade_xai.lottery.maps import MapSettings, maps_stage
-
-    settings = MapSettings(method, limit, insertion, traces)
-    opened = Run.open(run)
-    maps_stage(
-        opened, settings, device=device or "cpu", workers=workers, progress=show_progress(progress)
-    )
-    typer.echo(f"{run}: maps of {len(list(opened.tickets()))} tickets")
-
-
-@app.command()
-def tcav(
-    run: RunFolder,
-    limit: Annotated[int, typer.Option(min=1, help="Test pictures per class.")] = 64,
-    device: o.Device = None,
-    progress: o.Progress = None,
-) -> None:
-    """Ask TCAV scores of every ticket on the vectors of its bank.
-
-    Examples:
-      spade-xai lottery tcav run
-    """
-    from spade_xai.lottery.folder import Run
-    from spade_xai.lottery.tcav import tcav_stage
-
-    rows = tcav_stage(
-        Run.open(run), limit=limit, device=device or "cpu", progress=show_progress(progress)
-    )
-    typer.echo(f"{run}: {len(rows)} TCAV scores")
-
-
-@app.command()
-def regularize(
-    run: RunFolder,
-    weight: Annotated[
-        str, typer.Option(help="Of the term, joined by commas; 0 is added.")
-    ] = ".1,1,10",
-    form: Annotated[str, typer.Option(help="gradcam or concepts.")] = "gradcam",
-    layer: Annotated[
-        str | None, typer.Option(help="Of Grad-CAM; default: the last feature maps.")
-    ] = None,
-    ticket: Annotated[list[int] | None, typer.Option(min=1, help="May be repeated.")] = None,
-    base: Annotated[str, typer.Option(help="Arm whose masks are used.")] = "magnitude",
-    device: o.Device = None,
-    workers: Workers = 0,
-    progress: o.Progress = None,
-) -> None:
-    """Train tickets again with a term that holds their explanations near the dense network's.
-
-    Examples:
-      spade-xai lottery regularize run --weight .1,1,10
-      spade-xai lottery regularize run --form concepts --ticket 7
-    """
-    from spade_xai.lottery.folder import Run
-    from spade_xai.lottery.regularize import regularize as train_again
-
-    record = train_again(
-        Run.open(run), o.parse_numbers("--weight", weight), form=form, layer=layer,
-        tickets=ticket or (), base=base, device=device or "cpu", workers=workers,
-        progress=show_progress(progress),
-    )  # fmt: skip
-    same = "equals" if record["zero_equals_plain"] else "does not equal"
-    typer.echo(f"{run}: weights {record['weights']}; weight 0 {same} the plain ticket bit for bit")
-
-
-@app.command()
-def difficulty(
-    run: RunFolder,
-    base: Annotated[str, typer.Option(help="Arm.")] = "magnitude",
-    seed: o.Seed = 0,
-) -> None:
-    """Compare how steady explanations of easy and hard test pictures are.
-
-    Examples:
-      spade-xai lottery difficulty run
-    """
-    from spade_xai.lottery.difficulty import difficulty as rank
-    from spade_xai.lottery.folder import Run
-
-    record = rank(Run.open(run), base=base, seed=seed)
-    typer.echo(f"{run}: {len(record['rows'])} comparisons of easy and hard pictures")
-
-
-@app.command()
-def compare(
-    first: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
-    second: Annotated[Path, typer.Argument(help="Folder of another run.", show_default=False)],
-    base: Annotated[str, typer.Option(help="Arm of both.")] = "magnitude",
-    seed: o.Seed = 0,
-) -> None:
-    """Compare how fast the leading concepts of two runs change, such as medical and natural pictures.
-
-    Examples:
-      spade-xai lottery compare ham cub
-    """
-    from spade_xai.lottery.compare import compare as slopes
-    from spade_xai.lottery.folder import Run
-
-    record = slopes(Run.open(first), Run.open(second), base=base, seed=seed)
-    typer.echo(
-        f"slopes {record['first']['slope']:.3f} and {record['second']['slope']:.3f}, "
-        f"difference {record['difference']:.3f}, p = {record['p']:.3f}"
-    )
+for command in (
+    lottery_stages.concepts, lottery_stages.pcbm, lottery_stages.maps, lottery_stages.tcav,
+    lottery_questions.regularize, lottery_questions.difficulty, lottery_questions.compare,
+):  # fmt: skip
+    app.command()(command)
 
 
 @app.command()
@@ -370,6 +177,7 @@ def all_stages(
     from spade_xai.lottery.study import run_all
 
     ready_folder(out)
+    _check(out, out / "report.html")
     run_all(out, data, seed, rounds=rounds, quick=quick, progress=show_progress(progress),
             report=lambda line: typer.echo(line, err=as_json))  # fmt: skip
     _report(out, None, as_json)
@@ -381,6 +189,7 @@ def _report(run: Path, out: Path | None, as_json: bool) -> dict[str, Any]:
 
     page = run / "report.html" if out is None else out
     ready_file(page)
+    _check(run, page)
     opened = Run.open(run)
     record = write_report(opened, page)
     if as_json:
@@ -390,3 +199,24 @@ def _report(run: Path, out: Path | None, as_json: bool) -> dict[str, Any]:
             typer.echo(f"{section.title}\n  " + "\n  ".join(section.says) + "\n")
         typer.echo(str(page))
     return record
+
+
+def _check(run: Path, page: Path) -> None:
+    """Refuse a page whose files would replace what the run holds, each other, or a file of somebody else.
+
+    A table has no place to say whose it is: it is ours where the report's JSON file is.
+    """
+    from spade_xai.lottery.report import report_files
+
+    outputs, record = report_files(page), page.with_suffix(".json")
+    if record.is_file() and _is_report(record):
+        outputs = [path for path in outputs if path == page or path.suffix != ".csv"]
+    held = [
+        path for ending in ("json", "jsonl", "safetensors") for path in run.rglob(f"*.{ending}")
+    ]
+    check_outputs(outputs, [path for path in held if not _is_report(path)])
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"spade_xai.lottery.report." in file.read(100)

@@ -16,7 +16,7 @@ from spade_xai.models.weights import first_line
 from spade_xai.tracing.file import describe, fingerprint
 from spade_xai.tuning.identity import coarse, digest_of_text
 
-_OURS = re.compile(rb"spade_xai\.[A-Z]\w+\.\d")
+_OURS = re.compile(rb"spade_xai\.(?:[A-Z]\w+|lottery\.[a-z]+)\.\d")
 _HEAD = 4096  # bytes in which a file of ours says so
 
 

@@ -15,6 +15,10 @@ from spade_xai.lottery.collect import collect
 from spade_xai.lottery.folder import Run
 from spade_xai.lottery.storage import finite, write_json, write_text
 
+TABLES = (
+    "tickets", "drift", "concepts", "banks", "stability", "shortcut", "regularize", "difficulty", "compare", "tcav",
+)  # fmt: skip
+
 
 def write_report(run: Run, out: Path) -> dict[str, Any]:
     """Write OUT.html (whatever name is given), OUT.json, OUT.md and one CSV per table beside it.
@@ -40,6 +44,13 @@ def write_report(run: Run, out: Path) -> dict[str, Any]:
         for table in section.tables:
             write_text(base.parent / f"{base.name}-{table.name}.csv", _csv(table))
     return record
+
+
+def report_files(out: Path) -> list[Path]:
+    """Every file that `write_report` may write for a page."""
+    base = out.with_suffix("")
+    tables = [base.parent / f"{base.name}-{name}.csv" for name in TABLES]
+    return [out, base.with_suffix(".json"), base.with_suffix(".md"), *tables]
 
 
 def build_sections(record: dict[str, Any], run: Run, *, pictures: bool = True) -> list[sc.Section]:
@@ -89,7 +100,7 @@ def _csv(table: sc.Table) -> str:
 
 
 def _markdown(title: str, intro: str, sections: list[sc.Section]) -> str:
-    lines = [f"# {title}", "", intro]
+    lines = ["<!-- spade_xai.lottery.markdown.1 -->", "", f"# {title}", "", intro]
     for section in sections:
         lines += ["", f"## {section.title}", ""]
         lines += [line for text in section.says for line in (text, "")]

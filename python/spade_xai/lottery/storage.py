@@ -24,8 +24,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, kind: str, record: Mapping[str, Any]) -> None:
-    """Write a record; figures that are not finite become null."""
+    """Write a record; figures that are not finite become null.
+
+    Raises:
+        RunError: Another file has that name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and not _starts_with(path, _format(kind)):
+        raise _taken(path, kind)
     files.write_json(path, _format(kind), finite(record))
 
 
@@ -44,8 +50,14 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
 def write_state(
     path: Path, kind: str, tensors: Mapping[str, Tensor], record: Mapping[str, Any] | None = None
 ) -> None:
-    """Write tensors and a JSON record as safetensors."""
+    """Write tensors and a JSON record as safetensors.
+
+    Raises:
+        RunError: Another file has that name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and files.format_of(path) != _format(kind):
+        raise _taken(path, kind)
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(finite(record or {}))
     files.write_tensors("lottery", path, _format(kind), held, {"record": text})
@@ -62,6 +74,19 @@ def read_state(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     except (FileNotFoundError, ValueError) as error:
         raise RunError(str(error)) from None
     return tensors, json.loads(metadata["record"])
+
+
+def _starts_with(path: Path, format: str) -> bool:
+    """Whether a JSON file is of a format, which its first key says."""
+    with path.open("rb") as file:
+        return f'"{format}"'.encode() in file.read(100)
+
+
+def _taken(path: Path, kind: str) -> RunError:
+    return RunError(
+        f"lottery: {path} is there and is not what a run keeps as its {kind}: it is not written over, so move it "
+        "or give another folder"
+    )
 
 
 def _format(kind: str) -> str:

@@ -60,6 +60,11 @@ def start(
             f"lottery: {kind} must {'have no' if kind == 'shapes' else 'be given its'} folder, got {folder}"
         )
     spec: dict[str, Any] = {"kind": kind}
+    if folder is not None and path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"lottery: --out must be outside of the data set's folder {folder}, got {path}: its files would become "
+            "part of the data"
+        )
     if folder is not None:
         spec["folder"] = str(folder)
     spec |= {key: value for key, value in (data_options or {}).items() if value is not None}
