@@ -150,7 +150,9 @@ def test_the_whole_study_by_one_command(run_command, tmp_path):
     mark = {(r["arm"], r["seed"], r["number"]): r for r in record["shortcut"]}
     assert mark["magnitude", 0, 0]["shows"] and mark["magnitude", 1, 0]["shows"]
     assert mark["structured", 0, 0]["shows"] and not mark["structured", 0, 3]["shows"]
-    assert re.search(r"structured, seed 0: (vanishes at|comes and goes.*gone at the end)", text)
+    assert re.search(
+        r"tickets of structured: seed 0, (vanishes at|comes and goes.*gone at the end)", text
+    )
     assert all("first_class_gain_by_mark" in r for r in record["shortcut"])
 
 

@@ -102,7 +102,7 @@ def main() -> None:
                 shutil.copytree(base, path)
         if not attempt(stage, whole, None):
             raise SystemExit("killed by another")
-        while not attempt(stage, killed, FIRST.get(stage, 1) * (1 + 3 * kills[stage])):
+        while not attempt(stage, killed, FIRST.get(stage, 1) * 4 ** kills[stage]):
             kills[stage] += 1
             if kills[stage] > 30:
                 raise SystemExit(f"{stage}: no progress")

@@ -28,7 +28,7 @@ def new_figure(width: float, height: float) -> Figure:
 def embedded(figure: Figure) -> str:
     """The figure as a data URL of a PNG on white."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=144, facecolor="white", metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -40,7 +40,7 @@ def curves(
     series: Series, label: str, levels: dict[str, float] | None = None, title: str = ""
 ) -> Figure:
     """Lines over the share of living weights, from dense on the left to sparse, and levels to compare with."""
-    figure = new_figure(6.4, 3.6)
+    figure = new_figure(5.2, 3.4)
     axis = figure.subplots()
     colors: dict[str, str] = {}
     for name, points in series.items():

@@ -52,7 +52,7 @@ def regularize(record: dict[str, Any]) -> Section:
 
 def _bars(rows: list[dict[str, Any]], weights: list[float], name: str) -> Any:
     """Changes from weight 0 of each measure, with standard errors."""
-    figure = fg.new_figure(6.4, 3.2)
+    figure = fg.new_figure(5.2, 3.2)
     axis = figure.subplots()
     measures = ("test_accuracy", "iou", "cosine", "overlap")
     shown = [w for w in weights if w]
@@ -85,7 +85,7 @@ def difficulty(record: dict[str, Any]) -> Section:
     """Open question 3: hard pictures."""
     found = record["difficulty"]
     last = max(r["ticket"] for r in found["rows"])
-    figure = fg.new_figure(6.4, 3.2)
+    figure = fg.new_figure(5.2, 3.2)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, kind in zip(axes, ("concepts", "maps"), strict=True):
         for color, third in zip(fg.COLORS, ("easy", "middle", "hard"), strict=False):

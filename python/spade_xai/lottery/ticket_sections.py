@@ -73,13 +73,15 @@ def shortcut(record: dict[str, Any]) -> Section:
                 (fg.alive_of(record, arm, k), value["mean"], value["standard_error"] or 0.0)
             )
     name = record["classes"][0]
-    figure = fg.curves(series, f"more answers {name!r} with the mark")
+    figure = fg.curves(series, "gain of the class by the mark")
     says = []
     if rows and "shows" in rows[0]:
+        told = courses(record, rows)
         says.append(
-            f"Does the planted mark show among the concepts of {name!r}, one of the three leading and told by the "
-            f"bank? {'; '.join(courses(record, rows))}."
+            f"The planted mark shows among the concepts of {name!r} (a leading one that the bank can tell) in "
+            f"tickets of {arm} thus: {'; '.join(told.pop(arm))}."
         )
+        says += [f"In tickets of {other}: {'; '.join(found)}." for other, found in told.items()]
     dense, last = (
         estimate([r["first_class_gain_by_mark"]["mean"] for r in rows
                   if r["arm"] == arm and r["number"] == k])
@@ -108,14 +110,14 @@ def shortcut(record: dict[str, Any]) -> Section:
                    [picture(figure, "Effect of the mark over living weights")], [table])  # fmt: skip
 
 
-def courses(record: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
-    """Per arm and seed, in words, where the mark shows among the leading concepts."""
-    found = []
+def courses(record: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Per arm a text per seed of where the mark shows among the leading concepts."""
+    found: dict[str, list[str]] = {}
     for arm in main_arms(record):
         for seed in record["seeds"]:
             own = {r["number"]: r["shows"] for r in rows if (r["arm"], r["seed"]) == (arm, seed)}
             if own:
-                found.append(f"{arm}, seed {seed}: {course(own)}")
+                found.setdefault(arm, []).append(f"seed {seed}, {course(own)}")
     return found
 
 
