@@ -19,8 +19,9 @@ def draw_sparsity(axis: Any, layers: Mapping[str, Sequence[LayerReport]]) -> Non
     """The chart, into axes that are there."""
     names = [layer.name for layer in next(iter(layers.values()))]
     for tracer, reports in layers.items():
-        got = [layer.sparsity_got for layer in reports]
-        axis.plot(range(len(reports)), got, marker="o", ms=3, label=tracer)
+        pruned = [k for k, layer in enumerate(reports) if not layer.reason]
+        got = [reports[k].sparsity_got for k in pruned]
+        axis.plot(pruned, got, marker="o", ms=3, label=tracer)
     left = [k for k, layer in enumerate(next(iter(layers.values()))) if layer.reason]
     if left:
         axis.plot(left, [0.0] * len(left), "x", color=BAD, ms=4, label="left dense")
