@@ -169,6 +169,7 @@ def test_one_rater_with_a_reload_a_kill_and_a_restart(folder, server, raters):
     assert rater.shown() == before
     rater.key("b")
     rater.at(3)
+    assert "Your code: " in rater.text()
     first.kill()
     rater.press("Right part")
     rater.until(lambda: "There is no connection" in rater.text())
@@ -208,6 +209,10 @@ def test_two_raters_at_once_then_one_withdraws(folder, server, raters):
     assert sorted({a.choice for a in own}.pop() for own in by_rater.values()) == ["left", "right"]
     # consecutive raters see each image once without and once with SPADE
     assert len({(a.image, a.condition) for a in answers if not a.repeat}) == 8
+    two[0].press("Done")
+    two[0].until(lambda: "You can close this page" in two[0].text())
+    two[0].browser.refresh()  # somebody else at the same computer
+    two[0].until(lambda: "I agree" in two[0].text())
     two[1].press("Delete my answers")
     two[1].until(lambda: "Your answers are deleted" in two[1].text())
     assert [a.choice for a in kept(folder)] == ["left"] * TASKS
@@ -234,7 +239,6 @@ def test_narrow_pages_do_not_scroll_sideways(server, raters):
     rater.browser.get(server().url)
     rater.until(lambda: "I agree" in rater.text())
     assert fits()
-    rater.browser.delete_all_cookies()
     rater.begin(rater.browser.current_url)
     rater.at(1)
     assert fits()

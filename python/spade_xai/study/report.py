@@ -182,18 +182,11 @@ def _page(study: Study, report: Report) -> str:
     rows = [
         [
             TITLES[row.name], percent(row.dense), percent(row.spade), percent(row.difference, True),
-            f"{row.published[0]} %", f"{row.published[1]} %",
+            f"{row.published[0]} / {row.published[1]} %",
         ]
         for row in report.table
     ]  # fmt: skip
-    head = [
-        "Response",
-        "Without SPADE",
-        "With SPADE",
-        "Difference",
-        "Paper: without",
-        "Paper: with",
-    ]
+    head = ["Response", "Without SPADE", "With SPADE", "Difference", "Paper"]
     more = [
         [name, _number(report.seconds[key], "{:.1f} s"), _number(report.alpha[key], "{:.2f}")]
         for key, name in (("dense", "Without SPADE"), ("SPADE", "With SPADE"), ("all", "All"))
@@ -206,7 +199,7 @@ def _page(study: Study, report: Report) -> str:
     settings = study.settings
     tables = [
         {"title": "Table 4", "head": head, "rows": rows, "notes": [
-            "↑: more is better; ↓: less is better. In brackets: 95 % interval."]},
+            "↑: more is better; ↓: less is better. In brackets: 95 % interval. Paper: without / with."]},
         {"title": "Time and agreement", "head": ["", "Median time per task", "Krippendorff's alpha"],
          "rows": more, "notes": [
             f"Of {report.repeats} tasks that came a second time, with the sides the other way round, "
@@ -233,7 +226,7 @@ def _figure(report: Report) -> str | None:
     ]
     if all(math.isnan(row.dense.estimate) for row in shown):
         return None
-    figure = figure_of(6.6, 2.2)
+    figure = figure_of(6.6, 2.4)
     axis = figure.subplots()
     for k, row in enumerate(reversed(shown)):
         for interval, offset, color, label in (
@@ -251,7 +244,7 @@ def _figure(report: Report) -> str | None:
     axis.set_xlim(0, 100)
     axis.set_xlabel("percent of answers", fontsize=9)
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside upper right", ncols=2)
     return embedded(figure)
 
 

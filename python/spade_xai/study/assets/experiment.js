@@ -54,7 +54,7 @@
     }
 
     async resume() {
-      if (!this.session) return null;
+      if (!this.session?.token) return null;
       const response = await this.ask("GET", "api/task");
       if (!response.ok) { this.session = null; stored.forget(); return null; }
       return response.json();
@@ -68,16 +68,26 @@
       return this.resume();
     }
 
-    async save(answer) { return (await this.ask("POST", "api/answers", answer)).json(); }
+    async save(answer) {
+      const response = await this.ask("POST", "api/answers", answer);
+      if (response.ok) return response.json();
+      this.over = texts.lost; // the answers were deleted meanwhile
+      return { position: 0, of: 0, task: null };
+    }
 
     async withdraw() {
       await this.ask("DELETE", "api/rater");
       stored.forget();
     }
 
-    async finish() { /* every answer is saved */ }
+    get rater() { return this.session.rater; }
 
-    ended() { return `<p>${escape(texts.saved)}</p><p class="small">${escape(texts.rater)} <b>${escape(this.session.rater)}</b></p>`; }
+    async finish() { stored.forget(); } // somebody else may take part in this browser
+
+    ended() {
+      if (this.over) return `<p>${escape(this.over)}</p>`;
+      return `<p>${escape(texts.saved)}</p><p class="small">${escape(texts.code)} <b>${escape(this.rater)}</b></p>`;
+    }
   }
 
   class Files {
@@ -121,6 +131,7 @@
     async finish() {
       if (window.jatos) await jatos.endStudy(this.result());
       else if (host.save) await host.save(this.result());
+      stored.forget();
     }
 
     result() {
@@ -214,7 +225,8 @@
       call(() => pictures(current.task)),
       trial(() => current.task,
         () => `<div class="how"><label for="done">${escape(texts.progress.replace("{n}", current.position + 1).replace("{of}", current.of))}</label>
-          <progress id="done" max="${current.of}" value="${current.position}"></progress></div>`,
+          <progress id="done" max="${current.of}" value="${current.position}"></progress>
+          <span>${escape(texts.code)} ${escape(study.rater)}</span></div>`,
         (data) => { answer = { position: current.position, task: current.task.task, choice: CHOICES[data.response], milliseconds: data.rt }; }),
       call(async () => { current = await study.save(answer); }),
     ],
