@@ -3,9 +3,7 @@
 Arguments are checked by the callers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -27,22 +25,9 @@ def available_memory(device: torch.device) -> int:
     return max(0, min(free + cached, allowed - used))
 
 
-_most_scratch: ContextVar[int | None] = ContextVar("most_scratch", default=None)
-
-
-@contextmanager
-def scratch_within(most: int | None) -> Iterator[None]:
-    """Have native calls cut their work so that each stays within so many bytes of scratch, if it can be cut so far."""
-    token = _most_scratch.set(most)
-    try:
-        yield
-    finally:
-        _most_scratch.reset(token)
-
-
-def _limit(tensor: torch.Tensor) -> int:
-    """Scratch that a call may take: half of what is available, or less if scratch_within says so."""
-    half, most = available_memory(tensor.device) // 2, _most_scratch.get()
+def _limit(tensor: torch.Tensor, most: int | None) -> int:
+    """Scratch that a call may take: half of what is available, and at most `most`."""
+    half = available_memory(tensor.device) // 2
     return half if most is None else min(half, most)
 
 
@@ -85,14 +70,19 @@ def add_hessian_conv2d(
 
 
 def obc_trace(
-    weight: torch.Tensor, hinv: torch.Tensor, steps: int, update: str = "auto"
+    weight: torch.Tensor,
+    hinv: torch.Tensor,
+    steps: int,
+    update: str = "auto",
+    *,
+    most: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Order [G, R, steps] int32, losses as order and info [G, R] of eliminating weights [G, R, D] float32.
 
     hinv [G, D, D] has the inverse Hessian of each group.
     """
     rows, groups, cols = _sizes(weight)
-    size = _C.cuda_obc_trace_workspace(rows, cols, steps, _limit(weight))
+    size = _C.cuda_obc_trace_workspace(rows, cols, steps, _limit(weight, most))
     order, loss, info = _new_trace(weight, steps)
     _run(
         weight, _C.cuda_obc_trace, size,
@@ -103,11 +93,17 @@ def obc_trace(
 
 
 def obc_trace_nm(
-    weight: torch.Tensor, hinv: torch.Tensor, n: int, m: int, update: str = "auto"
+    weight: torch.Tensor,
+    hinv: torch.Tensor,
+    n: int,
+    m: int,
+    update: str = "auto",
+    *,
+    most: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As obc_trace with n of each m consecutive columns eliminated."""
     rows, groups, cols = _sizes(weight)
-    size = _C.cuda_obc_trace_nm_workspace(rows, cols, n, m, _limit(weight))
+    size = _C.cuda_obc_trace_nm_workspace(rows, cols, n, m, _limit(weight, most))
     order, loss, info = _new_trace(weight, cols // m * n)
     _run(
         weight, _C.cuda_obc_trace_nm, size,
@@ -130,13 +126,20 @@ def _new_trace(weight: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Te
 
 
 def obc_trace_pattern(
-    weight: torch.Tensor, hinv: torch.Tensor, steps: int, n: int = 0, m: int = 0, block: int = 1
+    weight: torch.Tensor,
+    hinv: torch.Tensor,
+    steps: int,
+    n: int = 0,
+    m: int = 0,
+    block: int = 1,
+    *,
+    most: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As obc_trace in double, in the dtype of weight, of any number of columns; n:m or blocks of columns."""
     groups, each, cols = weight.shape
     order, loss, info = _new_trace(weight, steps)
     rows, pattern = groups * each, (steps, n, m, block)
-    size = _C.cuda_obc_trace_pattern_workspace(rows, cols, *pattern, _limit(weight))
+    size = _C.cuda_obc_trace_pattern_workspace(rows, cols, *pattern, _limit(weight, most))
     wide = weight.dtype == torch.float64
     call = _C.cuda_obc_trace_pattern_f64 if wide else _C.cuda_obc_trace_pattern_f32
     _run(
@@ -153,13 +156,15 @@ def obc_weights(
     hinv: torch.Tensor,
     order: torch.Tensor,
     counts: torch.Tensor,
+    *,
+    most: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights [G, R, D] after counts[g, r] eliminations of each row, and info [G, R]."""
     groups, each, cols = weight.shape
     rows = groups * each
     out = torch.empty_like(weight)
     info = weight.new_empty(groups, each, dtype=torch.int32)
-    size = _C.cuda_obc_weights_workspace(rows, cols, _limit(weight))
+    size = _C.cuda_obc_weights_workspace(rows, cols, _limit(weight, most))
     wide = weight.dtype == torch.float64
     call = _C.cuda_obc_weights_f64 if wide else _C.cuda_obc_weights_f32
     _run(
@@ -184,11 +189,14 @@ def least_obc_scratch(cols: int) -> int:
 
 def sparsegpt_prune(
     layers: Sequence[tuple[torch.Tensor, torch.Tensor, tuple[float, int, int, int, float, int]]],
+    *,
+    most: int | None = None,
 ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Weights [S, R, D], damping [S] float64 and info [S] of layers of one dtype.
 
     Args:
         layers: For each layer: weight [R, D] or [S, R, D], hessian [S, D, D], and the fields of spade_sparsegpt_t.
+        most: Bytes of scratch; see _limit.
     """
     results, fields = [], []
     for weight, hessian, options in layers:
@@ -205,7 +213,7 @@ def sparsegpt_prune(
     like = layers[0][1]
     dtype = _DTYPES[like.dtype]
     with torch.cuda.device(like.device):  # some factorise in double
-        size = _C.cuda_sparsegpt_prune_workspace(fields, dtype, _limit(like))
+        size = _C.cuda_sparsegpt_prune_workspace(fields, dtype, _limit(like, most))
     _run(like, _C.cuda_sparsegpt_prune, size, fields, dtype)
     return results
 

@@ -22,14 +22,14 @@ def eliminate_cuda(
     hessian: torch.Tensor,
     pattern: EliminationPattern,
     damp: float,
+    max_scratch: int | None,
 ) -> Elimination:
-    """As eliminate, on CUDA tensors."""
+    """As eliminate, on CUDA tensors, each native call within max_scratch bytes if its rows can be cut so far."""
+    w, h = weight.detach(), hessian.detach()
     if weight.ndim == 2:
-        whole = _eliminate(
-            function, weight.detach()[None], hessian.detach()[None], pattern, damp, grouped=False
-        )
+        whole = _eliminate(function, w[None], h[None], pattern, damp, max_scratch, grouped=False)
         return combined(lambda x: x[0], whole.damp, whole)
-    return _eliminate(function, weight.detach(), hessian.detach(), pattern, damp, grouped=True)
+    return _eliminate(function, w, h, pattern, damp, max_scratch, grouped=True)
 
 
 def _eliminate(
@@ -38,6 +38,7 @@ def _eliminate(
     hessian: torch.Tensor,
     pattern: EliminationPattern,
     damp: float,
+    max_scratch: int | None,
     grouped: bool,
 ) -> Elimination:
     """All groups of weight [G, R, D] at once; in float64 again those whose damping or pivots ask for it.
@@ -51,7 +52,7 @@ def _eliminate(
         now = [g for g in left if dtype == torch.float64 or inverse.in_float32[g]]
         if not now and left:
             continue
-        part, info = _queue(weight, inverse, now, dtype, pattern)
+        part, info = _queue(weight, inverse, now, dtype, pattern, max_scratch)
         whole = _placed(whole, part, now, len(weight))
         lost = {g for g, bad in zip(now, info.any(1).tolist(), strict=True) if bad}
         left = [g for g in left if g in lost or g not in now]
@@ -69,6 +70,7 @@ def _queue(
     groups: Sequence[int],
     dtype: torch.dtype,
     pattern: EliminationPattern,
+    most: int | None,
 ) -> tuple[Elimination, torch.Tensor]:
     """Elimination of some groups, and info [groups, R], by the kernel for the pattern: fast, or in double."""
     at = torch.tensor(groups, device=weight.device) if len(groups) < len(weight) else slice(None)
@@ -77,11 +79,13 @@ def _queue(
     cols = w.shape[-1]
     rows, scale = _near_one(w)
     if dtype == torch.float64 or cols > _cuda.MOST_COLUMNS or pattern.block > 1:
-        order, loss, info = _cuda.obc_trace_pattern(rows, hinv, pattern.steps(cols), *pattern)
+        order, loss, info = _cuda.obc_trace_pattern(
+            rows, hinv, pattern.steps(cols), *pattern, most=most
+        )
     elif pattern.m:
-        order, loss, info = _cuda.obc_trace_nm(rows, hinv, pattern.n, pattern.m)
+        order, loss, info = _cuda.obc_trace_nm(rows, hinv, pattern.n, pattern.m, most=most)
     else:
-        order, loss, info = _cuda.obc_trace(rows, hinv, cols)
+        order, loss, info = _cuda.obc_trace(rows, hinv, cols, most=most)
     return Elimination(order, loss * scale * scale, 0.0, w, damped, hinv), info
 
 

@@ -35,11 +35,12 @@ def solve_weights(
     block: int,
     threads: int,
     progress: bool | Callback | None = None,
+    max_scratch: int | None = None,
 ) -> torch.Tensor:
     """Weights [R, D] after the first counts[r] steps (int64), of block columns, of each row, or of each group's."""
     weight = made.weight
     if weight.is_cuda:
-        return _solve_cuda(function, made, counts, block)
+        return _solve_cuda(function, made, counts, block, max_scratch)
     if weight.ndim == 3:
 
         def alone(one: Elimination, taken: torch.Tensor) -> torch.Tensor:
@@ -64,7 +65,9 @@ def solve_weights(
     return out
 
 
-def _solve_cuda(function: str, made: Elimination, counts: torch.Tensor, block: int) -> torch.Tensor:
+def _solve_cuda(
+    function: str, made: Elimination, counts: torch.Tensor, block: int, most: int | None
+) -> torch.Tensor:
     """All groups at once; waits for the device once."""
     order, counts = made.order, counts.to(made.order.device)
     if block > 1:
@@ -73,7 +76,9 @@ def _solve_cuda(function: str, made: Elimination, counts: torch.Tensor, block: i
         counts = counts * block
     parts = [made.weight, made.hessian, made.hinv, order, counts]
     grouped = made.weight.ndim == 3
-    out, info = _cuda.obc_weights(*(x.contiguous() if grouped else x[None] for x in parts))
+    out, info = _cuda.obc_weights(
+        *(x.contiguous() if grouped else x[None] for x in parts), most=most
+    )
     if info.any():
         group, row = info.nonzero()[0].tolist()
         error = row_error(function, row, 0, made.damp)

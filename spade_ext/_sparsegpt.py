@@ -107,6 +107,7 @@ def prune(
     problems: Sequence[SparseGPTProblem],
     threads: int | None,
     progress: bool | Callback | None,
+    max_scratch: int | None = None,
 ) -> list[SparseGPTResult]:
     """Prune all problems, of one device.
 
@@ -120,7 +121,7 @@ def prune(
     for x in problems[1:]:
         check_same_device(function, x.names[0], x.weight, first.names[0], first.weight)
     if first.weight.is_cuda:
-        return _prune_cuda(function, problems)
+        return _prune_cuda(function, problems, max_scratch)
     total, done = sum(x.cost for x in problems), 0
     results = []
     with reporting(progress, function) as report:
@@ -166,7 +167,9 @@ def _scale(most: float) -> float:
     return math.ldexp(1.0, max(-60, min(60, exponent)) - exponent)
 
 
-def _prune_cuda(function: str, problems: Sequence[SparseGPTProblem]) -> list[SparseGPTResult]:
+def _prune_cuda(
+    function: str, problems: Sequence[SparseGPTProblem], most_scratch: int | None
+) -> list[SparseGPTResult]:
     """One call for all problems of a dtype; the host waits twice, for NaN and Inf and for dampings and statuses."""
     most = check_all_finite(
         function,
@@ -185,7 +188,7 @@ def _prune_cuda(function: str, problems: Sequence[SparseGPTProblem]) -> list[Spa
             (w * scale if scale != 1 else w, h, options)
             for (w, h, options), scale in zip(layers, scales, strict=True)
         ]
-        pruned_layers = _cuda.sparsegpt_prune(layers)
+        pruned_layers = _cuda.sparsegpt_prune(layers, most=most_scratch)
         for i, scale, (weights, damp, info) in zip(some, scales, pruned_layers, strict=True):
             if scale != 1:
                 weights = weights / scale

@@ -94,10 +94,16 @@ class OBCTrace:
         sparsity = check_range("OBCTrace.counts", "sparsity", sparsity, 0.0, 1.0)
         return count_steps(self.loss, sparsity)
 
-    def prune(self, sparsity: float, *, threads: int | None = None) -> torch.Tensor:
-        """Weights of the layer at this sparsity, in [0, 1], chosen by least loss over all rows and groups."""
+    def prune(
+        self, sparsity: float, *, threads: int | None = None, max_scratch: int | None = None
+    ) -> torch.Tensor:
+        """Weights of the layer at this sparsity, in [0, 1], chosen by least loss over all rows and groups.
+
+        threads and max_scratch are those of obc_trace.
+        """
         function = "OBCTrace.prune"
-        return self._solved(function, self.counts(sparsity), resolve_threads(function, threads))
+        counts, threads = self.counts(sparsity), resolve_threads(function, threads)
+        return self._solved(function, counts, threads, max_scratch=max_scratch)
 
     def prune_rows(
         self,
@@ -146,9 +152,10 @@ class OBCTrace:
         counts: torch.Tensor,
         threads: int,
         progress: bool | Callback | None = None,
+        max_scratch: int | None = None,
     ) -> torch.Tensor:
         made = Elimination(self.order, self.loss, self.damp, self.weight, self.hessian, self.hinv)
-        return solve_weights(function, made, counts, self.block, threads, progress)
+        return solve_weights(function, made, counts, self.block, threads, progress, max_scratch)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace as safetensors: to a temporary file beside path, then renamed.

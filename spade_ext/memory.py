@@ -1,10 +1,5 @@
-"""Memory on CUDA devices: what is available, and the scratch memory that native calls take at least and at most."""
+"""Memory on CUDA devices: what is available, and the scratch memory that native calls take at least."""
 
-from spade_ext._cuda import (
-    available_memory,
-    least_obc_scratch,
-    least_sparsegpt_scratch,
-    scratch_within,
-)
+from spade_ext._cuda import available_memory, least_obc_scratch, least_sparsegpt_scratch
 
-__all__ = ["available_memory", "least_obc_scratch", "least_sparsegpt_scratch", "scratch_within"]
+__all__ = ["available_memory", "least_obc_scratch", "least_sparsegpt_scratch"]

@@ -50,10 +50,11 @@ def _eliminate(
     damp: float,
     threads: int,
     progress: bool | Callback | None,
+    max_scratch: int | None = None,
 ) -> Elimination:
-    """Eliminate a checked layer on its device; threads and progress are the CPU's."""
+    """Eliminate a checked layer on its device; threads and progress are the CPU's, max_scratch CUDA's."""
     if weight.is_cuda:
-        return eliminate_cuda(function, weight, hessian, pattern, damp)
+        return eliminate_cuda(function, weight, hessian, pattern, damp, max_scratch)
     return eliminate(function, weight, hessian, pattern, damp, threads, progress)
 
 
@@ -65,6 +66,7 @@ def obc_trace(
     damp: float = 0.01,
     threads: int | None = None,
     progress: bool | Callback | None = None,
+    max_scratch: int | None = None,
 ) -> OBCTrace:
     """Eliminate every weight of each row in exact OBC order.
 
@@ -80,6 +82,8 @@ def obc_trace(
             [1e-18, 1e18], the trace runs in float64.
         threads: CPU threads; None takes torch.get_num_threads(). The result does not depend on it.
         progress: None, True for a bar, or callback(done, total).
+        max_scratch: Bytes of scratch memory that a native call on a CUDA device may take, if its work can be cut so
+            far; None: half of what is available.
 
     Returns:
         OBCTrace of order [R, D] and losses [R, D], or [R, D / block], [G, R, D], [G, R, D / block].
@@ -109,7 +113,7 @@ def obc_trace(
     pattern = EliminationPattern(block=_check_block(function, block, cols))
     damp = check_range(function, "damp", damp, 0.0, MOST_DAMP)
     threads = resolve_threads(function, threads)
-    made = _eliminate(function, weight, hessian, pattern, damp, threads, progress)
+    made = _eliminate(function, weight, hessian, pattern, damp, threads, progress, max_scratch)
     warn_damping(function, damp, made.damp)
     return OBCTrace._of(made, pattern.block)
 

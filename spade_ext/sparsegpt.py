@@ -119,6 +119,7 @@ def sparsegpt_prune_layers(
     damp: float = 0.01,
     threads: int | None = None,
     progress: bool | Callback | None = None,
+    max_scratch: int | None = None,
 ) -> list[SparseGPTBatch]:
     """Prune L layers, each for a batch of Hessians: on CUDA all in the launches that the widest takes.
 
@@ -132,6 +133,7 @@ def sparsegpt_prune_layers(
         damp: As in sparsegpt_prune.
         threads: As in sparsegpt_prune.
         progress: As in sparsegpt_prune, over all layers by their cost; never called on CUDA.
+        max_scratch: As in obc_trace.
 
     Returns:
         What sparsegpt_prune_batch gives for each layer.
@@ -160,7 +162,7 @@ def sparsegpt_prune_layers(
         check_tensor(function, names[1], hessian, ndim=3)
         pattern = SparseGPTOptions(ratio, width, n, m, damp)
         problems.append(check_problem(function, weight, hessian, pattern, names))
-    return [_batch(x) for x in prune(function, problems, threads, progress)]
+    return [_batch(x) for x in prune(function, problems, threads, progress, max_scratch)]
 
 
 def _of_each(function: str, name: str, value: T | Sequence[T], layers: int) -> Sequence[T]:

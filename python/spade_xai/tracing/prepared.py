@@ -20,6 +20,7 @@ class PreparedLayers:
         dense: The model whose weights they have, for those that are read again from files.
         device: Where they are.
         in_files: Whether they are kept in files.
+        max_scratch: As in PruningMethod.prepare.
     """
 
     def __init__(
@@ -29,8 +30,10 @@ class PreparedLayers:
         dense: nn.Module,
         device: torch.device,
         in_files: bool,
+        max_scratch: int | None = None,
     ) -> None:
         self.method, self.damp, self.dense, self.device = method, damp, dense, device
+        self.max_scratch = max_scratch
         self._held: dict[str, Prepared] = {}
         self._files: dict[str, tuple[Layer, Path]] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="spade-trace-") if in_files else None
@@ -72,5 +75,6 @@ class PreparedLayers:
 
     def _prune(self, names: Iterable[str], ratios: Mapping[str, float]) -> dict[str, PrunedLayer]:
         layers = [self.get(name) for name in names]
-        results = self.method.prune(layers, [ratios[x.layer.name] for x in layers])
+        own = [ratios[x.layer.name] for x in layers]
+        results = self.method.prune(layers, own, max_scratch=self.max_scratch)
         return {x.layer.name: result for x, result in zip(layers, results, strict=True)}

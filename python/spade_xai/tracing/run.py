@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from spade_ext.memory import scratch_within
 from spade_xai.exceptions import UnprunedLayerWarning
 from spade_xai.models.copies import duplicate
 from spade_xai.models.inputs import Inputs, device_of
@@ -212,7 +211,12 @@ class TracingRun:
             if self.faithful or (keep and plan.keeps):
                 for builder in some:
                     builder.prepared = PreparedLayers(
-                        options.pruning, options.damp, self.dense, self.device, not plan.keeps
+                        options.pruning,
+                        options.damp,
+                        self.dense,
+                        self.device,
+                        not plan.keeps,
+                        options.most_memory,
                     )
             for part in plan.parts:
                 hessians = []
@@ -270,30 +274,27 @@ class TracingRun:
         self.stages.report("prune", done, total)
         start = time.perf_counter()
         limit = scratch_bytes(layers, method, len(builders), held, options.most_memory)
-        with scratch_within(limit):
-            for layer in layers:
-                for builder, found in zip(builders, hessians, strict=True):
-                    if layer.name not in found:
-                        continue
-                    hessian = found.pop(layer.name)
-                    before, share = len(prepared), max(1, count)
+        for layer in layers:
+            for builder, found in zip(builders, hessians, strict=True):
+                if layer.name not in found:
+                    continue
+                hessian = found.pop(layer.name)
+                before, share = len(prepared), max(1, count)
 
-                    def part(some: int, whole: int, before: int = before, n: int = share) -> None:
-                        report(before + some / max(1, whole), n)
+                def part(some: int, whole: int, before: int = before, n: int = share) -> None:
+                    report(before + some / max(1, whole), n)
 
-                    weight = layer.read(self.dense).to(hessian.device)
-                    prepared.append(
-                        method.prepare(layer, weight, hessian, options.damp, progress=part)
-                    )
-                    users.append(builder)
-            if now or not self.faithful:
-                ratios = [b.ratios[x.layer.name] for b, x in zip(users, prepared, strict=True)]
-                results = method.prune(prepared, ratios)
-                seconds = (time.perf_counter() - start) / max(1, count)
-                for builder, x, result in zip(users, prepared, results, strict=True):
-                    builder.note(x.layer, result, seconds)
-                    if builder is builders[0] and result.weights is not None:
-                        first[x.layer.name] = result.weights
+                weight = layer.read(self.dense).to(hessian.device)
+                prepared.append(method.prepare(layer, weight, hessian, options.damp, part, limit))
+                users.append(builder)
+        if now or not self.faithful:
+            ratios = [b.ratios[x.layer.name] for b, x in zip(users, prepared, strict=True)]
+            results = method.prune(prepared, ratios, max_scratch=limit)
+            seconds = (time.perf_counter() - start) / max(1, count)
+            for builder, x, result in zip(users, prepared, results, strict=True):
+                builder.note(x.layer, result, seconds)
+                if builder is builders[0] and result.weights is not None:
+                    first[x.layer.name] = result.weights
         for builder, x in zip(users, prepared, strict=True):
             if builder.prepared is not None:
                 builder.prepared.put(x)
@@ -311,7 +312,7 @@ class TracingRun:
         def report(done: int, total: int) -> None:
             self.stages.report("fidelity", done, total)
 
-        with self.stages.timed("fidelity"), scratch_within(self.options.most_memory):
+        with self.stages.timed("fidelity"):
             probe = Probe(function, reference, builder.source, self.options.batch_size)
             found = FaithfulSearch(function, reference, self.layers, prepared, probe, report).run()
         builder.ratios = {**dict.fromkeys(self.ratios, 0.0), **found.ratios}

@@ -5,14 +5,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from spade_ext.files import is_running, read_tensors, sweep, write_tensors
-from spade_ext.memory import scratch_within
 from spade_xai.models.copies import duplicate
 from spade_xai.models.layers import Layer
 from spade_xai.tracing.memory import plan_memory, scratch_bytes
@@ -80,22 +78,21 @@ class SampleCache:
             hessians = self.run.hessians(self.run.sources[sample], part, turn, len(plan.parts))
             for i, layer in enumerate(part):
                 if layer.name in hessians:
-                    with self._scratch(layer, hessians):
-                        self._keep(sample, layer, hessians.pop(layer.name))
+                    most = self._scratch(layer, hessians)
+                    self._keep(sample, layer, hessians.pop(layer.name), most)
                 self.run.stages.report("prune", i + 1, len(part))
         self._filled.add(sample)
 
-    def _scratch(
-        self, layer: Layer, hessians: Mapping[str, Tensor]
-    ) -> AbstractContextManager[None]:
-        """Native calls on CUDA within the limit, beside the Hessians that are held."""
+    def _scratch(self, layer: Layer, hessians: Mapping[str, Tensor]) -> int | None:
+        """Bytes that native calls on CUDA may take within the limit, beside the Hessians that are held."""
         held = sum(h.nbytes for h in hessians.values())
         limit = self.run.options.most_memory
-        return scratch_within(scratch_bytes([layer], self.method, 1, held, limit))
+        return scratch_bytes([layer], self.method, 1, held, limit)
 
-    def _keep(self, sample: int, layer: Layer, hessian: Tensor) -> None:
+    def _keep(self, sample: int, layer: Layer, hessian: Tensor, most: int | None) -> None:
         weight = layer.read(self.run.dense).to(hessian.device)
-        prepared = self.method.prepare(layer, weight, hessian, self.run.options.damp)
+        damp = self.run.options.damp
+        prepared = self.method.prepare(layer, weight, hessian, damp, max_scratch=most)
         self.method.save(prepared, self._prepared(sample, layer))
 
     @torch.no_grad()
@@ -107,8 +104,8 @@ class SampleCache:
         held = self._held(sample, layer)
         if held is None:
             return dense
-        with self._scratch(layer, {layer.name: held.hessian}):
-            (pruned,) = self.method.prune([held], [ratio])
+        most = self._scratch(layer, {layer.name: held.hessian})
+        (pruned,) = self.method.prune([held], [ratio], max_scratch=most)
         return dense if pruned.weights is None else pruned.weights.to(dense)
 
     def _held(self, sample: int, layer: Layer) -> Prepared | None:

@@ -51,6 +51,7 @@ class ExactOBC(PruningMethod):
         hessian: Tensor,
         damp: float,
         progress: Report | None = None,
+        max_scratch: int | None = None,
     ) -> Eliminated:
         """Eliminate every weight."""
         if not all_finite([hessian])[0]:
@@ -64,18 +65,21 @@ class ExactOBC(PruningMethod):
                     hessian[0] if single else hessian,
                     damp=damp,
                     progress=progress,
+                    max_scratch=max_scratch,
                 )
         except SingularHessianError:
             return Eliminated(layer, weight, hessian, damp, None)
         return Eliminated(layer, weight, hessian, damp, order)
 
-    def prune_layer(self, prepared: Prepared, ratio: float) -> PrunedLayer:
+    def prune_layer(
+        self, prepared: Prepared, ratio: float, max_scratch: int | None = None
+    ) -> PrunedLayer:
         """Solve the weights that stay: those of least loss over all groups and rows of the layer go."""
         x = _eliminated(prepared)
         if x.order is None:
             return failed_layer(x.damp)
         try:
-            pruned = x.order.prune(ratio).reshape(x.weight.shape)
+            pruned = x.order.prune(ratio, max_scratch=max_scratch).reshape(x.weight.shape)
         except SingularHessianError:
             return failed_layer(x.damp)
         losses = layer_losses(x.weight, pruned, x.hessian).tolist()

@@ -24,7 +24,9 @@ class Magnitude(PruningMethod):
     name = "magnitude"
     title = "Magnitude"
 
-    def prune_layer(self, prepared: Prepared, ratio: float) -> PrunedLayer:
+    def prune_layer(
+        self, prepared: Prepared, ratio: float, max_scratch: int | None = None
+    ) -> PrunedLayer:
         """Cut the layer; the Hessian only tells the loss."""
         if not all_finite([prepared.hessian])[0]:
             return failed_layer(prepared.damp)

@@ -80,6 +80,7 @@ class PruningMethod(ABC):
         hessian: Tensor,
         damp: float,
         progress: Report | None = None,
+        max_scratch: int | None = None,
     ) -> Prepared:
         """Do once what every sparsity needs.
 
@@ -89,6 +90,7 @@ class PruningMethod(ABC):
             hessian: [G, D, D]. Not modified.
             damp: Damping relative to the mean diagonal.
             progress: Callback(done, total) of a long elimination.
+            max_scratch: Bytes of scratch that a native call on a CUDA device may take; None: half of what is available.
         """
         return Prepared(layer, weight, hessian, damp)
 
@@ -97,6 +99,7 @@ class PruningMethod(ABC):
         prepared: Sequence[Prepared],
         ratios: Sequence[float],
         progress: Report | None = None,
+        max_scratch: int | None = None,
     ) -> list[PrunedLayer]:
         """Prune each of the prepared layers to its ratio in [0, 1].
 
@@ -104,15 +107,18 @@ class PruningMethod(ABC):
             prepared: Any layers and samples, those of a layer side by side. What can run together does.
             ratios: As many.
             progress: Callback(done, total).
+            max_scratch: As in prepare.
         """
         results = []
         for i, (x, ratio) in enumerate(zip(prepared, ratios, strict=True)):
-            results.append(self.prune_layer(x, ratio))
+            results.append(self.prune_layer(x, ratio, max_scratch))
             if progress is not None:
                 progress(i + 1, len(prepared))
         return results
 
-    def prune_layer(self, prepared: Prepared, ratio: float) -> PrunedLayer:
+    def prune_layer(
+        self, prepared: Prepared, ratio: float, max_scratch: int | None = None
+    ) -> PrunedLayer:
         """Prune one prepared layer to its ratio in [0, 1]."""
         raise NotImplementedError(
             f"{type(self).__name__}: neither prune_layer nor prune is written"

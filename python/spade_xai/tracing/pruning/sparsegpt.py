@@ -46,6 +46,7 @@ class SparseGPT(PruningMethod):
         prepared: Sequence[Prepared],
         ratios: Sequence[float],
         progress: Report | None = None,
+        max_scratch: int | None = None,
     ) -> list[PrunedLayer]:
         """Sweep: samples of one layer with one ratio are a batch, and on CUDA all batches share launches."""
         if not prepared:
@@ -72,6 +73,7 @@ class SparseGPT(PruningMethod):
             ],
             damp=firsts[0].damp,
             progress=progress,
+            max_scratch=max_scratch,
         )  # fmt: skip
         weights: list[Tensor] = []
         damps: list[float] = []
