@@ -15,7 +15,7 @@ from spade_xai.tracing.pruning.registry import METHODS, TRACERS, method_of
 from spade_xai.tracing.pruning.sparsegpt import block_width
 
 LAST_COLUMNS = '''
-from spade_xai.tracing.pruning.method import Prepared, PruningMethod, layer_losses, pruned_layer
+from spade_xai.tracing.pruning.method import PruningMethod, layer_losses, pruned_layer
 
 
 class LastColumns(PruningMethod):
@@ -23,17 +23,11 @@ class LastColumns(PruningMethod):
 
     name, title = "last_columns", "LastColumns"
 
-    def prepare(self, layer, weight, hessian, damp, progress=None):
-        return Prepared(layer, weight, hessian, damp)
-
-    def prune(self, prepared, ratios, progress=None):
-        results = []
-        for x, ratio in zip(prepared, ratios, strict=True):
-            weights = x.weight.clone()
-            weights[..., round((1 - ratio) * x.layer.cols) :] = 0
-            losses = layer_losses(x.weight, weights, x.hessian).tolist()
-            results.append(pruned_layer(weights, 0.0, losses))
-        return results
+    def prune_layer(self, prepared, ratio, max_scratch=None):
+        weights = prepared.weight.clone()
+        weights[..., round((1 - ratio) * prepared.layer.cols) :] = 0
+        losses = layer_losses(prepared.weight, weights, prepared.hessian).tolist()
+        return pruned_layer(weights, 0.0, losses)
 
     def pruning_bytes(self, layer, samples):
         return 0

@@ -71,7 +71,7 @@ def test_each_layer_is_eliminated_once_a_sample_and_solved_once_a_candidate(
 
     def count(name):
         run = getattr(ExactOBC, name)
-        monkeypatch.setattr(ExactOBC, name, lambda *a: calls.update([name]) or run(*a))
+        monkeypatch.setattr(ExactOBC, name, lambda *a, **k: calls.update([name]) or run(*a, **k))
 
     count("prepare")
     count("prune")
@@ -117,7 +117,7 @@ def test_resumes_with_nothing_lost(model, samples, tmp_path, monkeypatch, at, to
     whole = tune(model, samples, metric, **options)
     eliminated = []
     order = ExactOBC.prepare
-    monkeypatch.setattr(ExactOBC, "prepare", lambda *a: eliminated.append(a) or order(*a))
+    monkeypatch.setattr(ExactOBC, "prepare", lambda *a, **k: eliminated.append(a) or order(*a, **k))
     with pytest.raises(KeyboardInterrupt):
         tune(model, samples, Interrupting(metric, at), checkpoint=path, **options)
     assert len(path.read_text().splitlines()) == 1 + at
