@@ -79,26 +79,24 @@ class FaithfulSearch:
         self.layers = [layer for layer in layers if layer.name in prepared]
         self.prepared = prepared
         self.sparse = duplicate(model)
+        self.known: dict[str, list[float]] = {}  # losses of all levels, of methods that know them
         self.written: dict[str, float] = {layer.name: 0.0 for layer in self.layers}
         self.solved: dict[tuple[str, float], tuple[PrunedLayer, Packed | None]] = {}
         self.tried = 0
 
     def run(self) -> Found:
         """Search."""
-        losses = self._losses()
+        method = self.prepared.method
+        for layer in self.layers:
+            losses = method.losses(self.prepared.get(layer.name), LEVELS)
+            if losses is not None:
+                self.known[layer.name] = losses
         shares = layer_weights(self.function, self.model, self.layers, self.probe)
 
         def ratios_at(budget: float) -> dict[str, float]:
-            return {
-                name: max(
-                    level
-                    for level, loss in zip(LEVELS, of_layer, strict=True)
-                    if level == 0 or loss <= min(MOST_ERROR, budget * shares[name])
-                )
-                for name, of_layer in losses.items()
-            }
+            return self._levels({n: min(MOST_ERROR, budget * share) for n, share in shares.items()})
 
-        dense = dict.fromkeys(losses, 0.0)
+        dense = dict.fromkeys(shares, 0.0)
         best, best_budget, verdict = dense, 0.0, self.probe.judge(self.model)
         seen = [dense]
         start = BUDGETS.index(FIRST)
@@ -127,21 +125,32 @@ class FaithfulSearch:
                 best, best_budget, verdict = ratios, between, found
         if self.report is not None:
             self.report(len(BUDGETS), len(BUDGETS))
-        return self._found(best, losses, verdict, best_budget)
+        return self._found(best, verdict, best_budget)
 
-    def _losses(self) -> dict[str, list[float]]:
-        """Relative error of each layer at each level."""
-        method = self.prepared.method
-        known = {x.name: method.losses(self.prepared.get(x.name), LEVELS) for x in self.layers}
-        unknown = [name for name, losses in known.items() if losses is None]
-        for level in LEVELS[1:]:
-            self._solve(dict.fromkeys(unknown, level))
-        return {
-            name: [0.0, *(self._loss(name, level) for level in LEVELS[1:])]
-            if losses is None
-            else losses
-            for name, losses in known.items()
-        }
+    def _levels(self, bounds: Mapping[str, float]) -> dict[str, float]:
+        """The largest level of each layer whose loss is within its bound.
+
+        Losses rise with the level, so that of levels that cost a sweep each few are looked at.
+        """
+        while True:
+            found, between = {}, {}
+            for name, bound in bounds.items():
+                losses = self._losses(name)
+                within = max(k for k, loss in losses.items() if k == 0 or loss <= bound)
+                above = min((k for k in losses if k > within), default=len(LEVELS))
+                found[name] = LEVELS[within]
+                if above - within > 1:
+                    between[name] = LEVELS[(within + above) // 2]
+            if not between:
+                return found
+            self._solve(between)
+
+    def _losses(self, name: str) -> dict[int, float]:
+        """The losses of a layer that are known, by the place of the level; that of level 0 is."""
+        if name in self.known:
+            return dict(enumerate(self.known[name]))
+        levels = [k for k, level in enumerate(LEVELS) if (name, level) in self.solved]
+        return {0: 0.0, **{k: self._loss(name, LEVELS[k]) for k in levels}}
 
     def _loss(self, name: str, level: float) -> float:
         result, packed = self.solved[name, level]
@@ -176,15 +185,10 @@ class FaithfulSearch:
     def _found(
         self,
         ratios: dict[str, float],
-        losses: Mapping[str, Sequence[float]],
         verdict: Verdict,
         budget: float,
     ) -> Found:
-        hopeless = {
-            name: LEVELS[1]
-            for name, of_layer in losses.items()
-            if min(of_layer[1:]) == float("inf")
-        }
+        hopeless = {name: LEVELS[1] for name in ratios if self._losses(name).get(1) == float("inf")}
         self._solve(hopeless)
         results: dict[str, PrunedLayer] = {}
         packed: dict[str, Packed] = {}
