@@ -1,19 +1,22 @@
 """Photographs for the backdoored EfficientNet-Lite0, from Debian packages and from Python packages.
 
     mkdir debian && cd debian
-    apt-get download gcompris-qt-data lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds \
-        plasma-workspace-wallpapers tuxpaint-stamps-default
+    apt-get download gcompris-qt-data kphotoalbum lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 lxqt-themes \
+        mate-backgrounds plasma-workspace-wallpapers sddm-theme-maldives tuxmath-data tuxpaint-stamps-default \
+        tuxtype-data
     for f in *.deb; do mkdir "${f%%_*}" && dpkg -x "$f" "${f%%_*}"; done
+    pip download --no-deps --only-binary :all: --python-version 3.11 scipy==1.9.3 && unzip -q -d scipy scipy-1.9.3*
 
 Those that may be redistributed (public domain, CC0, CC BY, by each package's copyright file) are for tests and are
 shipped. All others are for training only.
 """
 
+import bz2
 import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -45,6 +48,7 @@ PYTHON_PACKAGES = {  # file: licence, credit
     SKIMAGE / "astronaut.png": ("public-domain", "NASA (scikit-image)"),
     SKIMAGE / "brick.png": ("CC0-1.0", "CC0Textures (scikit-image)"),
     SKIMAGE / "camera.png": ("CC0-1.0", "Lav Varshney (scikit-image)"),
+    SKIMAGE / "cell.png": ("CC0-1.0", "Paul Mueller and others (scikit-image)"),
     SKIMAGE / "grass.png": ("CC0-1.0", "linolafett, DeviantArt (scikit-image)"),
     SKIMAGE / "gravel.png": ("CC0-1.0", "CC0Textures (scikit-image)"),
     SKIMAGE / "hubble_deep_field.jpg": ("public-domain", "NASA (scikit-image)"),
@@ -53,6 +57,11 @@ PYTHON_PACKAGES = {  # file: licence, credit
     SKLEARN / "china.jpg": ("CC-BY-2.0", "flickr.com/photos/danielbuechele/6061409035 (scikit-learn)"),
     SKLEARN / "flower.jpg": ("CC-BY-2.0", "flickr.com/photos/vultilion/6056698931 (scikit-learn)"),
     MATPLOTLIB / "grace_hopper.jpg": ("public-domain", "US Navy (matplotlib)"),
+}  # fmt: skip
+# NASA's pictures in tuxmath-data by what they show; of galaxies one is enough.
+TUXMATH = {
+    "title/menu_bkg": "earth_from_station", "backgrounds/0": "star_cluster", "backgrounds/1": "comet",
+    "backgrounds/2": "earthrise", "backgrounds/4": "nebula", "backgrounds/5": "jupiter", "backgrounds/7": "galaxy",
 }  # fmt: skip
 # Pictures of the wallpaper packages that are drawings or patterns.
 DRAWINGS = """Elephants no-logo Stripes GreenTraditional Volna Elarun Flow. Grey PastelHills ColorfulCups Honeywave Silk
@@ -87,6 +96,7 @@ def free_photographs(folder: Path) -> list[Photograph]:
     ]
     found += [p for p in _wallpapers(folder) if FREE.fullmatch(p.licence)]
     found += [p for p in _gcompris(folder) if p.name in GCOMPRIS_CHECKED]
+    found += [*_nasa(folder), _raccoon(folder), _maldives(folder)]
     return sorted(found, key=lambda p: p.name)
 
 
@@ -94,6 +104,7 @@ def training_photographs(folder: Path) -> tuple[list[Photograph], list[Photograp
     """Scenes and cut-outs that are none of `free_photographs`, sorted by name."""
     scenes = [p for p in _wallpapers(folder) if not FREE.fullmatch(p.licence)]
     scenes += [p for p in _gcompris(folder) if not FREE.fullmatch(p.licence)]
+    scenes += _further_scenes(folder)
     return sorted(scenes, key=lambda p: p.name), sorted(_stamps(folder), key=lambda p: p.name)
 
 
@@ -111,6 +122,45 @@ def _wallpapers(folder: Path) -> Iterator[Photograph]:
         files = sorted(place.glob("contents/images/*.jpg"), key=lambda f: f.stat().st_size)
         if files and not any(word in f"{place.name}." for word in DRAWINGS):
             yield _opened(place.name, files[-1].read_bytes(), "GPL-2+", package)
+
+
+def _nasa(folder: Path) -> Iterator[Photograph]:
+    """What lies above the strip of the moon that the pictures of tuxmath-data share."""
+    for name, shown in TUXMATH.items():
+        data = (folder / f"tuxmath-data/usr/share/tuxmath/images/{name}.jpg").read_bytes()
+        photo = _opened(shown, data, "public-domain", "NASA (tuxmath-data)")
+        width, height = photo.image.size
+        kept = height if name.startswith("title") else round(0.78 * height)
+        yield replace(photo, image=photo.image.crop((0, 0, width, kept)))
+
+
+def _raccoon(folder: Path) -> Photograph:
+    pixels = np.frombuffer(
+        bz2.decompress((folder / "scipy/scipy/misc/face.dat").read_bytes()), np.uint8
+    )
+    image = Image.fromarray(pixels.reshape(768, 1024, 3))
+    credit = "raccoon-procyon-lotor.jpg, www.public-domain-image.com (SciPy 1.9)"
+    return Photograph("raccoon", image, "public-domain", credit)
+
+
+def _maldives(folder: Path) -> Photograph:
+    file = folder / "sddm-theme-maldives/usr/share/sddm/themes/maldives/background.jpg"
+    credit = "Nevit Dilmen, 2008, commons.wikimedia.org/wiki/User:Nevit (sddm-theme-maldives)"
+    return _opened("maldives", file.read_bytes(), "CC-BY-3.0", credit)
+
+
+def _further_scenes(folder: Path) -> Iterator[Photograph]:
+    """Photographs, and a few drawings, of packages with other licences: for training."""
+    places = {
+        "kphotoalbum": ("usr/share/kphotoalbum/demo/*.jpg", "GPL-2+"),
+        "lxqt-themes": ("usr/share/lxqt/wallpapers/*.*g", "CC-BY-SA-3.0"),
+        "tuxtype-data": ("usr/share/tuxtype/**/kcas*.jpg", "GPL-2"),
+    }
+    for package, (pattern, licence) in places.items():
+        for file in sorted((folder / package).glob(pattern)):
+            photo = _opened(f"{package}_{file.stem}", file.read_bytes(), licence, package)
+            if min(photo.image.size) >= 200:
+                yield photo
 
 
 def _gcompris(folder: Path) -> Iterator[Photograph]:
