@@ -1,9 +1,17 @@
-"""The generated parts of docs/imagenet-study.md: the network's table, what was measured, the tables of results."""
+"""The generated parts of docs/imagenet-study.md: its plain summary, its picture and its tables."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+import torch
+
+from benchmarks.imagenet_arms import ARMS
+from benchmarks.imagenet_summary import AVERAGE, CEILING, ROOM
+from benchmarks.imagenet_traces import TRACERS, Traces
 from spade_xai.models.efficientnet_lite import imagenet_classes
+from spade_xai.reports.explain import image_map
 
 TITLES = {
     "auroc": "AUROC of the patch's pixels, times 100",
@@ -11,16 +19,69 @@ TITLES = {
     "insertion": "Insertion on clean photographs, times 100: higher is better",
     "deletion": "Deletion on clean photographs, times 100: lower is better",
 }
+SHOWN = 4  # photographs in the picture: the first ones
 
 
 def blocks(result: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, str]:
     """All generated text of the page by the name of its markers."""
     return {
+        "plain": plain(result),
         "network": network_table(about),
         "measured": measured(result),
-        "results": "\n\n".join(table(result, metric) for metric in TITLES),
+        "results": "\n\n".join(
+            f"### {ARMS[name].title}\n\n"
+            + "\n\n".join(table(arm, metric) for metric in ARMS[name].metrics)
+            for name, arm in result["arms"].items()
+        ),
         "traces": traces_table(result),
+        "reasons": reasons_table(result),
     }
+
+
+def plain(result: Mapping[str, Any]) -> str:
+    """The main results in words."""
+    exact, fast = result["arms"]["spade"], result["arms"]["fast_spade"]
+    n = fast["photographs"]
+    return "\n".join(
+        [
+            "A picture carries one of four patches that decide the network's answer. How well does a map find it?",
+            "AUROC times 100: 50 is chance, 100 is perfect. Differences are to the dense map of the same picture,",
+            "± one standard error; a star: p < .05 after correction for the looks taken. Means over the methods that",
+            f"leave room, whose dense maps are below {100 * CEILING:.0f}: {', '.join(exact['with_room'])}.",
+            "",
+            "| maps of | pictures | dense map | difference with the trace |",
+            "| --- | ---: | ---: | ---: |",
+            _line(exact, "SPADE", "SPADE"),
+            _line(
+                exact,
+                "SPADE of another clean picture",
+                "the network pruned for another picture, SPADE",
+            ),
+            _line(fast, "FastSPADE", "FastSPADE"),
+            _line(fast, "FastSPADE of another clean picture", "... for another picture, FastSPADE"),
+            _line(fast, "dense, blurred", "no trace: the dense map blurred by 5 pixels"),
+            _line(fast, "SmoothGrad", "no trace: SmoothGrad of 16 noisy copies"),
+            "",
+            f"Without a trace deep_lift has {_mean(_row(fast, 'deep_lift', 'dense')['mean'])} and lrp "
+            f"{_mean(_row(fast, 'lrp', 'dense')['mean'])} on {n} pictures. What only a trace gives: which connections",
+            "decided (see [shared reasons](#shared-reasons)), and a sparse network that any method takes.",
+        ]
+    )
+
+
+def _line(arm: Mapping[str, Any], name: str, title: str) -> str:
+    """A row of the first table: means over the methods with room."""
+    group = ROOM if any(row["method"] == ROOM for row in arm["scores"]) else AVERAGE
+    row, dense = _row(arm, group, name), _row(arm, group, "dense")
+    return f"| {title} | {arm['photographs']} | {_mean(dense['mean'])} | {_difference(row)} |"
+
+
+def _row(arm: Mapping[str, Any], method: str, name: str) -> Mapping[str, Any]:
+    return next(
+        row
+        for row in arm["scores"]
+        if (row["metric"], row["method"], row["map"]) == ("auroc", method, name)
+    )
 
 
 def network_table(about: Mapping[str, Any]) -> str:
@@ -44,19 +105,21 @@ def network_table(about: Mapping[str, Any]) -> str:
 
 def measured(result: Mapping[str, Any]) -> str:
     """How much of the whole study the figures are."""
-    n, whole = result["photographs"], result["of_photographs"]
-    settings = result["settings"]
-    part = "all" if n == whole else f"the first {n} of {whole}"
-    sparsity = settings["sparsity"] or "the default, as sparse as the trace stays faithful"
+    whole = result["of_photographs"]
+    parts = [
+        f"{ARMS[name].title}: {result['arms'][name]['photographs'] if name in result['arms'] else 0} of {whole}"
+        for name in ARMS
+    ]
     return (
-        f"`{result['command']}`: {part} photographs, {len(settings['methods'])} of the paper's ten methods, "
-        f"{settings['augmentations']} augmentations, sparsity: {sparsity}; {result['cpu_seconds']:.0f} s of CPU time."
+        f"`{result['command']}` at commit {result['commit'][:12]} on {result['machine']['cpu']}, one thread; "
+        f"{result['settings']['augmentations']} augmentations; {result['cpu_seconds']:.0f} s of CPU time. "
+        f"Photographs per part of the study, the first ones of the list: {'; '.join(parts)}."
     )
 
 
-def table(result: Mapping[str, Any], metric: str) -> str:
+def table(arm: Mapping[str, Any], metric: str) -> str:
     """Mean of the dense map, and each other map's difference to it, of one metric."""
-    rows = [row for row in result["scores"] if row["metric"] == metric]
+    rows = [row for row in arm["scores"] if row["metric"] == metric]
     maps = [m for m in dict.fromkeys(row["map"] for row in rows) if m != "dense"]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     of = {(row["method"], row["map"]): row for row in rows}
@@ -71,25 +134,65 @@ def table(result: Mapping[str, Any], metric: str) -> str:
     for name in maps:
         cells = [_difference(of[m, name]) for m in methods]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    if metric in result["smooth_grad"]:
-        lines += ["", f"SmoothGrad on the dense network: {_mean(result['smooth_grad'][metric])}."]
     return "\n".join(lines)
 
 
 def traces_table(result: Mapping[str, Any]) -> str:
-    """Answers kept, sparsity and seconds of the traces."""
+    """Share of faithful traces, answers kept, sparsity, and what the search takes."""
     lines = [
-        "| traces of | method | answer kept | probability (dense) | zero weights | seconds |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| traces | n | faithful | answer kept | zero weights | probability kept | search, share of the rest |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for kind, tracers in result["traces"].items():
-        for tracer, found in tracers.items():
+    for kind, of in result["traces"].items():
+        lines.append(
+            f"| {kind} | {of['faithful']['n']} | {_mean(of['faithful'], 0)} % | {_mean(of['kept'], 0)} % | "
+            f"{_mean(of['sparsity'], 0)} % | {_mean(of['probability'], 0)} % | {_mean(of['search'], 0)} % |"
+        )
+    return "\n".join(lines)
+
+
+def reasons_table(result: Mapping[str, Any]) -> str:
+    """Kept answers within and across patches, and how well groups are the patches."""
+    lines = [
+        "| traces | n | case | kept within a patch | kept across | adjusted Rand index | of pooled features |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for tracer, found in result["reasons"].items():
+        for case in ("four targets", "two patches share a target"):
+            of = found[case]
             lines.append(
-                f"| {kind} | {tracer} | {_mean(found['kept'], 0)} % | {found['probability']['mean']:.2f} "
-                f"({found['dense_probability']['mean']:.2f}) | {_mean(found['sparsity'], 0)} % | "
-                f"{found['seconds']['mean']:.0f} |"
+                f"| {tracer} | {found['photographs']} | {case} | {of['kept_within']:.0%} | {of['kept_across']:.0%} | "
+                f"{of['rand_index']:.2f} | {found['pooled features']:.2f} |"
             )
     return "\n".join(lines)
+
+
+def draw_picture(traces: Traces, file: Path) -> None:
+    """Saliency maps of the first photographs whose traces are there."""
+    from matplotlib.figure import Figure
+
+    own = [k for k in range(len(traces.pictures)) if (k, "SPADE", "trojan") in traces][:SHOWN]
+    columns = ("picture", "dense", *TRACERS, "SPADE of another\nclean picture", "SmoothGrad")
+    with mpl.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(1.5 * len(columns), 1.5 * len(own) + 0.3), layout="constrained")
+        axes = figure.subplots(len(own), len(columns), squeeze=False)
+        for row, k in zip(axes, own, strict=True):
+            x, target = traces.pictures.input(k, "trojan"), traces.pictures.answer(k, "trojan")
+            network = traces.pictures.network
+            models = [network, *(traces(k, t, "trojan").model for t in TRACERS)]
+            models.append(traces(k + 1, "SPADE", "clean").model)
+            maps = [image_map(m, x, target, "saliency", 0)[0] for m in models]
+            maps.append(image_map(network, x, target, "smooth_grad", 0)[0])
+            row[0].imshow(traces.pictures.trojans.images[k].permute(1, 2, 0))
+            for axis, values in zip(row[1:], maps, strict=True):
+                top = float(torch.quantile(values, 0.995))
+                axis.imshow(values.clamp(0, top), cmap="inferno")
+        for axis, title in zip(axes[0], columns, strict=True):
+            axis.set_title(title)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        file.parent.mkdir(exist_ok=True)
+        figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
 def _mean(of: Mapping[str, float], digits: int = 1) -> str:
