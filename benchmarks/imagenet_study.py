@@ -24,7 +24,7 @@ from benchmarks.imagenet_reasons import shared_reasons
 from benchmarks.imagenet_summary import arm_summary, traces_summary
 from benchmarks.imagenet_traces import Pictures, Traces
 from benchmarks.trojan_study import filled
-from spade_xai.reports.report import write_atomically
+from spade_xai.reports.page import write_atomically
 from spade_xai.trojans.imagenet import metadata
 
 PAGE = ROOT / "docs" / "imagenet-study.md"
