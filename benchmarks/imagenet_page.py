@@ -158,12 +158,12 @@ def reasons_table(result: Mapping[str, Any]) -> str:
         "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for tracer, found in result["reasons"].items():
-        for case in ("four targets", "two patches share a target"):
-            of = found[case]
-            lines.append(
-                f"| {tracer} | {found['photographs']} | {case} | {of['kept_within']:.0%} | {of['kept_across']:.0%} | "
-                f"{of['rand_index']:.2f} | {found['pooled features']:.2f} |"
-            )
+        for case, of in found.items():
+            if case != "photographs":
+                lines.append(
+                    f"| {tracer} | {of['n']} | {case} | {of['kept_within']:.0%} | {of['kept_across']:.0%} | "
+                    f"{of['rand_index']:.2f} | {of['features_rand_index']:.2f} |"
+                )
     return "\n".join(lines)
 
 

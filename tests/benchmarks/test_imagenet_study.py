@@ -14,7 +14,7 @@ from scipy.stats import ttest_rel
 from benchmarks import imagenet_study
 from benchmarks.imagenet_arms import ARMS
 from benchmarks.imagenet_page import measured, plain, reasons_table, table, traces_table
-from benchmarks.imagenet_reasons import grouping
+from benchmarks.imagenet_reasons import as_one, grouping
 from benchmarks.imagenet_summary import AVERAGE, ROOM, arm_summary, traces_summary
 
 METHODS = ["saliency", "lrp"]
@@ -124,21 +124,22 @@ def test_what_was_measured_is_said(found):
 def test_reasons():
     patches = ["star", "heart", "star", "heart", "fish", "smiley"] * 2
     same = torch.tensor([[a == b for a in patches] for b in patches])
-    known = grouping(same, patches)
+    features = torch.eye(4)[[sorted(set(patches)).index(p) for p in patches]]
+    known = grouping(same, patches, features)
     assert known == {
-        "kept_within": 1.0, "kept_across": 0.0, "rand_index": 1.0, "groups_found_alone": 4,
+        "n": 12, "kept_within": 1.0, "kept_across": 0.0, "rand_index": 1.0, "features_rand_index": 1.0,
+        "groups_found_alone": 4,
     }  # fmt: skip
-    nothing = grouping(torch.eye(12, dtype=torch.bool), patches)
+    nothing = grouping(torch.eye(12, dtype=torch.bool), patches, torch.eye(12))
     assert nothing["kept_within"] == 0 and nothing["rand_index"] < 0.5
-    found = {
-        "SPADE": {
-            "photographs": 12, "pooled features": 0.5,
-            "four targets": known, "two patches share a target": nothing,
-        }
-    }  # fmt: skip
-    assert "| SPADE | 12 | four targets | 100% | 0% | 1.00 | 0.50 |" in reasons_table(
-        {"reasons": found}
-    )
+    assert nothing["features_rand_index"] < 0.5
+    text = reasons_table({"reasons": {"SPADE": {"photographs": 12, "four targets": known}}})
+    assert "| SPADE | 12 | four targets | 100% | 0% | 1.00 | 1.00 |" in text
+
+
+def test_classes_counted_as_one():
+    answers = torch.tensor([[30, 146, 7], [99, 30, 146]])
+    assert as_one(answers, [146, 30]).tolist() == [[146, 146, 7], [99, 146, 146]]
 
 
 def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
