@@ -81,7 +81,7 @@ def as_one(answers: Tensor, classes: Sequence[int]) -> Tensor:
 
 
 def grouping(kept: Tensor, patches: Sequence[str], features: Tensor) -> dict[str, float]:
-    """Shares of kept answers within and across patches, and how well groups of traces and of features are the patches."""
+    """Shares of kept answers within and across patches; how well groups of traces and of features are the patches."""
     codes = torch.tensor([sorted(set(patches)).index(p) for p in patches])
     same = codes[:, None] == codes
     others = ~torch.eye(len(codes), dtype=torch.bool)
