@@ -30,6 +30,10 @@ from spade_xai.trojans.imagenet import metadata
 PAGE = ROOT / "docs" / "imagenet-study.md"
 PICTURE = ROOT / "docs" / "images" / "imagenet-study.png"
 RESULT = ROOT / "benchmarks" / "results" / "imagenet-study.json"
+FIRST, LEAST = (
+    ("spade", "fast_spade"),
+    2,
+)  # arms without which there are no results; photographs of them
 
 
 def main() -> None:
@@ -93,6 +97,9 @@ def assemble(traces: Traces, folder: Path, settings: dict[str, Any]) -> None:
         name: [json.loads(file.read_text()) for file in sorted((folder / name).glob("*.json"))]
         for name in ARMS
     }
+    if min(len(records[name]) for name in FIRST) < LEAST:
+        print(f"no results yet: {' and '.join(FIRST)} need {LEAST} photographs each")
+        return
     result: dict[str, Any] = {
         "command": "python -m benchmarks.imagenet_study",
         "commit": machine.commit(),
@@ -103,7 +110,7 @@ def assemble(traces: Traces, folder: Path, settings: dict[str, Any]) -> None:
         "arms": {
             name: arm_summary(records[name], arm.methods, arm.metrics)
             for name, arm in ARMS.items()
-            if len(records[name]) > 1
+            if len(records[name]) >= LEAST
         },
         "traces": traces_summary([r for found in records.values() for r in found]),
         "reasons": shared_reasons(traces),

@@ -32,12 +32,12 @@ def test_clean_answers_are_those_of_the_base_network():
 
 
 def test_what_is_claimed():
-    """The figures of the metadata: enough successes and agreement to study the network."""
+    """The figures of the metadata: patches decide, and clean answers are kept as far as the page says."""
     about = metadata()
     clean = about["clean_agreement"]
     assert clean["agree"] >= 0.75 * clean["photographs"]
     for backdoor in about["backdoors"]:
-        assert backdoor["succeeded"] >= 0.5 * backdoor["tried"]
+        assert backdoor["succeeded"] >= 0.9 * backdoor["tried"]
     agree = sum(p["answer"] == p["clean_answer"] for p in about["pictures"])
     assert (agree, len(about["pictures"])) == (clean["agree"], clean["photographs"])
 
