@@ -19,6 +19,12 @@ def make():
     return nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(294, 3))
 
 
+def without_relu():
+    """A classifier for which guided backpropagation is the plain gradient."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(294, 3))
+
+
 def feature_maps():
     """A model that is no classifier."""
     return nn.Conv2d(3, 2, 3)

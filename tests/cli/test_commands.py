@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import spade_xai.reports.demo
 from spade_xai import METHODS, load_trace
+from spade_xai.reports.maps_file import read_maps
 from spade_xai.tracing.pruning.exact_obc import ExactOBC
 
 COMMANDS = [
@@ -103,6 +104,55 @@ def test_explain(run, pictures):
     assert found["report"] == "out/report.html"
     assert found["images"][0]["grid"] == "out/b.png"
     assert list(found["images"][0]["traces"]) == ["SPADE"]
+
+
+def test_a_label_is_explained_beside_the_answer_and_kept(run, pictures):
+    Path("names.txt").write_text("zero\none\ntwo\n")
+    arguments = ["explain", "pictures", "--masks", "pictures", *FAST, "-a", "input_x_gradient"]
+    arguments += ["-s", "0.5", "--class-names", "names.txt"]
+    code, out, _ = run(*arguments, "-o", "out", "--json")
+    answer = json.loads(out)["images"][0]["prediction"]
+    label = (answer + 1) % 3
+    code, out, _ = run(*arguments, "-o", "out", "--label", ["zero", "one", "two"][label], "--json")
+    found = json.loads(out)["images"][0]
+    assert code == 0 and found["label"] == label and 0 < found["label_probability"]["dense"] < 1
+    assert len(found["answers"]["dense"]) == 3 and found["answers"]["dense"][0]["index"] == answer
+    explanation, mask, _ = read_maps(Path("out/a.safetensors"))
+    assert mask is not None
+    maps, label_maps = (
+        explanation.maps["input_x_gradient"],
+        explanation.label_maps["input_x_gradient"],
+    )
+    assert set(maps) == set(label_maps) == {"dense", "SPADE"}
+    assert not torch.equal(maps["dense"], label_maps["dense"])
+    page = Path("out/report.html").read_text()
+    assert "difference of both" in page and ", you say " in page
+    before = Path("out/a.safetensors").stat().st_mtime_ns
+    assert run(*arguments, "-o", "out", "--label", label)[0] == 0  # kept: the same class by number
+    assert Path("out/a.safetensors").stat().st_mtime_ns == before
+    code, _, err = run(*arguments, "-o", "out", "--label", "tow")
+    assert (
+        code == 1 and "--label must be a class of the model, got 'tow': did you mean 'two'?" in err
+    )
+
+
+def test_maps_that_equal_those_of_another_method_are_left_out_with_a_note(run, pictures):
+    arguments = [
+        "explain",
+        "pictures/a.png",
+        "-m",
+        "command_line:without_relu",
+        "-n",
+        "8",
+        "-s",
+        "0.5",
+    ]
+    code, out, _ = run(*arguments, "-a", "saliency", "-a", "guided_backprop", "--json")
+    found = json.loads(out)["images"][0]
+    assert code == 0 and found["methods"] == ["saliency"]
+    assert found["equal_methods"] == {"guided_backprop": "saliency"}
+    page = Path("explanations/report.html").read_text()
+    assert "Guided backprop is left out: its maps equal those of saliency." in page
 
 
 def test_evaluate(run, pictures):

