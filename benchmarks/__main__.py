@@ -117,8 +117,9 @@ def latency(options: argparse.Namespace) -> None:
 
 
 def flows(options: argparse.Namespace) -> None:
-    """Time the published programs with their classes and with ours."""
-    arguments = [str(HERE / "bench_flows.py"), "--suite=full"]
+    """Time the published programs and classes beside ours."""
+    files = [str(HERE / name) for name in ("bench_flows.py", "bench_published.py")]
+    arguments = [*files, "--suite=full"]
     arguments.append(f"--published={Path(options.published).resolve()}")
     if options.only:
         arguments.append(f"-k={' or '.join(options.only)}")
@@ -192,13 +193,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     sub.add_argument("--output", type=Path, required=True, metavar="FILE")
     sub.set_defaults(run=latency)
-    sub = commands.add_parser(
-        "flows", help="the published programs, with their classes and with ours"
-    )
+    sub = commands.add_parser("flows", help="the published programs and classes beside ours")
     sub.add_argument(
         "--published", metavar="PATH", required=True, help="checkouts of published code"
     )
-    sub.add_argument("--only", nargs="+", metavar="FLOW")
+    sub.add_argument("--only", nargs="+", metavar="NAME", help="flows or problems")
     sub.add_argument("--output", type=Path, required=True, metavar="DIR")
     sub.add_argument("--check", action="store_true", help="small problems: results, not times")
     sub.set_defaults(run=flows)

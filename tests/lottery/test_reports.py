@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from spade_xai.cli import main
 from spade_xai.lottery import report as rp
@@ -21,7 +22,7 @@ from spade_xai.lottery.pcbm import PCBMSettings
 from spade_xai.lottery.sections import verdict
 from spade_xai.lottery.settings import bank_of, settings_of, training_of
 from spade_xai.lottery.stages import concepts_stage, pcbm_stage
-from spade_xai.lottery.storage import RunError, read_json
+from spade_xai.lottery.storage import RunError, read_json, read_state
 from spade_xai.lottery.ticket_sections import course
 
 
@@ -62,6 +63,13 @@ def test_record_has_ceiling_floor_and_ticket_0_with_itself(finished_run):
     assert len(first["concepts"]) == 3 and first["in_dense"] == [True] * 3
     assert {t["number"] for t in record["tickets"]} == {0, 1, 2}
     assert all(0 <= t["pcbm_h_accuracy"] <= 1 for t in record["tickets"])
+    labels = finished_run.data.test.labels
+    for ticket in record["tickets"]:
+        arm = finished_run.arm(ticket["arm"], ticket["seed"])
+        file = arm.file("logits", ticket["number"], "safetensors")
+        logits = read_state(file, "logits")[0]["test"]
+        expected = roc_auc_score(labels, logits.double().softmax(1), multi_class="ovr")
+        assert ticket["test_auroc"] == pytest.approx(expected)
 
 
 def test_report_is_one_page_with_its_figures_as_files(finished_run, tmp_path):
@@ -203,7 +211,8 @@ def test_mistakes_are_told_in_one_line(run_command, tmp_path, own_run):
     ]
     for arguments, text in cases:
         code, _, error = run_command("lottery", *arguments)
-        assert code == 1 and text in error and error.count("\n") == 1, error
+        told = [line for line in error.splitlines() if not line.endswith("starting")]
+        assert code == 1 and len(told) == 1 and text in told[0], error
 
 
 def test_shortcut_follows_the_mark(finished_run):

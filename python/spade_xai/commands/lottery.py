@@ -168,7 +168,7 @@ def all_stages(
     as_json: o.AsJson = False,
     progress: o.Progress = None,
 ) -> None:
-    """Run every stage on drawn pictures with a planted shortcut, and write the report.
+    """Run all but traces and TCAV on drawn pictures with a planted shortcut, and write the report.
 
     Examples:
       spade-xai lottery all shapes -o run

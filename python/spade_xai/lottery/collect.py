@@ -15,7 +15,7 @@ from spade_xai.lottery.drift import drift
 from spade_xai.lottery.folder import Arm, Run
 from spade_xai.lottery.gradcam import enlarged
 from spade_xai.lottery.maps import maps_of
-from spade_xai.lottery.pcbm import top_concepts
+from spade_xai.lottery.pcbm import scores, top_concepts
 from spade_xai.lottery.stages import bank_file, concepts_of, pcbm_of
 from spade_xai.lottery.storage import read_json, read_state
 from spade_xai.measures.metrics import Estimate, mean, paired
@@ -97,6 +97,9 @@ def _ticket(run: Run, arm: Arm, number: int) -> dict[str, Any]:
     kept = ("number", "seed", "alive", "alive_weights", "weights", "best_epoch")
     row = {"arm": arm.name, **{key: record[key] for key in kept}}
     row |= {key: record[key] for key in ("validation_accuracy", "test_accuracy")}
+    logits = read_state(arm.file("logits", number, "safetensors"), "logits")[0]["test"]
+    answered = scores(logits, run.data.test.labels)
+    row |= {f"test_{name}": answered[name] for name in ("balanced_accuracy", "auroc")}
     if "base" in arm.record:
         row["penalty"] = arm.record["penalty"]
     if (run.path / "pcbm.json").is_file():

@@ -41,7 +41,7 @@ def accuracy(record: dict[str, Any]) -> Section:
         f"{verdict(change)}; n counts seeds."
     ]
     head = ["arm", "seed", "ticket", "alive", "validation", "test"]
-    extra = [k for k in record["tickets"][0] if k.startswith("pcbm_")]
+    extra = [k for k in record["tickets"][0] if k.startswith(("test_b", "test_au", "pcbm_"))]
     rows = [
         [t["arm"], str(t["seed"]), str(t["number"]), f"{t['alive']:.4f}"]
         + [
