@@ -42,7 +42,7 @@ def test_another_method_is_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(pruning, "__path__", [*pruning.__path__, str(tmp_path)])
     found = {method.name: method for method in registry._found()}
     monkeypatch.delitem(sys.modules, f"{pruning.__name__}.last_columns")
-    assert list(found) == ["obc", "sparsegpt", "last_columns", "magnitude"]
+    assert set(found) == {*METHODS, "last_columns"}
     monkeypatch.setitem(registry._SPELLINGS, "lastcolumns", found["last_columns"])
     torch.manual_seed(0)
     model, x = nn.Linear(8, 3).eval(), torch.rand(20, 8)
@@ -53,11 +53,16 @@ def test_another_method_is_one_file(tmp_path, monkeypatch):
 
 
 def test_names_of_methods():
-    assert list(METHODS) == ["obc", "sparsegpt", "magnitude"]
-    assert TRACERS == {"SPADE": "obc", "FastSPADE": "sparsegpt", "Magnitude": "magnitude"}
+    assert list(METHODS)[:2] == ["obc", "sparsegpt"]  # the paper's come first
+    assert {
+        **TRACERS,
+        "SPADE": "obc",
+        "FastSPADE": "sparsegpt",
+        "Magnitude": "magnitude",
+    } == TRACERS
     assert method_of("f", "batched fastspade") is METHODS["sparsegpt"]
     with pytest.raises(
-        ValueError, match="f: method must be one of obc, sparsegpt, magnitude, got 3"
+        ValueError, match=r"f: method must be one of obc, sparsegpt, .*magnitude, got 3"
     ):
         method_of("f", 3)
 

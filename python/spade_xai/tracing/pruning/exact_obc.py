@@ -53,7 +53,7 @@ class ExactOBC(PruningMethod):
         progress: Report | None = None,
         max_scratch: int | None = None,
     ) -> Eliminated:
-        """Eliminate every weight."""
+        """Eliminate every weight, or block of weights."""
         if not all_finite([hessian])[0]:
             return Eliminated(layer, weight, hessian, damp, None)
         single = len(weight) == 1
@@ -63,6 +63,7 @@ class ExactOBC(PruningMethod):
                 order = obc_trace(
                     weight[0] if single else weight,
                     hessian[0] if single else hessian,
+                    block=self.block(layer),
                     damp=damp,
                     progress=progress,
                     max_scratch=max_scratch,
@@ -70,6 +71,10 @@ class ExactOBC(PruningMethod):
         except SingularHessianError:
             return Eliminated(layer, weight, hessian, damp, None)
         return Eliminated(layer, weight, hessian, damp, order)
+
+    def block(self, layer: Layer) -> int:
+        """Consecutive columns of a row that go together."""
+        return 1
 
     def prune_layer(
         self, prepared: Prepared, ratio: float, max_scratch: int | None = None
@@ -140,7 +145,7 @@ class ExactOBC(PruningMethod):
         if not json.loads(metadata["failed"]):
             order = OBCTrace(
                 tensors["order"], tensors["loss"], json.loads(metadata["damp"]), tensors["weight"],
-                tensors["damped"], tensors["hinv"],
+                tensors["damped"], tensors["hinv"], self.block(layer),
             )  # fmt: skip
         return Eliminated(layer, weight, tensors["hessian"], damp, order)
 
