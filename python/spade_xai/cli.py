@@ -55,7 +55,8 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the arguments name, imported."""
         name, found, rest = super().resolve_command(ctx, args)
-        if not SILENT & set(args) and name not in MODULES:
+        completes = ctx.resilient_parsing  # what the user types, in the shell
+        if not completes and not SILENT & set(args) and name not in MODULES:
             say("starting")
         return name, None if found is None or name is None else loaded(name), rest
 

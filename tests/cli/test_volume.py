@@ -1,6 +1,7 @@
 """How much commands say, how soon help comes, and what stands for options that are not given."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -32,6 +33,23 @@ except SystemExit:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout.splitlines()[-1] == "False False False"
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"), [("spade-xai ex", "explain"), ("spade-xai explain --lab", "--label")]
+)
+def test_the_shell_completes_commands_and_options(tmp_path, typed, found):
+    program = "import sys; sys.argv = ['spade-xai']; from spade_xai.cli import main; main()"
+    told = {
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+        "_SPADE_XAI_COMPLETE": "complete_bash",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **told},
+    )  # fmt: skip
+    assert done.stdout.strip() == found and done.stderr == ""
 
 
 def test_versions_agree():
