@@ -271,9 +271,8 @@ def _resume(path: Path, job: Round, optimizer: torch.optim.Optimizer, done: Trai
     job.model.load_state_dict(parts["model"])
     for name, parameter in job.model.named_parameters():
         if name in parts["momentum"]:
-            held = parts["momentum"][name].to(parameter.device)
-            optimizer.state[parameter]["momentum_buffer"] = held.clone(
-                memory_format=torch.preserve_format
-            )
+            # in the parameter's order in memory, by which the fused step reads both
+            buffer = torch.empty_like(parameter, requires_grad=False)
+            optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(parts["momentum"][name])
     done.best, done.best_epoch = parts["best"], record["best_epoch"]
     done.epochs, done.answers = record["epochs"], tensors.get("answers")
