@@ -145,6 +145,7 @@ def build(
     from spade_xai.study.labels import read_labels
 
     given = load_inputs(inputs, class_names)
+    given.to(pruning.device)
     reads = [
         *given.paths,
         *(p for p in (inputs.weights, class_names, study.labels, study.consent) if p),

@@ -9,7 +9,7 @@ import json
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from spade_ext.files import read_json, write_bytes, write_json
 from spade_xai.exceptions import UnfaithfulTraceWarning
 from spade_xai.features.visualize import visualize
 from spade_xai.models.copies import unwrap
+from spade_xai.models.inputs import device_of
 from spade_xai.models.preprocessing import Preprocessing
 from spade_xai.progress import Progress
 from spade_xai.reports.answers import class_name
@@ -255,8 +256,9 @@ class _Maker:
 
     def make(self, candidate: Candidate, turn: int) -> _Part:
         """The part of an image."""
+        candidate = replace(candidate, x=candidate.x.to(device_of(self._model)))
         with torch.no_grad():
-            probabilities = unwrap(self._model(candidate.x)).float().softmax(1)[0]
+            probabilities = unwrap(self._model(candidate.x)).float().softmax(1)[0].cpu()
         answer = int(probabilities.argmax())
         if candidate.label == answer:
             return _Part("", "right answer", None, {})

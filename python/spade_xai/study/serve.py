@@ -100,7 +100,9 @@ class _Server:
         self._newcomers = Buckets(limits.raters, limits.burst)
         self._requests = Buckets(limits.answers, limits.burst)
         self._all = Buckets(limits.requests, int(max(1, 2 * limits.requests)))
-        script = f"script-src 'self' {cdn_host()}; style-src 'self' 'unsafe-inline' {cdn_host()}"
+        carried = any(name.startswith("jspsych/") for name in study.files)
+        library = "'self'" if carried else f"'self' {cdn_host()}"
+        script = f"script-src {library}; style-src {library} 'unsafe-inline'"
         self._headers = {
             "Content-Security-Policy": f"default-src 'self'; {script}; font-src 'self' data:; img-src 'self' data:; "
             "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
