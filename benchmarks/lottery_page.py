@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks import RESULTS, ROOT
 from benchmarks.result_file import write_text
 from spade_xai.lottery.collect import estimate
+from spade_xai.lottery.question_sections import FORM
 from spade_xai.lottery.sections import verdict
 from spade_xai.lottery.ticket_sections import courses
 
@@ -141,7 +142,7 @@ def findings(record: dict[str, Any]) -> Iterator[str]:
         kept = row_of(record, "drift", "magnitude", last, "traced/answer_kept")
         yield (
             f"**SPADE's traces** of the sparsest ticket: their masks share {counted(traced)} with those of the dense "
-            f"network's traces; {number(kept)} of the traces keep the ticket's answer. The pictures are few."
+            f"network's traces; {kept['mean']:.0%} of the traces keep the ticket's answer. The pictures are few."
         )
     told = courses(record, record["shortcut"])
     words = "; ".join(f"{ARMS[arm]}: {', '.join(texts)}" for arm, texts in told.items())
@@ -168,7 +169,8 @@ def findings(record: dict[str, Any]) -> Iterator[str]:
         ]  # fmt: skip
         same = "equals" if run["zero_equals_plain"] else "does not equal"
         yield (
-            f"**A term of the loss that holds {run['form']}** (ticket {max(run['tickets'])}), changes from weight 0: "
+            f"**A term of the loss that holds {FORM[run['form']]} near the dense network's** (ticket "
+            f"{max(run['tickets'])}), changes from weight 0: "
             f"{'; '.join(parts)}. Weight 0 {same} the plain ticket bit for bit."
         )
     if "difficulty" in record:
