@@ -11,7 +11,7 @@ SOURCES := $(shell find csrc spade_ext python -name '*.cpp' -o -name '*.h' -o -n
 UNDER_ASAN = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
 BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirname(s.__file__))")
-# Tests in a process a core, each of one thread, and at most 8 for their memory.
+# Tests in a process per core, each of one thread, and at most 8 for their memory.
 ON_CORES := -n logical --maxprocesses 8 --dist worksteal
 NVCC = $$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc')
 

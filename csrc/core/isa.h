@@ -1,6 +1,6 @@
 // Which compiled variant of the CPU kernels runs on this machine.
 //
-// Kernel files (csrc/cpu/*_kernel.cpp) are compiled once an instruction set, each time with
+// Kernel files (csrc/cpu/*_kernel.cpp) are compiled once per instruction set, each time with
 // SPADE_ISA = plain, avx2 or avx512 as the inner namespace; SPADE_DISPATCH calls the right one.
 #pragma once
 

@@ -1,7 +1,7 @@
 // The trailing update of blocked OBC: A <- A - U U^T on packed lower tiles (SYRK of rank b).
 //
 // A 4 x 4 block of A is one AVX-512 register of floats: block += (rows of U, each entry four times)
-// * (columns of U, the four repeated). Expanded rows are built once a tile row and stay in L1;
+// * (columns of U, the four repeated). Expanded rows are built once per tile row and stay in L1;
 // columns are broadcast from the panel in L2. Work m^2 b flop for m^2/2 entries read and written:
 // bound by FMA as long as memory gives 16 / b bytes a flop.
 #pragma once

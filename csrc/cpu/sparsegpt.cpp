@@ -6,7 +6,7 @@
 // L^T, U' in the code (sparsegpt_factor.h). Columns go by lazy blocks of about 128
 // (sparsegpt_sweep.h): each takes the errors of all columns before it in one product
 // (sparsegpt_compensation.h) and then runs the published recurrence (sparsegpt_recurrence.h). Mask
-// blocks and lazy blocks are independent. Work D^3 / 3 + R D^2 flop a sample.
+// blocks and lazy blocks are independent. Work D^3 / 3 + R D^2 flop per sample.
 //
 // Each thread takes a sample of its own while there are as many as threads: nobody waits then.
 // Samples left over are divided among all threads.

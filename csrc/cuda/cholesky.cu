@@ -2,10 +2,10 @@
 // and V = J R^T J is upper with 4^k (H + shift) = V V^T.
 //
 // Right-looking in panels of 64 rows, three launches each for all matrices that reach so far
-// (cholesky_panel.cuh): one block a matrix factorises the diagonal block and inverts it; one block
-// a tile of 64 columns solves the rest of the panel by a product with that inverse; one block a
-// tile updates the trailing upper triangle. D^3 / 3 flop a matrix at 16 flop a byte of trailing
-// matrix (floats).
+// (cholesky_panel.cuh): one block per matrix factorises the diagonal block and inverts it; one
+// block a tile of 64 columns solves the rest of the panel by a product with that inverse; one block
+// a tile updates the trailing upper triangle. D^3 / 3 flop per matrix at 16 flop per byte of
+// trailing matrix (floats).
 //
 // The factor is double for doubles, and where the device multiplies doubles at half the rate of
 // floats. Elsewhere, doubles at a sixty-fourth, it is so below a damping of 1e-3, and float, as on

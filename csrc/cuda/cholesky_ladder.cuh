@@ -97,8 +97,8 @@ __global__ void __launch_bounds__(kCholeskyThreads)
       v[(row + i) * D + column + lane] = turned[lane * (kTurn + 1) + i];
 }
 
-// Ends a rung, a matrix a thread: those that did not fail are done; after the last rung the others
-// are singular.
+// Ends a rung, a matrix per thread: those that did not fail are done; after the last rung the
+// others are singular.
 __global__ void __launch_bounds__(kCholeskyThreads)
     settle_rung(const CholeskyPiece* pieces, Spread matrices, double damp, bool last) {
   const unsigned index = blockIdx.x * kCholeskyThreads + threadIdx.x;

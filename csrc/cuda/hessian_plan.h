@@ -34,7 +34,7 @@ using Term = int32_t;
 struct GramPlan {
   int32_t taps, channels, width;  // of one group; side of a tile
   int32_t jobs;
-  int64_t span, blocks;        // pixels a block; blocks of one group of one sample
+  int64_t span, blocks;        // pixels per block; blocks of one group of one sample
   std::vector<int32_t> words;  // [jobs * kJobWords + taps^2 + 1 + terms]
 };
 

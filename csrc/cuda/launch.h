@@ -57,7 +57,7 @@ inline void copy_bytes(const char* function, void* to, const void* from, size_t 
 
 // SPADE_SHARED(type, name, count): `name` points to the block's `count` entries.
 #define SPADE_SHARED(type, name, count) __shared__ type name[count]
-// The block's dynamic shared memory, 16-byte aligned; one such line a kernel.
+// The block's dynamic shared memory, 16-byte aligned; one such line per kernel.
 #define SPADE_DYNAMIC_SHARED(type, name)                                \
   extern __shared__ __align__(16) unsigned char spade_dynamic_shared[]; \
   type* const name = reinterpret_cast<type*>(spade_dynamic_shared)

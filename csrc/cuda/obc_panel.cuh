@@ -1,5 +1,5 @@
 // One block of kPanel eliminations of each row: rounds (obc_round.cuh) against the row's packed
-// matrix, or against its H^-1 in the first block. One block of threads a row. At the end the
+// matrix, or against its H^-1 in the first block. One block of threads per row. At the end the
 // kept columns move together (obc_move.cuh).
 #pragma once
 

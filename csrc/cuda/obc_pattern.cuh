@@ -5,7 +5,7 @@
 //     P = argmin w_b^T A_bb^-1 w_b,   A_PP = L L^T,   z = L^-1 w_P,
 //     u = (A[:,P] - U U[P,:]^T) L^-T,   w -= u z,   A_bb -= u_b u_b^T,   U gets the columns u.
 // Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), section 4. One
-// block of threads a row. D^3 / 2 FMA with U, up to 4 for one number read of it, and 7 D^2 c / 12
+// block of threads per row. D^3 / 2 FMA with U, up to 4 for one number read of it, and 7 D^2 c / 12
 // with A_bb, L and u, for one each: bound by memory.
 #pragma once
 

@@ -1,10 +1,10 @@
 // A whole row in one launch, for few columns: left-looking, so the shared H^-1 is all the matrix
 // there is and U grows to all the steps.
 //
-// obc_single: one block a row, rounds as in obc_round.cuh. D^3 / 6 FMA and D^3 / 6q entries of U
+// obc_single: one block per row, rounds as in obc_round.cuh. D^3 / 6 FMA and D^3 / 6q entries of U
 // read at q pivots a round. Every kRepack eliminations the kept columns move to the first slots, so
 // that whole warps fall idle and leave the multiprocessor to other rows.
-// obc_warp: one warp a row, D <= 64, lane j holding rows j and j + 32 of A in registers: D^2
+// obc_warp: one warp per row, D <= 64, lane j holding rows j and j + 32 of A in registers: D^2
 // shuffles and up to 2 D^2 FMA a lane; nothing but w, H^-1 and the results touches memory.
 #pragma once
 

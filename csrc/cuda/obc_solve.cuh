@@ -1,5 +1,5 @@
 // Solve G x = b for each row's own positive definite G, in double: G = M over an index set of the
-// shared matrix M. One block of threads a row.
+// shared matrix M. One block of threads per row.
 //
 // Left-looking Cholesky by tiles of 64 x 64, G's entries gathered when their tile's turn comes:
 //     T_IJ = G_IJ - sum_{K<J} L_IK L_JK^T,   L_JJ = chol(T_JJ),   L_IJ = T_IJ L_JJ^-T,

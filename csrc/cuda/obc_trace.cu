@@ -3,8 +3,8 @@
 //
 // Source: Frantar, Singh, Alistarh, "Optimal Brain Compression" (NeurIPS 2022), Algorithm 1, with
 // the blocking of LAPACK's pstrf; the pivot rule runs several pivots ahead (obc_round.cuh). By D:
-//   <= 64    one warp a row (obc_single.cuh)
-//   <= 576   one block a row, one launch (obc_single.cuh)
+//   <= 64    one warp per row (obc_single.cuh)
+//   <= 576   one block per row, one launch (obc_single.cuh)
 //   <= 4608  kPanel pivots (obc_panel.cuh), then an update of the row's packed matrix
 //            (obc_update.cuh, obc_update_half.cuh), and so on; R D^3 / 3 flop, nearly all there.
 // Rows go in chunks that the workspace holds: D^2 / 2 floats each (obc_layout.h).

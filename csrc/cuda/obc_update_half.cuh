@@ -4,7 +4,7 @@
 // its sum, always towards zero: the products of 16 columns, smallest first, are added to the sum by
 // ordinary additions, which round.
 //
-// 3 kPanel m2^2 fp16 flop a row. Eight warps share a tile, 64 x 32 entries each; h and l come in
+// 3 kPanel m2^2 fp16 flop per row. Eight warps share a tile, 64 x 32 entries each; h and l come in
 // slices of kHalfSlice columns. 72 KB of shared memory a block, so that several blocks of a
 // multiprocessor overlap copies and products.
 #pragma once

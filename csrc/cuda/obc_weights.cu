@@ -3,7 +3,7 @@
 //
 // Kept set K, pruned set P, damped H and A = H^-1 (the order alone decides K):
 //     |K| <= |P|:  w_K = H_KK^-1 (H w0)_K          |P| < |K|:  w = w0 - A[:,P] A_PP^-1 w0_P.
-// One block of threads a row: it gathers the set, solves (obc_solve.cuh), and writes the row.
+// One block of threads per row: it gathers the set, solves (obc_solve.cuh), and writes the row.
 // k^3 / 3 + 2 k D flop with k = min(|K|, |P|). Rows go in chunks that the workspace holds: at most
 // D^2 / 8 doubles each.
 

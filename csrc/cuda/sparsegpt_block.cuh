@@ -2,11 +2,11 @@
 // mask block, and compensate to the right (Frantar & Alistarh, ICML 2023, Algorithm 1):
 //     q_i = 0 or w_i,   e_i = (w_i - q_i) / U_ii,   w_k -= e_i U_ik for k > i.
 //
-// One thread block a sample; a thread keeps its rows, so only the selections need barriers. Columns
-// go in groups of 16, whole mask blocks where these are no wider: a group takes the errors of all
-// columns before it at once, 16 sums a row in registers, and the recurrence runs within it. U comes
-// by groups through shared memory. Bound by the latency of the selections when mask blocks are
-// narrow, else by L1. S samples fill S multiprocessors.
+// One thread block per sample; a thread keeps its rows, so only the selections need barriers.
+// Columns go in groups of 16, whole mask blocks where these are no wider: a group takes the errors
+// of all columns before it at once, 16 sums a row in registers, and the recurrence runs within it.
+// U comes by groups through shared memory. Bound by the latency of the selections when mask blocks
+// are narrow, else by L1. S samples fill S multiprocessors.
 #pragma once
 
 #include "cuda/product.cuh"

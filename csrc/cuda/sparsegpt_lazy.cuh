@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kTurnThreads)
       p.out[(s * R + row + i) * D + first + column + lane] = tile[lane * (kTurnTile + 1) + i];
 }
 
-// `gone` of the wide mask block whose first lazy block is `begin`, a sample a block.
+// `gone` of the wide mask block whose first lazy block is `begin`, a sample per block.
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads<T>)
     select_wide(const Piece<T>* pieces, Spread spread, int begin) {

@@ -41,9 +41,9 @@ constexpr int kFaultStatus = 86;
 constexpr size_t kStackBytes = size_t(128) << 10;
 constexpr size_t kArenaBytes = size_t(1) << 30;  // shared memory of the blocks; touched as needed
 constexpr size_t kGap = 128;                     // bytes between shared arrays
-constexpr int kCopies = 512;                     // async copies in flight a thread
-constexpr int kArrays = 64;                      // shared arrays a kernel
-constexpr int kMasks = 8;                        // distinct warp masks in flight a warp
+constexpr int kCopies = 512;                     // async copies in flight per thread
+constexpr int kArrays = 64;                      // shared arrays per kernel
+constexpr int kMasks = 8;                        // distinct warp masks in flight per warp
 constexpr int kWords = 4;                        // 64-bit words a lane brings to a warp operation
 
 enum class Schedule { kForward, kReverse, kRandom };
