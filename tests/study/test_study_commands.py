@@ -59,6 +59,8 @@ def test_build(run, pictures, tmp_path):
     (tmp_path / "consent.txt").write_text("Our board says so.\n\nAsk Ada.")
     model = ["-m", "spade_xai.trojans.backdoored:load_network"]
     options = [
+        "--labels",
+        "labels.csv",
         "--consent",
         "consent.txt",
         "--title",
@@ -76,20 +78,7 @@ def test_build(run, pictures, tmp_path):
     code, out, _ = run("build", "pictures", *model, *QUICK, *options, "-o", "s")
     assert code == 0 and "next: spade-xai study serve s" in out
     assert read_study(tmp_path / "s") == study
-    code, _, err = run(
-        "build",
-        "pictures",
-        *model,
-        *QUICK,
-        "--labels",
-        "labels.csv",
-        "--region",
-        "0.001",
-        "-o",
-        "t",
-    )
-    assert code == 0, err
-    roles = [image.roles for image in read_study(tmp_path / "t").images]
+    roles = [image.roles for image in study.images]
     assert roles == [["right", "predicted"]] * len(roles)
 
 

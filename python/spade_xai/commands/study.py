@@ -206,7 +206,7 @@ def build(
 
 @app.command()
 def demo(
-    images: Annotated[int, typer.Option(min=2, help="The number of photographs.")] = 8,
+    images: Annotated[int, typer.Option(min=2, help="The number of photographs.")] = 6,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each visualisation.")] = 96,
     augmentations: Annotated[
         int, typer.Option("--augmentations", "-n", min=1, help="Random variants of each image.")

@@ -26,7 +26,7 @@ REGION = 0.08  # a little larger than a patch
 def build_demo(
     folder: Path,
     *,
-    images: int = 8,
+    images: int = 6,
     steps: int = 96,
     augmentations: int = 64,
     size: int = 128,
