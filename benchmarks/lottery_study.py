@@ -78,11 +78,15 @@ def main() -> None:
         subprocess.run(
             [sys.executable, "-m", "spade_xai", "lottery", *words], check=True, env=environment
         )
+    record = slim(read_json(given.run / "report.json", "report"))
+    if "tcav" in record:  # a row per ticket, class and concept: those of the first arm
+        rows = record["tcav"]["rows"]
+        record["tcav"]["rows"] = [row for row in rows if row["arm"] == record["arms"][0]]
     result = {
         "commands": [f"spade-xai lottery {command}" for command in commands],
         "commit": begun,
         "machine": {**describe(), "threads": 1},
-        **slim(read_json(given.run / "report.json", "report")),
+        **record,
     }
     text = json.dumps(result, separators=(",", ":")).replace('},{"arm"', '},\n{"arm"') + "\n"
     write_atomically(RESULTS / f"lottery-{given.name}.json", text.encode())
