@@ -8,6 +8,7 @@ from simulated_raters import simulate
 from small_study import some_study, write_study
 
 from spade_xai.cli import main
+from spade_xai.study.answers import FORMAT, read_answers
 from spade_xai.study.intervals import Interval
 from spade_xai.study.report import FILES, percent, write_report
 from spade_xai.study.store import Store
@@ -54,6 +55,39 @@ def test_files_agree(tmp_path):
         assert len(list(csv.DictReader(file))) == 12
     assert "<img" in page and "too few" not in page
     assert 'src="http' not in page
+
+
+def test_200_raters_through_the_pages_files(tmp_path):
+    """What raters pressed, read back from files: the lists, sides and tasks of the study give the known accuracies."""
+    study = some_study(tmp_path / "s", images=100, tasks=32, repeats=2, seed=7)
+    given = simulate(
+        (0.567, 0.698), (0.229, 0.126), raters=200, images=100, tasks=32, repeats=2, seed=7
+    )
+    files: dict[str, dict] = {}
+    for answer in given:
+        number = int(answer.rater[1:]) % len(study.lists)
+        slot = study.lists[number][answer.position]
+        entry = {
+            "format": FORMAT,
+            "study": study.id,
+            "list": number,
+            "rater": answer.rater,
+            "answers": [],
+        }
+        files.setdefault(answer.rater, entry)["answers"].append(
+            {
+                "position": answer.position, "task": study.tasks[slot.task].id, "choice": answer.choice,
+                "milliseconds": round(1000 * answer.seconds),
+            }
+        )  # fmt: skip
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps(list(files.values())))
+    answers = read_answers(tmp_path / "s", study, [path])
+    assert [a.outcome for a in answers] == [a.outcome for a in given]
+    report = write_report(tmp_path / "out", study, answers, draws=100)
+    for row in report.table:
+        found = (100 * row.dense.estimate, 100 * row.spade.estimate)
+        assert found == pytest.approx(row.published, abs=3)
 
 
 def test_without_answers(tmp_path):

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def write_study(folder, study, library="cdn", **options):
     """The study's pages and study.json, as `study build` writes them."""
     options = {"consent": None, "contact": None, **options}
     files = write_site(folder, study, library=library, **options)
-    made = Study(**{**vars(study), "files": files})
+    made = replace(study, files=files)
     made.write(folder)
     return made
 

@@ -197,7 +197,7 @@ def build_study(
         )
     study = _assembled(parts, options, settings, left_out)
     files = write_site(folder, study, library=library, consent=consent, contact=contact)
-    study = Study(**{**vars(study), "files": files})
+    study = replace(study, files=files)
     study.write(folder)
     return study
 

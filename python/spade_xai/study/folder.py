@@ -9,6 +9,7 @@ answers.sqlite  what raters answered to `study serve`
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class Study:
     left_out: dict[str, int]
     files: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """A name of what raters are asked, which answers belong to."""
         content = [[image.picture, image.regions] for image in self.images]
