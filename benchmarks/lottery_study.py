@@ -82,6 +82,8 @@ def main() -> None:
     if "tcav" in record:  # a row per ticket, class and concept: those of the first arm
         rows = record["tcav"]["rows"]
         record["tcav"]["rows"] = [row for row in rows if row["arm"] == record["arms"][0]]
+    if "folder" in record["data"]:  # of this machine
+        record["data"]["folder"] = "PHOTOGRAPHS/classes"
     result = {
         "commands": [f"spade-xai lottery {command}" for command in commands],
         "commit": begun,

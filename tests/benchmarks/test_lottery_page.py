@@ -2,19 +2,22 @@
 
 import json
 
+import pytest
+
 from benchmarks import RESULTS
-from benchmarks.lottery_page import PAGE, counted, filled, number
+from benchmarks.lottery_page import BLOCKS, PAGE, counted, filled, number
 from benchmarks.lottery_study import slim
 
 
 def test_the_page_is_that_of_the_results():
     text = PAGE.read_text()
     assert filled(text) == text, "python -m benchmarks.lottery_page writes it anew"
-    assert "<!-- lottery shapes -->" in text
+    assert all(f"<!-- lottery {name} -->" in text for name in BLOCKS)
 
 
-def test_results_say_how_they_were_made():
-    record = json.loads((RESULTS / "lottery-shapes.json").read_text())
+@pytest.mark.parametrize("name", BLOCKS)
+def test_results_say_how_they_were_made(name):
+    record = json.loads((RESULTS / f"lottery-{name}.json").read_text())
     assert len(record["commit"]) == 40 and record["machine"]["threads"] == 1
     assert record["commands"][0].startswith("spade-xai lottery find ")
 
