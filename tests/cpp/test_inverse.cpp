@@ -17,7 +17,8 @@ void inverse(int64_t D, int threads) {
     }
 }
 
-// Asked for the first time within the factorisation, before either of the two units is done.
+// Asked for the first time within the factorisation, before either of the two units is done; of
+// several threads the caller's, which asks, may wait for a processor until the first is.
 void stops_within_the_factorisation(int threads) {
   const auto h = hessian_of<double>(200, 3);
   std::vector<double> hinv(h.size());
@@ -31,7 +32,7 @@ void stops_within_the_factorisation(int threads) {
   CHECK_FAILS(
       spade_damped_inverse_f64(h.data(), 200, 0.01, hinv.data(), nullptr, &damp, threads, &stop),
       SPADE_CANCELLED, "cancelled");
-  CHECK(seen == 0);
+  CHECK(seen >= 0 && seen < threads && seen < 2);
 }
 
 TEST_CASE(inverses) {
