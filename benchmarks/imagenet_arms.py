@@ -159,8 +159,8 @@ CHEAP = (
 FEW = ("saliency", "input_x_gradient", "guided_grad_cam")
 FOUND = ("auroc", "pointing_game")
 ARMS = {
-    "spade": Arm("SPADE", CHEAP, FOUND, spade),
     "fast_spade": Arm("FastSPADE, and what needs no trace", CHEAP, FOUND, fast_spade),
+    "spade": Arm("SPADE", CHEAP, FOUND, spade),
     "controls": Arm("Further controls", FEW, FOUND, controls),
     "costly": Arm(
         "Methods of many passes",

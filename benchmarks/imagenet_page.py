@@ -40,31 +40,36 @@ def blocks(result: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, str
 
 def plain(result: Mapping[str, Any]) -> str:
     """The main results in words."""
-    exact, fast = result["arms"]["spade"], result["arms"]["fast_spade"]
-    n = fast["photographs"]
+    arms = result["arms"]
+    fast, exact = arms["fast_spade"], arms.get("spade")
+    lines = [
+        "A picture carries one of four patches that decide the network's answer. How well does a map find it?",
+        "AUROC times 100: 50 is chance, 100 is perfect. Differences are to the dense map of the same picture,",
+        "± one standard error; a star: p < .05 after correction for the looks taken. Means over the methods that",
+        f"leave room, whose dense maps are below {100 * CEILING:.0f}: {', '.join(fast['with_room'])}.",
+        "",
+        "| maps of | pictures | dense map | difference to it |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    if exact is not None:
+        lines += [
+            _line(exact, "SPADE", "SPADE"),
+            _line(exact, "SPADE of another clean picture", "SPADE, pruned for another picture"),
+        ]
     return "\n".join(
         [
-            "A picture carries one of four patches that decide the network's answer. How well does a map find it?",
-            "AUROC times 100: 50 is chance, 100 is perfect. Differences are to the dense map of the same picture,",
-            "± one standard error; a star: p < .05 after correction for the looks taken. Means over the methods that",
-            f"leave room, whose dense maps are below {100 * CEILING:.0f}: {', '.join(exact['with_room'])}.",
-            "",
-            "| maps of | pictures | dense map | difference with the trace |",
-            "| --- | ---: | ---: | ---: |",
-            _line(exact, "SPADE", "SPADE"),
-            _line(
-                exact,
-                "SPADE of another clean picture",
-                "the network pruned for another picture, SPADE",
-            ),
+            *lines,
             _line(fast, "FastSPADE", "FastSPADE"),
-            _line(fast, "FastSPADE of another clean picture", "... for another picture, FastSPADE"),
+            _line(
+                fast, "FastSPADE of another clean picture", "FastSPADE, pruned for another picture"
+            ),
             _line(fast, "dense, blurred", "no trace: the dense map blurred by 5 pixels"),
             _line(fast, "SmoothGrad", "no trace: SmoothGrad of 16 noisy copies"),
             "",
             f"Without a trace deep_lift has {_mean(_row(fast, 'deep_lift', 'dense')['mean'])} and lrp "
-            f"{_mean(_row(fast, 'lrp', 'dense')['mean'])} on {n} pictures. What only a trace gives: which connections",
-            "decided (see [shared reasons](#shared-reasons)), and a sparse network that any method takes.",
+            f"{_mean(_row(fast, 'lrp', 'dense')['mean'])} on {fast['photographs']} pictures. What only a trace gives: "
+            "which",
+            "connections decided (see [shared reasons](#shared-reasons)), and a sparse network that any method takes.",
         ]
     )
 
@@ -171,16 +176,19 @@ def draw_picture(traces: Traces, file: Path) -> None:
     """Saliency maps of the first photographs whose traces are there."""
     from matplotlib.figure import Figure
 
-    own = [k for k in range(len(traces.pictures)) if (k, "SPADE", "trojan") in traces][:SHOWN]
-    columns = ("picture", "dense", *TRACERS, "SPADE of another\nclean picture", "SmoothGrad")
+    numbers = range(len(traces.pictures))
+    tracers = [t for t in TRACERS if any((k, t, "trojan") in traces for k in numbers)]
+    own = [k for k in numbers if all((k, t, "trojan") in traces for t in tracers)][:SHOWN]
+    control = f"{tracers[0]} of another\nclean picture"
+    columns = ("picture", "dense", *tracers, control, "SmoothGrad")
     with mpl.rc_context({"font.size": 8}):
         figure = Figure(figsize=(1.5 * len(columns), 1.5 * len(own) + 0.3), layout="constrained")
         axes = figure.subplots(len(own), len(columns), squeeze=False)
         for row, k in zip(axes, own, strict=True):
             x, target = traces.pictures.input(k, "trojan"), traces.pictures.answer(k, "trojan")
             network = traces.pictures.network
-            models = [network, *(traces(k, t, "trojan").model for t in TRACERS)]
-            models.append(traces(k + 1, "SPADE", "clean").model)
+            models = [network, *(traces(k, t, "trojan").model for t in tracers)]
+            models.append(traces(k + 1, tracers[0], "clean").model)
             maps = [image_map(m, x, target, "saliency", 0)[0] for m in models]
             maps.append(image_map(network, x, target, "smooth_grad", 0)[0])
             row[0].imshow(traces.pictures.trojans.images[k].permute(1, 2, 0))
