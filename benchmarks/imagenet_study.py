@@ -30,10 +30,7 @@ from spade_xai.trojans.imagenet import metadata
 PAGE = ROOT / "docs" / "imagenet-study.md"
 PICTURE = ROOT / "docs" / "images" / "imagenet-study.png"
 RESULT = ROOT / "benchmarks" / "results" / "imagenet-study.json"
-FIRST, LEAST = (
-    ("spade", "fast_spade"),
-    2,
-)  # arms without which there are no results; photographs of them
+FIRST, LEAST = "fast_spade", 2  # the arm without which there are no results; photographs of an arm
 
 
 def main() -> None:
