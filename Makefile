@@ -20,7 +20,7 @@ NVCC = $$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc')
 # What CI and developers run takes every package beside torch by version and digest, on the Python that the list is made
 # for. The demo and the study take what fits, which is less.
 LOCKED := $(if $(filter-out demo study,$(MAKECMDGOALS)),$(shell $(PYTHON) -c \
-	"import sys; print('yes' if sys.version_info[:2] == (3, 11) else '')"))
+	"import sys; print('yes' if (3, 11, 5) <= sys.version_info < (3, 12) else '')"))
 
 # There uv installs, in a tenth of pip's time and from the places that pip's variables name. Files are compiled when they are
 # imported: a small part of all.
