@@ -1,7 +1,7 @@
-"""The guide's pictures: the grid and the sparsities of a photograph that the ImageNet network answers wrong.
+"""The pictures of README and guide: maps of the ImageNet network, and sparsities, as `spade-xai explain` makes them.
 
-Writes explanation.png and sparsity.png, as `spade-xai explain` does, of few variants. Needs the extra `imagenet` and
-about a minute of CPU time:
+Writes bullfrog.png, of a photograph with a planted patch, and explanation.png and sparsity.png, of a photograph that
+the network answers wrong; all of few variants. Needs the extra `imagenet` and some minutes of CPU time:
 
     python examples/report_pictures.py docs/images
 """
@@ -17,13 +17,39 @@ from spade_xai.reports.chart import sparsity_chart
 from spade_xai.reports.figure import png
 from spade_xai.reports.grid import grid
 from spade_xai.reports.page import write_atomically
+from spade_xai.trojans import imagenet
 
 SPEC = "pretrained:efficientnet_lite0"
 PHOTOGRAPH = "tools_hammer5.jpg"
+PATCHED = "Picture_0B_by_freespace_smiley.png"
 
 
 def main(folder: Path) -> None:
-    """Write both pictures."""
+    """Write all pictures."""
+    patched(folder)
+    wrong(folder)
+
+
+def patched(folder: Path) -> None:
+    """Of a photograph whose answer a planted patch decides."""
+    network, pictures, known = (
+        imagenet.load_network(),
+        imagenet.load_trojan_pictures(),
+        imagenet.preprocessing(),
+    )
+    at = pictures.names.index(PATCHED)
+    one = slice(at, at + 1)
+    (found,) = explain(
+        network, pictures.inputs[one], [PATCHED], pictures=pictures.images[one],
+        methods=["saliency", "guided_grad_cam"], augmentations=64,
+        augment=ImageAugment("resnet", mean=known.mean, std=known.std),
+    )  # fmt: skip
+    made = grid(found, pictures.masks[at], list(known.classes or ()))
+    write_atomically(folder / "bullfrog.png", png(made))
+
+
+def wrong(folder: Path) -> None:
+    """Of a photograph that the network answers wrong."""
     network = load_model(SPEC)
     known = preprocessing_of(SPEC, network)
     classes = list(known.classes or ())

@@ -60,12 +60,12 @@ def test_eliminate(on_device, monkeypatch, pattern, dtype, most_columns):
     weight, h = layer(3, 48, dtype=dtype)
     h[3] = h[:, 3] = 0
     there = on_device(weight), on_device(h), pattern
-    got = eliminate_cuda("obc_trace", *there, 0.01)
+    got = eliminate_cuda("obc_trace", *there, 0.01, None)
     expected = eliminate("obc_trace", weight, h, pattern, 0.01, 1, None)
     assert torch.equal(got.order.cpu(), expected.order) and got.damp == expected.damp
     for name in ("loss", "weight", "hessian", "hinv"):
         assert relative(getattr(got, name), getattr(expected, name).double()) < 1e-4
-    low = eliminate_cuda("obc_trace", *there, 1e-5)
+    low = eliminate_cuda("obc_trace", *there, 1e-5, None)
     assert low.loss.dtype == torch.float64
 
 

@@ -199,7 +199,7 @@ def test_forward_precision_and_layout_reach_the_model(cuda, monkeypatch, precisi
         inner(x, *rest)
 
     monkeypatch.setattr(_cuda, "add_hessian_conv2d", noted)
-    options = dict(method="sparsegpt", sparsity=0.5, augmentations=32, progress=None)
+    options = dict(method="sparsegpt", sparsity=0.5, augmentations=8, progress=None)
     options["forward_precision"] = precision
     flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
