@@ -16,7 +16,7 @@ NAMES = [f.name for f in fields(TraceOptions) if f.name != "function"]
 
 def test_keywords_are_the_fields():
     assert list(TraceKeywords.__annotations__) == NAMES
-    assert {f.name for f in fields(PruningOptions)} <= set(NAMES)
+    assert {f.name for f in fields(PruningOptions)} <= {*NAMES, "quality"}
     defaults = {f.name: f.default for f in fields(TraceOptions)}
     for function, left_out, other in (
         (trace, set(), {}),
