@@ -22,21 +22,13 @@ from spade_xai.models.unfold import Reading
 from spade_xai.tracing.hessians import layer_inputs
 
 LEAST_AUGMENTATIONS = 16
-"""From how many passes of the sample on the copy pays for making and checking it."""
+"""The least number of variants of the sample for which the copy saves more time than making and checking it takes."""
 
 ROUNDING = 1e-4
 """How far, relatively, the norms of a layer's inputs may differ from those of the model."""
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_FRESH = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.Linear,
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-)
+_FRESH = (*_CONVOLUTIONS, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _IN_PLACE = (F.relu, F.relu6, F.leaky_relu, F.elu, F.silu, F.hardswish)
 
 
@@ -87,7 +79,7 @@ def _hasten(traced: fx.GraphModule) -> None:
 
 
 def _work_in_place(traced: fx.GraphModule) -> None:
-    """Have activations overwrite the output of a layer or sum that nothing else reads."""
+    """Have activations overwrite the output of a layer or batch norm that nothing else reads."""
     modules = dict(traced.named_modules())
     calls: dict[str, list[fx.Node]] = {}
     for node in traced.graph.nodes:
@@ -96,9 +88,9 @@ def _work_in_place(traced: fx.GraphModule) -> None:
         elif node.op == "call_function" and node.target in _IN_PLACE and _overwrites(node, modules):
             node.kwargs = {**node.kwargs, "inplace": True}
     for target, nodes in calls.items():
-        if getattr(modules[target], "inplace", None) is False:
-            if all(_overwrites(node, modules) for node in nodes):
-                modules[target].inplace = True
+        takes_place = getattr(modules[target], "inplace", None) is False
+        if takes_place and all(_overwrites(node, modules) for node in nodes):
+            modules[target].inplace = True
 
 
 def _overwrites(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
