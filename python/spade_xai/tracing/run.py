@@ -1,30 +1,21 @@
 """One run over samples: layers in order of execution, their ratios, Hessians, and pruning within a memory limit."""
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
-from spade_xai.exceptions import UnprunedLayerWarning
 from spade_xai.models.copies import duplicate
 from spade_xai.models.inputs import Inputs, device_of
-from spade_xai.models.layers import (
-    Layer,
-    Unsupported,
-    as_patterns,
-    find_layers,
-    find_unsupported,
-    fitting,
-    select_layers,
-)
+from spade_xai.models.layers import Layer
 from spade_xai.progress import Stages
 from spade_xai.tracing.builder import TraceBuilder
 from spade_xai.tracing.copies import working_copy
 from spade_xai.tracing.faithful import FaithfulSearch
 from spade_xai.tracing.fast_forward import LEAST_AUGMENTATIONS, fast_forward
-from spade_xai.tracing.hessians import Hessians, execution_order
+from spade_xai.tracing.hessians import Hessians
+from spade_xai.tracing.layer_choice import choose_layers, sequential_steps
 from spade_xai.tracing.memory import plan_memory, scratch_bytes
 from spade_xai.tracing.options import TraceOptions
 from spade_xai.tracing.prepared import PreparedLayers
@@ -34,8 +25,6 @@ from spade_xai.tracing.sample import TracedSample, read_sample
 from spade_xai.tracing.schedule import FAITHFUL, resolve_sparsity
 from spade_xai.tracing.shortfalls import warn_of_shortfalls
 from spade_xai.tracing.verdict import Probe
-
-Item = TypeVar("Item", Layer, Unsupported)
 
 
 class TracingRun:
@@ -60,55 +49,22 @@ class TracingRun:
     def __init__(
         self, given: nn.Module, samples: Sequence[Any], options: TraceOptions, stages: Stages
     ) -> None:
-        function = options.function
         self.given, self.options, self.stages = given, options, stages
-        self.model = working_copy(function, given, options.device)
+        self.model = working_copy(options.function, given, options.device)
         self.dense = duplicate(given)
         self.device = device_of(self.model)
         self.sources = [read_sample(options, sample, self.device) for sample in samples]
-        everything, others = find_layers(self.dense), find_unsupported(self.dense)
-        patterns = None if options.layers is None else as_patterns(options.layers, function)
-        chosen = select_layers(
-            everything,
-            patterns,
-            depthwise=options.depthwise,
-            function=function,
-            unsupported=others,
-        )
-        by_name = {layer.name: layer for layer in chosen}
-        with stages.timed("forward"):
-            self.calls, odd = execution_order(self.model, chosen, self.sources[0].inputs)
-        self.layers = [by_name[name] for name in self.calls]
+        choice = choose_layers(self.dense, self.model, self.sources[0].inputs, options, stages)
+        self.layers, self.calls = choice.layers, choice.calls
+        self.found, self.left_out = choice.found, choice.left_out
+        self.unsupported = choice.unsupported
         self.fast = self.model
         if min(source.augmentations for source in self.sources) >= LEAST_AUGMENTATIONS:
             with stages.timed("forward"):
                 self.fast = fast_forward(self.model, self.layers, self.sources[0].inputs)
-        self.left_out = {
-            name: ("unsupported", odd[name])
-            if name in odd
-            else ("unused", "the forward pass does not use its weight")
-            for name in by_name
-            if name not in self.calls
-        }
-        self.unsupported = _chosen(others, patterns)
-        if not options.depthwise:
-            for layer in _chosen([x for x in everything if x.depthwise], patterns):
-                by_name[layer.name] = layer
-                self.left_out[layer.name] = (
-                    "dense",
-                    "depthwise=True prunes depthwise convolutions",
-                )
-        order = [*(layer.name for layer in self.layers), *self.left_out]
-        self.found = {name: by_name[name] for name in order}
         self.faithful = options.sparsity == FAITHFUL
         asked = 1.0 if self.faithful else options.sparsity
-        self.ratios = resolve_sparsity(function, asked, self.layers, everything)
-        for name, reason in odd.items():
-            warnings.warn(
-                f"{function}: layer {name} is left dense: {reason}",
-                UnprunedLayerWarning,
-                stacklevel=7,
-            )
+        self.ratios = resolve_sparsity(options.function, asked, self.layers, choice.everything)
 
     def batches(self, source: TracedSample) -> Iterator[Inputs]:
         """The augmentations of a sample in batches; the time to make them is counted."""
@@ -234,7 +190,7 @@ class TracingRun:
 
     def _sequential(self, todo: Sequence[Layer], builders: Sequence[TraceBuilder]) -> None:
         """Prune layer after layer for the inputs that the sparse layers before it give."""
-        steps = _steps(todo)
+        steps = sequential_steps(todo)
         self.stages.counts["prune"] = 0
         for i, step in enumerate(steps):
             hessians = [
@@ -331,25 +287,3 @@ class TracingRun:
                     size = self.options.batch_size
                     probe = Probe(self.options.function, reference, builder.source, size)
                     builder.verdict = probe.judge(sparse)
-
-
-def _chosen(items: Sequence[Item], patterns: list[str] | None) -> list[Item]:
-    """Those whose names a pattern takes; all without patterns."""
-    if patterns is None:
-        return list(items)
-    names = [x.name for x in items]
-    chosen = {name for pattern in patterns for name in fitting(names, pattern)}
-    return [x for x in items if x.name in chosen]
-
-
-def _steps(layers: Sequence[Layer]) -> list[list[Layer]]:
-    """Layers in order of execution; the input projections of an attention read at once go together."""
-    steps: list[list[Layer]] = []
-    for layer in layers:
-        before = steps[-1][-1] if steps else None
-        projections = ("query", "key", "value")
-        if before and layer.kind in projections and before.modules == layer.modules:
-            steps[-1].append(layer)
-        else:
-            steps.append([layer])
-    return steps
