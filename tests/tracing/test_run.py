@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from spade_ext import hessian, obc_prune
-from spade_xai.exceptions import MemoryLimitWarning
+from spade_xai.exceptions import MemoryLimitWarning, UnprunedLayerWarning
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing.augment import augmented
 from spade_xai.tracing.memory import parse_memory, plan_memory
@@ -306,3 +306,14 @@ def test_damping_of_a_grouped_layer_is_the_largest_of_its_groups(method, order):
     prepared = METHODS[method].prepare(layer, layer.read(conv), hessian, 0.0)
     (result,) = METHODS[method].prune([prepared], [0.5])
     assert result.damp == pytest.approx(0.1)
+
+
+def test_a_layer_left_dense_is_told_at_the_line_of_the_call(sample):
+    class Multiplied(nn.Linear):
+        def forward(self, x):
+            return x.mm(self.weight.T)
+
+    model = nn.Sequential(Multiplied(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    with pytest.warns(UnprunedLayerWarning, match="layer 0 is left dense") as warned:
+        trace(model, sample, augment=noise, **OPTIONS)
+    assert {w.filename for w in warned if w.category is UnprunedLayerWarning} == {__file__}

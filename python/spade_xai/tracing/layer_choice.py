@@ -82,7 +82,7 @@ def choose_layers(
         warnings.warn(
             f"{function}: layer {name} is left dense: {reason}",
             UnprunedLayerWarning,
-            stacklevel=8,
+            stacklevel=6,
         )
     layers = [by_name[name] for name in calls]
     found = {name: by_name[name] for name in [*calls, *left_out]}
