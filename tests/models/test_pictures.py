@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from spade_xai.commands.inputs import read_mask
+from spade_xai.commands.image_files import read_mask
 from spade_xai.models.images import ImageError, read_image
 from spade_xai.models.preprocessing import Preprocessing
 from spade_xai.trojans.patch import read_patch

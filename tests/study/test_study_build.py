@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from spade_xai.study.build import Candidate, StudyOptions, build_study
+from spade_xai.study.build import build_study
 from spade_xai.study.folder import read_study
 from spade_xai.study.labels import read_labels
+from spade_xai.study.options import StudyOptions
+from spade_xai.study.part import Candidate
 from spade_xai.study.regions import best_window, last_feature_maps, revealed, score_cam, strongest
 
 pytest.importorskip("torchcam", reason="torchcam needs Python 3.11")
@@ -164,7 +166,7 @@ def test_overlapping_regions_are_left_out(tmp_path):
 
 
 def test_an_interrupted_build_goes_on(tmp_path, monkeypatch):
-    from spade_xai.study import build as module
+    from spade_xai.study import part as module
 
     calls = []
     real = module.trace

@@ -1,6 +1,5 @@
 """The model and the images that a command line names, checked against each other."""
 
-import difflib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from spade_xai.commands import options as o
+from spade_xai.commands.class_names import class_of, count_classes, read_class_names
+from spade_xai.commands.image_files import check_sizes, mask_of, names_of, read_mask, stems_of
 from spade_xai.commands.volume import say
-from spade_xai.models.copies import unwrap
 from spade_xai.models.fit import Fit
 from spade_xai.models.images import ImageError, find_images, passed_over, read_image
 from spade_xai.models.load import RandomWeightsWarning, load_model
@@ -22,7 +21,6 @@ from spade_xai.models.preprocessing import (
     checked_normalization,
     preprocessing_of,
 )
-from spade_xai.models.weights import ModelError
 from spade_xai.tracing.augment import ImageAugment
 
 LARGE, IMAGENET_SIZE = 448, 224  # pixels a side
@@ -214,21 +212,21 @@ def load_inputs(
         warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     preprocessing = _preprocessing(given, model)
     if preprocessing.fit is None:
-        _check_sizes(paths)
+        check_sizes(paths)
     inputs = Inputs(
         model,
         preprocessing,
         paths,
-        [] if masks is None else [_mask_of(path, masks) for path in paths],
+        [] if masks is None else [mask_of(path, masks) for path in paths],
         None,
         given.strict,
     )
-    count = _count_classes(model, inputs.example(), given.model)
-    inputs.classes = _class_names(class_names, preprocessing.classes, count)
+    count = count_classes(model, inputs.example(), given.model)
+    inputs.classes = read_class_names(class_names, preprocessing.classes, count)
     inputs.beside = passed_over(given.images or [])
     inputs.random = any(issubclass(one.category, RandomWeightsWarning) for one in warned)
-    inputs.target = _class_of("--target", target, inputs.classes, count)
-    inputs.label = _class_of("--label", label, inputs.classes, count)
+    inputs.target = class_of("--target", target, inputs.classes, count)
+    inputs.label = class_of("--label", label, inputs.classes, count)
     return inputs
 
 
@@ -255,128 +253,3 @@ def _mean_std(text: str) -> tuple[Sequence[float], Sequence[float]]:
             f"--normalize must be auto, none, imagenet or MEAN,MEAN,MEAN/STD,STD,STD, got {text!r}"
         )
     return o.parse_numbers("--normalize", mean), o.parse_numbers("--normalize", std)
-
-
-def _check_sizes(paths: Sequence[Path]) -> None:
-    """Refuse images of several sizes by their headers; those that cannot be read are met later."""
-    sizes: dict[tuple[int, ...], Path] = {}
-    for path in paths:
-        try:
-            with Image.open(path) as opened:
-                turned = opened.getexif().get(0x0112, 1) >= 5  # EXIF: on its side
-                sizes.setdefault(opened.size[:: 1 if turned else -1], path)
-        except Exception:  # damaged files raise nearly everything; they are met later
-            continue
-    if len(sizes) > 1:
-        (first, a), (other, b) = list(sizes.items())[:2]
-        raise ImageError(
-            f"images must have one size, got {first} of {a} and {other} of {b}: give a --size"
-        )
-
-
-def _count_classes(model: nn.Module, image: Tensor, spec: str) -> int:
-    """The number of the model's outputs for the image."""
-    shape = tuple(image.shape[1:])
-    try:
-        with torch.no_grad():
-            logits = unwrap(model(image))
-    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        raise ModelError(
-            f"{spec} cannot be run on an image of shape {shape} (--size changes it): {error}"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"{spec} must return logits [B, classes], got {got}")
-    return logits.shape[1]
-
-
-def names_of(paths: Sequence[Path]) -> list[str]:
-    """File names, or whole paths where a file name repeats."""
-    names = [path.name for path in paths]
-    return names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
-
-
-def stems_of(paths: Sequence[Path]) -> list[str]:
-    """Names for each image's files, all different, also where upper and lower case are the same.
-
-    File names without their ending; where that repeats, whole paths in one word; where that repeats too, numbered.
-    """
-    short = [path.stem for path in paths]
-    long = ["_".join(p for p in path.with_suffix("").parts if p != path.anchor) for path in paths]
-    once = _counts(short)
-    result: list[str] = []
-    taken = {s.casefold() for s in short if once[s.casefold()] == 1}
-    for a, b in zip(short, long, strict=True):
-        if once[a.casefold()] == 1:
-            result.append(a)
-            continue
-        name, number = b, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{b}-{number}"
-        taken.add(name.casefold())
-        result.append(name)
-    return result
-
-
-def _counts(names: Sequence[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name.casefold()] = counts.get(name.casefold(), 0) + 1
-    return counts
-
-
-def _mask_of(path: Path, folder: Path) -> Path:
-    candidates = [folder / f"{path.stem}_mask.png", folder / f"{path.stem}.png"]
-    for candidate in candidates:
-        if candidate.is_file() and not (path.exists() and candidate.samefile(path)):
-            return candidate
-    raise ImageError(f"no mask of {path}: neither {candidates[0]} nor another {candidates[1]}")
-
-
-def read_mask(path: Path, preprocessing: Preprocessing, image: Tensor) -> Tensor:
-    """The mask of an image [3, H, W], bool [H, W]: scaled and cut as the image was.
-
-    Raises:
-        ImageError: It cannot be read, is of another size, all black or all white.
-    """
-    mask = read_image(path, preprocessing.fit).mean(0) > 0.5
-    if mask.shape != image.shape[1:]:
-        raise ImageError(
-            f"mask {path} must have the size of its image {tuple(image.shape[1:])}, got {tuple(mask.shape)}"
-        )
-    if not 0 < int(mask.sum()) < mask.numel():
-        raise ImageError(f"mask {path} must be neither all black nor all white")
-    return mask
-
-
-def _class_of(
-    option: str, text: str | None, classes: Sequence[str] | None, count: int
-) -> int | None:
-    """The class of a number, or of a name in any case; None of None."""
-    if text is None:
-        return None
-    if text.isdecimal():
-        if int(text) >= count:
-            raise ValueError(f"{option} must be in [0, {count - 1}], got {text}")
-        return int(text)
-    known = {name.lower(): k for k, name in reversed(list(enumerate(classes or ())))}
-    if text.lower() in known:
-        return known[text.lower()]
-    near = difflib.get_close_matches(text.lower(), known, 1)
-    hint = f"did you mean {near[0]!r}?" if near else "give its number"
-    what = "a class of the model" if known else "a number, as no names of classes are known"
-    raise ValueError(f"{option} must be {what}, got {text!r}: {hint}")
-
-
-def _class_names(file: Path | None, known: Sequence[str] | None, count: int) -> list[str] | None:
-    if file is None:
-        return list(known) if known is not None and len(known) == count else None
-    try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--class-names {file} must be text in UTF-8: {error}") from None
-    names = [name for name in names if name]
-    if len(names) != count:
-        raise ValueError(f"--class-names {file} must hold {count} names, got {len(names)}")
-    return names

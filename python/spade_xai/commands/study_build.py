@@ -125,9 +125,11 @@ def build(
       spade-xai study build photos/ -m pretrained:efficientnet_lite0 --count 8 --steps 64 -n 64 -o study
     """
     from spade_xai.models.images import ImageError
-    from spade_xai.study.build import Candidate, StudyOptions, build_study
+    from spade_xai.study.build import build_study
     from spade_xai.study.folder import MANIFEST
     from spade_xai.study.labels import read_labels
+    from spade_xai.study.options import StudyOptions
+    from spade_xai.study.part import Candidate
 
     given = load_inputs(inputs, class_names)
     given.to(pruning.device)

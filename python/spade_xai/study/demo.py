@@ -11,8 +11,10 @@ from typing import Any
 
 from spade_xai.models.efficientnet_lite import imagenet_classes
 from spade_xai.progress import Progress
-from spade_xai.study.build import Candidate, StudyOptions, build_study
+from spade_xai.study.build import build_study
 from spade_xai.study.folder import Study
+from spade_xai.study.options import StudyOptions
+from spade_xai.study.part import Candidate
 from spade_xai.tracing.augment import ImageAugment
 from spade_xai.tracing.schedule import FAITHFUL
 from spade_xai.trojans import imagenet
