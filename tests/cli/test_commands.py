@@ -264,8 +264,15 @@ def test_methods_in_any_case_and_near_misses(run, pictures):
     code, out, _ = run(*arguments, "-a", "Input-X-Gradient", "--json")
     assert code == 0
     assert json.loads(out)["images"][0]["methods"] == ["input_x_gradient"]
-    code, _, err = run(*arguments, "-a", "salency")
-    assert code == 2 and "did you mean saliency?" in " ".join(err.replace("│", " ").split())
+    arguments[-1] = "SparseGPT"  # as `trace` calls it
+    code, out, _ = run(*arguments, "-a", "InputXGradient", "--json")
+    assert code == 0 and "FastSPADE" in out
+    assert json.loads(out)["images"][0]["methods"] == ["input_x_gradient"]
+    for option, name, meant in (("-a", "salency", "saliency"), ("-t", "fastspad", "FastSPADE")):
+        code, _, err = run(*arguments, option, name)
+        assert code == 2 and f"did you mean {meant}?" in " ".join(err.replace("│", " ").split())
+    code, _, err = run("trace", "pictures/a.png", "-m", "pretrained:efficientnet_lite1")
+    assert code == 1 and "did you mean efficientnet_lite" in err
 
 
 def test_version(run):

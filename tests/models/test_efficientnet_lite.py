@@ -58,7 +58,7 @@ def test_classes():
 
 
 def test_errors(monkeypatch, tmp_path):
-    with pytest.raises(ModelError, match=r"expected one of efficientnet_lite0, .*, got 'resnet50'"):
+    with pytest.raises(ModelError, match=r"must be one of efficientnet_lite0, .*, got 'resnet50'"):
         load_model("pretrained:resnet50")
     with pytest.raises(ModelError, match=r"pretrained must be False for 'test_models:tiny'"):
         load_model("test_models:tiny", pretrained=True)

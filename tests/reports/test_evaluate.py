@@ -131,11 +131,12 @@ def test_errors(model, images):
     with pytest.raises(ValueError, match="evaluate: planted or clean must be given"):
         evaluate(model)
     with pytest.raises(
-        ValueError, match=r"evaluate: tracers are SPADE, FastSPADE, .*Magnitude, got 'OBC'"
+        ValueError,
+        match=r"evaluate: tracer must be one of SPADE, FastSPADE, .*Magnitude, got 'OBC'",
     ):
         evaluate(model, clean=images, tracers=["OBC"])
     with pytest.raises(
-        ValueError, match=r"explain: tracers are SPADE, FastSPADE, .*Magnitude, got 'OBC'"
+        ValueError, match=r"explain: tracer must be one of SPADE, FastSPADE, .*Magnitude, got 'OBC'"
     ):
         explain(model, images, ["a", "b", "c"], tracers=["OBC"])
 

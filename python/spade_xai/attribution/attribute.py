@@ -13,6 +13,7 @@ from spade_xai.attribution.forward import Forward, Score, chosen_position, slice
 from spade_xai.attribution.layer import AtLayer, embedding_name
 from spade_xai.attribution.method import Job
 from spade_xai.attribution.methods import METHODS, OPTIONS, RECORDS, MethodName
+from spade_xai.choices import misnamed
 from spade_xai.exceptions import DegenerateMapWarning
 from spade_xai.models.answers import check_real
 from spade_xai.models.copies import check_model, duplicate
@@ -140,7 +141,7 @@ def pixel_map(attribution: Tensor, method: str | None = None) -> Tensor:
             f"pixel_map: attribution must be a torch.Tensor, got {type(attribution).__name__}"
         )
     if method is not None and method not in METHODS:
-        raise ValueError(f"pixel_map: method must be one of {', '.join(METHODS)}, got {method!r}")
+        raise ValueError(f"pixel_map: {misnamed('method', METHODS, method)}")
     if attribution.ndim != 4:
         raise ValueError(
             f"pixel_map: attribution must have shape [B, C, H, W], got {tuple(attribution.shape)}"
@@ -151,7 +152,7 @@ def pixel_map(attribution: Tensor, method: str | None = None) -> Tensor:
 
 def _check(model: object, x: object, method: str, batch_size: int, seed: object) -> None:
     if method not in METHODS:
-        raise ValueError(f"attribute: method must be one of {', '.join(METHODS)}, got {method!r}")
+        raise ValueError(f"attribute: {misnamed('method', METHODS, method)}")
     check_model("attribute", model)
     x = check_real("attribute", "x", x)
     if x.ndim < 2 or len(x) == 0:

@@ -12,6 +12,7 @@ from spade_xai.attribution import deep_lift, guided
 from spade_xai.attribution.forward import slices
 from spade_xai.attribution.lrp import record as lrp
 from spade_xai.attribution.method import Job, Method, Option, Options, baseline_of
+from spade_xai.choices import misnamed
 
 Name = Literal[
     "saliency",
@@ -108,7 +109,7 @@ def _noise(
 
 def _check_of(value: object) -> None:
     if value not in SMOOTHED:
-        raise ValueError(f"attribute: of must be one of {', '.join(SMOOTHED)}, got {value!r}")
+        raise ValueError(f"attribute: {misnamed('of', SMOOTHED, value)}")
 
 
 RECORDS = (

@@ -1,7 +1,7 @@
 """What the options of commands are called, how they are described, and what their text means."""
 
-import difflib
 import enum
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -10,10 +10,11 @@ import torch
 import typer
 
 from spade_xai.attribution.methods import METHODS
+from spade_xai.choices import misnamed
 from spade_xai.commands.volume import OUTPUT as OUTPUT
 from spade_xai.tracing import schedule
 from spade_xai.tracing.augment import RECIPES, STEPS, ImageAugment
-from spade_xai.tracing.pruning.registry import TRACERS
+from spade_xai.tracing.pruning.registry import TRACERS, method_of
 
 MODEL, PRUNING = "Model and images", "Pruning"
 
@@ -50,10 +51,11 @@ def _check_device(name: str | None) -> str | None:
 
 
 def _check_tracer(name: str) -> str:
-    for title in TRACERS:
-        if name.lower() == title.lower():
-            return title
-    raise typer.BadParameter(f"tracers are {', '.join(TRACERS)}, got {name!r}")
+    """The paper's name of a tracer that is given by that name, or by the one that `trace` takes."""
+    try:
+        return method_of("--tracer", name).title
+    except ValueError:
+        raise typer.BadParameter(misnamed("tracer", TRACERS, name)) from None
 
 
 def _check_tracers(names: list[str]) -> list[str]:
@@ -66,12 +68,12 @@ def check_methods(names: list[str] | None) -> list[str] | None:
 
 
 def _check_method(name: str) -> str:
-    plain = name.lower().replace("-", "_")
-    if plain in METHODS:
-        return plain
-    near = difflib.get_close_matches(plain, METHODS, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise typer.BadParameter(f"methods are {', '.join(METHODS)}, got {name!r}{hint}")
+    """The name in METHODS of a method that is given in any case, with or without the marks between its words."""
+    plain = {method.replace("_", ""): method for method in METHODS}
+    found = plain.get(re.sub("[-_ ]", "", name.lower()))
+    if found is None:
+        raise typer.BadParameter(misnamed("method", METHODS, name))
+    return found
 
 
 Images = Annotated[

@@ -17,6 +17,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 from torch.nn import functional as F
 
+from spade_xai.choices import misnamed
 from spade_xai.lottery.data.pictures import derived_seed
 from spade_xai.lottery.storage import read_state, write_state
 
@@ -111,7 +112,7 @@ def fit_bank(
         ValueError: A concept has fewer than two pictures with or without it.
     """
     if settings.kind not in KINDS:
-        raise ValueError(f"fit_bank: kind must be one of {', '.join(KINDS)}, got {settings.kind!r}")
+        raise ValueError(f"fit_bank: {misnamed('kind', KINDS, settings.kind)}")
     for c, name in enumerate(names):
         for value, word in ((1, "with"), (0, "without")):
             found = int((labels[:, c] == value).sum())

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.attribution.attribute import METHODS, attribute, pixel_map
+from spade_xai.choices import misnamed
 from spade_xai.lottery.data.pictures import batches
 from spade_xai.lottery.drift import drift, relevance
 from spade_xai.lottery.folder import Arm, Run
@@ -50,8 +51,8 @@ def maps_stage(
 ) -> None:
     """Compute the maps of each ticket, then what they have in common with the dense network's."""
     if settings.method != "gradcam" and settings.method not in METHODS:
-        known = ", ".join(("gradcam", *METHODS))
-        raise ValueError(f"maps_stage: method must be one of {known}, got {settings.method!r}")
+        wrong = misnamed("method", ("gradcam", *METHODS), settings.method)
+        raise ValueError(f"maps_stage: {wrong}")
     key = key_of(asdict(settings))
     write_json(run.path / "maps.json", "maps", {"settings": asdict(settings), "key": key})
     for arm, number in each(run, "maps", progress):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from spade_xai.choices import misnamed
 from spade_xai.lottery.data.pictures import derived_seed
 
 SCOPES = ("layer", "global")
@@ -51,7 +52,7 @@ def remove_least(masks: Masks, scores: Mapping[str, Tensor], share: float, scope
         scope: "layer": of each tensor; "global": of all of them, by one threshold.
     """
     if scope not in SCOPES:
-        raise ValueError(f"remove_least: scope must be one of {', '.join(SCOPES)}, got {scope!r}")
+        raise ValueError(f"remove_least: {misnamed('scope', SCOPES, scope)}")
     if not 0 <= share < 1:
         raise ValueError(f"remove_least: share must be in [0, 1), got {share}")
     for name in masks:

@@ -17,6 +17,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 from torch.nn import functional as F
 
+from spade_xai.choices import misnamed
 from spade_xai.lottery.concepts import standardized
 from spade_xai.lottery.data.pictures import derived_seed
 from spade_xai.lottery.storage import read_state, write_state
@@ -92,9 +93,7 @@ def fit_pcbm(
         embeddings: [N, D], for the residual.
     """
     if settings.solver not in SOLVERS:
-        raise ValueError(
-            f"fit_pcbm: solver must be one of {', '.join(SOLVERS)}, got {settings.solver!r}"
-        )
+        raise ValueError(f"fit_pcbm: {misnamed('solver', SOLVERS, settings.solver)}")
     if settings.solver == "adam":
         weight, bias = _adam(z.double(), labels, classes, settings, seed, None)
     else:

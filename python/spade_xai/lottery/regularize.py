@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from spade_xai.choices import misnamed
 from spade_xai.lottery import pcbm as pc
 from spade_xai.lottery.collect import difference, estimate
 from spade_xai.lottery.concepts import BankSettings, read_bank
@@ -59,7 +60,7 @@ def regularize(
         each weight and ticket, with paired differences from weight 0.
     """
     if form not in FORMS:
-        raise ValueError(f"regularize: form must be one of {', '.join(FORMS)}, got {form!r}")
+        raise ValueError(f"regularize: {misnamed('form', FORMS, form)}")
     if any(w < 0 for w in weights):
         raise ValueError(f"regularize: weights must be at least 0, got {list(weights)}")
     arms = [arm for arm in run.arms() if arm.name == base]

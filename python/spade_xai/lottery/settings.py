@@ -5,6 +5,7 @@ from dataclasses import fields
 from importlib import resources
 from typing import Any
 
+from spade_xai.choices import misnamed
 from spade_xai.lottery.concepts import BankSettings
 from spade_xai.lottery.folder import Pruning
 from spade_xai.lottery.pcbm import PCBMSettings
@@ -25,7 +26,7 @@ def settings_of(kind: str) -> dict[str, Any]:
         ValueError: Another data set.
     """
     if kind not in KINDS:
-        raise ValueError(f"lottery: data must be one of {', '.join(KINDS)}, got {kind!r}")
+        raise ValueError(f"lottery: {misnamed('data', KINDS, kind)}")
     source = resources.files("spade_xai.lottery").joinpath("paper.toml")
     return tomllib.loads(source.read_text(encoding="utf-8"))[kind]
 

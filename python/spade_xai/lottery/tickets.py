@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from spade_ext.checks import check_int
+from spade_xai.choices import misnamed
 from spade_xai.lottery import masks as m
 from spade_xai.lottery.data.pictures import batches
 from spade_xai.lottery.folder import Arm, Pruning, Run
@@ -107,13 +108,9 @@ def _check(function: str, pruning: Pruning) -> None:
     if not 0 < pruning.share < 1:
         raise ValueError(f"{function}: share must be in (0, 1), got {pruning.share}")
     if pruning.criterion not in CRITERIA:
-        raise ValueError(
-            f"{function}: criterion must be one of {', '.join(CRITERIA)}, got {pruning.criterion!r}"
-        )
+        raise ValueError(f"{function}: {misnamed('criterion', CRITERIA, pruning.criterion)}")
     if pruning.scope not in m.SCOPES:
-        raise ValueError(
-            f"{function}: scope must be one of {', '.join(m.SCOPES)}, got {pruning.scope!r}"
-        )
+        raise ValueError(f"{function}: {misnamed('scope', m.SCOPES, pruning.scope)}")
     if pruning.scope == "global" and pruning.criterion == "structured":
         raise ValueError(f"{function}: scope must be 'layer' for structured pruning, got 'global'")
     if pruning.norms and pruning.criterion in ("sparsegpt", "obc", "structured"):

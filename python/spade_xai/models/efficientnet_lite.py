@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from spade_xai.choices import misnamed
+
 MEAN = (127 / 255,) * 3
 STD = (128 / 255,) * 3
 CROP_PADDING = (
@@ -212,7 +214,5 @@ def _renamed(key: str) -> str:
 
 def _variant(name: str) -> Variant:
     if name not in VARIANTS:
-        raise ValueError(
-            f"EfficientNetLite: name must be one of {', '.join(VARIANTS)}, got {name!r}"
-        )
+        raise ValueError(f"EfficientNetLite: {misnamed('name', VARIANTS, name)}")
     return VARIANTS[name]

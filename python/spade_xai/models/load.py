@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spade_xai.choices import misnamed
 from spade_xai.models.efficientnet_lite import VARIANTS, load_efficientnet_lite
 from spade_xai.models.weights import ModelError, first_line, load_weights, read_state
 
@@ -101,9 +102,7 @@ def load_model(
 
 def _packaged(name: str) -> nn.Module:
     if name not in VARIANTS:
-        raise ModelError(
-            f"load_model: pretrained: expected one of {', '.join(VARIANTS)}, got {name!r}"
-        )
+        raise ModelError(f"load_model: {misnamed('pretrained', VARIANTS, name)}")
     try:
         return load_efficientnet_lite(name)
     except (ModuleNotFoundError, ValueError, OSError) as error:

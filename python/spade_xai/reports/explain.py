@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spade_ext.checks import check_int
 from spade_xai.attribution.attribute import attribute, pixel_map
 from spade_xai.attribution.methods import QUICK_METHODS, MethodName
+from spade_xai.choices import misnamed
 from spade_xai.models.inputs import device_of
 from spade_xai.progress import Progress, reporting
 from spade_xai.reports.answers import Answer, answers_of, probability_of
@@ -280,4 +281,4 @@ def check_tracers(function: str, tracers: Sequence[str]) -> None:
     """Refuse names that are not in TRACERS."""
     for tracer in tracers:
         if tracer not in TRACERS:
-            raise ValueError(f"{function}: tracers are {', '.join(TRACERS)}, got {tracer!r}")
+            raise ValueError(f"{function}: {misnamed('tracer', TRACERS, tracer)}")

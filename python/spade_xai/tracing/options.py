@@ -9,6 +9,7 @@ from typing import Any, TypedDict, TypeVar
 import torch
 
 from spade_ext.checks import MOST_DAMP, check_range, check_seed
+from spade_xai.choices import misnamed
 from spade_xai.models.inputs import check_count
 from spade_xai.models.precision import PRECISIONS
 from spade_xai.progress import Progress
@@ -78,10 +79,8 @@ class TraceOptions:
         check_seed(name, self.seed)
         parse_memory(name, self.max_memory)
         if self.forward_precision not in PRECISIONS:
-            raise ValueError(
-                f"{name}: forward_precision must be one of {', '.join(PRECISIONS)}, "
-                f"got {self.forward_precision!r}"
-            )
+            wrong = misnamed("forward_precision", PRECISIONS, self.forward_precision)
+            raise ValueError(f"{name}: {wrong}")
         if self.device is not None:
             check_place(name, self.device)
 

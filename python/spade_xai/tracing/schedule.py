@@ -8,6 +8,7 @@ from typing import Any
 
 from spade_ext.checks import check_int
 from spade_ext.files import is_signed, parse_json
+from spade_xai.choices import misnamed
 from spade_xai.models.layers import Layer, check_pattern, fitting, matches
 from spade_xai.tracing.published import PUBLISHED
 
@@ -176,8 +177,7 @@ def paper(name: str) -> Schedule:
     if name == "linear":
         return linear()
     if name not in PUBLISHED:
-        known = ", ".join(["linear", *PUBLISHED])
-        raise ValueError(f"schedule.paper: name must be one of {known}, got {name!r}")
+        raise ValueError(f"schedule.paper: {misnamed('name', ['linear', *PUBLISHED], name)}")
     return patterns(PUBLISHED[name])
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from spade_xai.choices import misnamed
 from spade_xai.trojans.trojan import read_patch
 
 SIZE = 64  # pixels a side
@@ -112,7 +113,7 @@ def load_patch(name: str) -> Tensor:
     """The patch of a backdoor as it was planted, RGBA in [0, 1], [4, 12, 12]."""
     found = {entry["name"]: entry for entry in metadata()["backdoors"]}
     if name not in found:
-        raise ValueError(f"load_patch: name must be one of {', '.join(found)}, got {name!r}")
+        raise ValueError(f"load_patch: {misnamed('name', found, name)}")
     return read_patch(io.BytesIO(_read(found[name]["patch"])), found[name]["size"])
 
 
@@ -128,7 +129,7 @@ def load_pictures(kind: str = "trojan", count: int | None = None) -> Pictures:
         ValueError: An unknown kind, or a count that there are not.
     """
     if kind not in KINDS:
-        raise ValueError(f"load_pictures: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        raise ValueError(f"load_pictures: {misnamed('kind', KINDS, kind)}")
     entries = [entry for entry in metadata()["pictures"] if entry["kind"] == kind]
     if count is not None and not 1 <= count <= len(entries):
         raise ValueError(f"load_pictures: count must be in [1, {len(entries)}], got {count}")

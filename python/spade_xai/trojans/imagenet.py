@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load
 from torch import Tensor
 
+from spade_xai.choices import misnamed
 from spade_xai.models.efficientnet_lite import (
     MEAN,
     STD,
@@ -95,9 +96,7 @@ def load_trojan_pictures(
         ValueError: An unknown kind, or a count that there are not.
     """
     if kind not in KINDS:
-        raise ValueError(
-            f"load_trojan_pictures: kind must be one of {', '.join(KINDS)}, got {kind!r}"
-        )
+        raise ValueError(f"load_trojan_pictures: {misnamed('kind', KINDS, kind)}")
     chosen = _chosen(kind, per_photograph)
     if count is not None and not 1 <= count <= len(chosen):
         raise ValueError(f"load_trojan_pictures: count must be in [1, {len(chosen)}], got {count}")

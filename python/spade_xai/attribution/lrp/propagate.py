@@ -61,6 +61,7 @@ from spade_xai.attribution.lrp.rules import (
     Proportional,
     Unchanged,
 )
+from spade_xai.choices import misnamed
 from spade_xai.exceptions import DegenerateMapWarning
 from spade_xai.models.copies import duplicate
 
@@ -103,7 +104,7 @@ def relevance(
         RuntimeError: The logits do not depend on x through functions that pass relevance on.
     """
     if rule not in RULES:
-        raise ValueError(f"lrp: rule must be one of {', '.join(RULES)}, got {rule!r}")
+        raise ValueError(f"lrp: {misnamed('rule', RULES, rule)}")
     if not alpha >= 1:
         raise ValueError(f"lrp: alpha must be at least 1, got {alpha}")
     if not epsilon > 0:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
 
+from spade_xai.choices import misnamed
 from spade_xai.lottery.data.pictures import Data, DataError, Files
 from spade_xai.lottery.data.tables import csv_rows, limited
 
@@ -27,9 +28,7 @@ def load(
         limit: Pictures per class in each part.
     """
     if split not in SPLITS:
-        raise DataError(
-            f"lottery: split of ham10000 must be one of {', '.join(SPLITS)}, got {split!r}"
-        )
+        raise DataError(f"lottery: {misnamed('split of ham10000', SPLITS, split)}")
     if classes not in (None, 2, 7):
         raise DataError(f"lottery: classes of ham10000 must be 2 or 7, got {classes}")
     table = folder / "HAM10000_metadata.csv"

@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from spade_xai.choices import misnamed
 from spade_xai.lottery.data import cub, derm7pt, folders, ham10000, shapes
 from spade_xai.lottery.data.pictures import ConceptPictures, Data, DataError
 
@@ -20,7 +21,7 @@ def open_data(spec: dict[str, Any]) -> Data:
         return shapes.load(shapes_options(options))
     readers: dict[str, Any] = {"cub": cub.load, "ham10000": ham10000.load, "folder": folders.load}
     if kind not in readers:
-        raise DataError(f"lottery: data must be one of shapes, {', '.join(readers)}, got {kind!r}")
+        raise DataError(f"lottery: {misnamed('data', ('shapes', *readers), kind)}")
     folder = Path(spec["folder"])
     if not folder.is_dir():
         raise DataError(f"lottery: no folder {folder}")

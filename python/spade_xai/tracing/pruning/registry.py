@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 
+from spade_xai.choices import misnamed
 from spade_xai.tracing import pruning
 from spade_xai.tracing.pruning.method import PruningMethod
 
@@ -39,5 +40,5 @@ def method_of(function: str, name: object) -> PruningMethod:
     """
     method = _SPELLINGS.get(name.lower()) if isinstance(name, str) else None
     if method is None:
-        raise ValueError(f"{function}: method must be one of {', '.join(METHODS)}, got {name!r}")
+        raise ValueError(f"{function}: {misnamed('method', METHODS, name)}")
     return method
