@@ -10,11 +10,12 @@ from spade_xai import UnfaithfulTraceWarning, load_trace, trace, trace_many
 from spade_xai.exceptions import MemoryLimitWarning
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing import faithful
-from spade_xai.tracing.faithful import layer_weights
+from spade_xai.tracing.layer_weights import layer_weights
 from spade_xai.tracing.memory import plan_memory
 from spade_xai.tracing.nearby import COUNT, nearby
 from spade_xai.tracing.pruning.registry import METHODS
 from spade_xai.tracing.sample import TracedSample
+from spade_xai.tracing.trial import Trial
 from spade_xai.tracing.verdict import Probe
 
 OPTIONS = {"augmentations": 24, "batch_size": 8, "progress": False}
@@ -121,19 +122,21 @@ def test_the_search_ends_at_the_first_unfaithful_budget(model, sample, monkeypat
     """With a verdict that fails above a mean sparsity, what is found lies below it, and the next budget above."""
     judged = []
 
-    def judge(self, sparse):
-        weights = [p for p in sparse.parameters() if p.ndim > 1]
+    def judge(self):
+        weights = [p for p in self.sparse.parameters() if p.ndim > 1]
         mean = sum(float((w == 0).float().mean()) for w in weights) / len(weights)
         judged.append(mean)
-        found = self._compare(self.dense)
+        found = self.dense_verdict()
         return found if mean <= most else replace(found, faithful=False)
 
-    monkeypatch.setattr(Probe, "judge", judge)
+    monkeypatch.setattr(Trial, "judge", judge)
     made = trace(model, sample, augment=noise, **OPTIONS)
     got = sum(x.sparsity_got for x in made.layers) / 3
     assert got <= most
     assert max(judged) > most
-    assert got == pytest.approx(max(mean for mean in judged if mean <= most), abs=1e-6)
+    assert got == pytest.approx(
+        max((mean for mean in judged if mean <= most), default=0.0), abs=1e-6
+    )
     assert len(judged) <= len(faithful.BUDGETS) + 2
 
 

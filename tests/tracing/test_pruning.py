@@ -26,7 +26,7 @@ class LastColumns(PruningMethod):
     def prune_layer(self, prepared, ratio, max_scratch=None):
         weights = prepared.weight.clone()
         weights[..., round((1 - ratio) * prepared.layer.cols) :] = 0
-        losses = layer_losses(prepared.weight, weights, prepared.hessian).tolist()
+        losses = layer_losses(prepared, weights).tolist()
         return pruned_layer(weights, 0.0, losses)
 
     def pruning_bytes(self, layer, samples):

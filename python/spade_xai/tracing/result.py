@@ -25,6 +25,7 @@ from spade_xai.tracing.prepared import PreparedLayers
 from spade_xai.tracing.pruning.method import PrunedLayer
 from spade_xai.tracing.sample import TracedSample
 from spade_xai.tracing.schedule import FAITHFUL, Sparsity, resolve_sparsity
+from spade_xai.tracing.trial import Trial
 from spade_xai.tracing.verdict import Probe, Verdict
 from spade_xai.tracing.view import as_html, figure_of_trace, image_of, in_lines
 
@@ -111,11 +112,11 @@ class Trace:
         layers = [layer for name, layer in self._found.items() if name in kept]
         with outside_inference_mode(), torch.no_grad():
             dense = working_copy(function, self.dense, kept.device)
-            probe = Probe(function, dense, source)
             packed: dict[str, Packed]
             results: dict[str, PrunedLayer]
             if sparsity == FAITHFUL:
-                found = FaithfulSearch(function, dense, layers, kept, probe).run()
+                trial = Trial(function, dense, layers, source)
+                found = FaithfulSearch(function, dense, layers, kept, trial).run()
                 ratios, results, packed, verdict = (
                     found.ratios, found.results, found.packed, found.verdict,
                 )  # fmt: skip
@@ -127,7 +128,7 @@ class Trace:
                     for name, x in results.items()
                     if x.weights is not None
                 }
-                verdict = probe.judge(
+                verdict = Probe(function, dense, source).judge(
                     sparse_copy(dense, [(self._found[n], p.weights()) for n, p in packed.items()])
                 )
         seconds = (time.perf_counter() - start) / max(1, len(results))

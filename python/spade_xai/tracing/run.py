@@ -24,6 +24,7 @@ from spade_xai.tracing.result import Trace
 from spade_xai.tracing.sample import TracedSample, read_sample
 from spade_xai.tracing.schedule import FAITHFUL, resolve_sparsity
 from spade_xai.tracing.shortfalls import warn_of_shortfalls
+from spade_xai.tracing.trial import Trial
 from spade_xai.tracing.verdict import Probe
 
 
@@ -269,8 +270,9 @@ class TracingRun:
             self.stages.report("fidelity", done, total)
 
         with self.stages.timed("fidelity"):
-            probe = Probe(function, reference, builder.source, self.options.batch_size)
-            found = FaithfulSearch(function, reference, self.layers, prepared, probe, report).run()
+            size = self.options.batch_size
+            trial = Trial(function, reference, self.layers, builder.source, size, self.fast)
+            found = FaithfulSearch(function, reference, self.layers, prepared, trial, report).run()
         builder.ratios = {**dict.fromkeys(self.ratios, 0.0), **found.ratios}
         seconds = (time.perf_counter() - start) / max(1, len(found.results))
         for name, result in found.results.items():

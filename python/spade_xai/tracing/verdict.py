@@ -1,5 +1,6 @@
 """Whether a trace is faithful: whether it answers as the dense model does, on the sample and near it."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,27 +77,60 @@ class Probe:
         close = nearby(function, sample)
         if close is not None:
             self.batches.append(close)
+        self._ask(dense)
+
+    def _ask(self, dense: nn.Module) -> None:
         self.dense = self.logits(dense)
         self.answers = [logits.argmax(-1) for logits in self.dense]
 
+    def on(self, dense: nn.Module) -> "Probe":
+        """A probe of another dense model, with the same inputs."""
+        other = copy.copy(self)
+        other._ask(dense)
+        return other
+
     def logits(self, model: nn.Module) -> list[Tensor]:
         """Logits [rows, classes] float64 of the sample and, if there are inputs near it, of those."""
-        with torch.no_grad():
-            return [self._of(model, batch) for batch in self.batches]
+        return [self._of(model, batch) for batch in self.batches]
 
     def _of(self, model: nn.Module, batch: Inputs) -> Tensor:
         count = len(first_tensor(batch))
-        parts = [
-            logits_of(self.function, model, take(batch, slice(k, k + self.batch_size)))
-            for k in range(0, count, self.batch_size)
-        ]
+        with torch.no_grad():
+            parts = [
+                logits_of(self.function, model, take(batch, slice(k, k + self.batch_size)))
+                for k in range(0, count, self.batch_size)
+            ]
         return torch.cat(parts)
 
     def judge(self, sparse: nn.Module) -> Verdict:
         """Compare a sparse model's answers."""
-        return self._compare(self.logits(sparse))
+        return self.compare(self.logits(sparse))
 
-    def _compare(self, sparse: Sequence[Tensor]) -> Verdict:
+    def judge_roughly(self, sparse: nn.Module, error: float) -> Verdict | None:
+        """The verdict, if no errors of the logits as large as `error` times the largest could turn it; else None.
+
+        Every condition holds the sooner, the larger the logits of the dense answers. A sparse model that fails on the
+        sample is asked no more.
+        """
+        found: list[Tensor] = []
+        for batch in self.batches:
+            found.append(self._of(sparse, batch))
+            best = self.compare(self._raised(found, error))
+            if not best.faithful:
+                return best
+        worst = self.compare(self._raised(found, -error))
+        return self.compare(found) if worst.faithful else None
+
+    def _raised(self, sparse: Sequence[Tensor], error: float) -> list[Tensor]:
+        """Logits with those of the dense answers raised by a multiple of the largest."""
+        raised = []
+        for logits, answers in zip(sparse, self.answers, strict=False):
+            most = logits.nan_to_num(0.0, 0.0, 0.0).abs().amax(-1, keepdim=True)
+            raised.append(logits.scatter_add(-1, answers[:, None], error * most))
+        return raised
+
+    def compare(self, sparse: Sequence[Tensor]) -> Verdict:
+        """Compare logits as from `logits`, or the first of them."""
         own, answers = self.dense[0], self.answers[0]
         reasons = []
         if not all(bool(logits.isfinite().all()) for logits in sparse):

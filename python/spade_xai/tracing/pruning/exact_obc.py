@@ -87,7 +87,7 @@ class ExactOBC(PruningMethod):
             pruned = x.order.prune(ratio, max_scratch=max_scratch).reshape(x.weight.shape)
         except SingularHessianError:
             return failed_layer(x.damp)
-        losses = layer_losses(x.weight, pruned, x.hessian).tolist()
+        losses = layer_losses(x, pruned).tolist()
         return pruned_layer(pruned.to(x.weight.dtype), x.order.damp, losses)
 
     def losses(self, prepared: Prepared, ratios: Sequence[float]) -> list[float] | None:
@@ -95,7 +95,7 @@ class ExactOBC(PruningMethod):
         x = _eliminated(prepared)
         if x.order is None:
             return [0.0 if ratio == 0 else float("inf") for ratio in ratios]
-        whole = layer_losses(x.weight, torch.zeros_like(x.weight), x.hessian)[1]
+        whole = x.whole
         # Of each row its first eliminations go, as many as it has among the least losses of the layer.
         sums = x.order.loss.double().cumsum(-1) * 2 / whole.clamp_min(1e-300)
         sums = torch.cat([torch.zeros_like(sums[..., :1]), sums], -1)

@@ -31,7 +31,7 @@ class Magnitude(PruningMethod):
         if not all_finite([prepared.hessian])[0]:
             return failed_layer(prepared.damp)
         weights = cut(prepared.weight, ratio)
-        losses = layer_losses(prepared.weight, weights, prepared.hessian).tolist()
+        losses = layer_losses(prepared, weights).tolist()
         return pruned_layer(weights, prepared.damp, losses)
 
     def pruning_bytes(self, layer: Layer, samples: int) -> int:

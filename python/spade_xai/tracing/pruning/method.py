@@ -4,6 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -33,6 +34,11 @@ class Prepared:
     weight: Tensor
     hessian: Tensor
     damp: float
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """||W X||^2 over the augmentations, float64."""
+        return layer_error(self.weight, self.hessian)
 
 
 @dataclass(frozen=True)
@@ -177,17 +183,18 @@ def all_finite(hessians: Sequence[Tensor]) -> list[bool]:
     return found
 
 
-def layer_losses(weight: Tensor, pruned: Tensor, hessian: Tensor) -> Tensor:
-    """||(W - W') X||^2 and ||W X||^2 [2] float64, by tr(D H D^T); scaled so that no H overflows."""
-    w = weight.to(hessian.dtype)
+def layer_losses(prepared: Prepared, pruned: Tensor) -> Tensor:
+    """||(W - W') X||^2 and ||W X||^2 [2] float64."""
+    error = prepared.weight.to(prepared.hessian.dtype) - pruned.to(prepared.hessian.dtype)
+    return torch.stack([layer_error(error, prepared.hessian), prepared.whole])
+
+
+def layer_error(difference: Tensor, hessian: Tensor) -> Tensor:
+    """||D X||^2 float64 of a change D of the weights, by tr(D H D^T); scaled so that no H overflows."""
     mean = hessian.diagonal(dim1=-2, dim2=-1).mean(dtype=torch.float64)
     scale = torch.ldexp(torch.ones_like(mean), torch.frexp(mean)[1] // 2)
-
-    def square(d: Tensor) -> Tensor:
-        d = d / scale
-        return ((d @ hessian) * d).sum(dtype=torch.float64).clamp_min(0) * scale * scale
-
-    return torch.stack([square(w - pruned.to(hessian.dtype)), square(w)])
+    d = difference.to(hessian.dtype) / scale
+    return ((d @ hessian) * d).sum(dtype=torch.float64).clamp_min(0) * scale * scale
 
 
 def pruned_layer(weights: Tensor, damp: float, losses: Sequence[float]) -> PrunedLayer:

@@ -84,7 +84,7 @@ class SparseGPT(PruningMethod):
             damps += result.damp.reshape(shape).amax(1).tolist()
             failed += result.failed.reshape(shape).any(1).tolist()
         losses = torch.stack(
-            [layer_losses(x.weight, w, x.hessian) for x, w in zip(prepared, weights, strict=True)]
+            [layer_losses(x, w) for x, w in zip(prepared, weights, strict=True)]
         ).tolist()
         return [
             pruned_layer(w, used, loss) if fine and not bad else failed_layer(used)
