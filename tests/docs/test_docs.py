@@ -43,6 +43,7 @@ def test_links(page):
         "docs/lottery.md",
         "docs/imagenet-study.md",
         "docs/human-study.md",
+        "docs/reproduce.md",
         *HELP,
     ],
 )

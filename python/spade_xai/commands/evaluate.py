@@ -1,14 +1,14 @@
 """spade-xai evaluate: how good maps are before and after pruning, over many images."""
 
-from collections.abc import Sequence
+import functools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from spade_ext.files import read_json, write_json
+from spade_ext.files import write_json
 from spade_xai.commands import options as o
-from spade_xai.commands.inputs import InputOptions, Inputs, load_inputs
+from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import (
     end,
     finite,
@@ -18,18 +18,16 @@ from spade_xai.commands.output import (
     reporter,
 )
 from spade_xai.commands.pruning import PruningOptions
+from spade_xai.commands.records import RecordFiles, SampleList, tensors_of
 from spade_xai.commands.runs import RunFiles
 from spade_xai.commands.signature import flat
 from spade_xai.commands.volume import say
-from spade_xai.models.inputs import device_of
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import Evaluation, records_of
 from spade_xai.reports.explain import DENSE
 from spade_xai.reports.page import write_page
 from spade_xai.reports.report import html
-from spade_xai.reports.scores import Sample, Scoring, Work
-
-_FORMAT = "spade_xai.Scores.2"
+from spade_xai.reports.scores import Scoring, Work
 
 
 @flat
@@ -80,17 +78,19 @@ def evaluate(
         settings = {"command": "evaluate", "methods": list(methods), "z_box": z_box}
         files = RunFiles(given, pruning, sparsity, settings, [inputs.weights])
         stems = [given.stems[k] for k in usable]
-        store = _Scores(out / "samples", stems, files)
+
+        def path(part: str, place: int) -> Path:
+            return out / "samples" / f"{stems[place]}.{part}.json"
+
+        store = RecordFiles(path, functools.partial(_key, files))
         pages = [out / "report.html", out / "scores.json"]
-        files.check(
-            [*pages, *(store.path(p, k) for p in ("dense", *names) for k in range(len(stems)))]
-        )
+        files.check([*pages, *(path(p, k) for p in ("dense", *names) for k in range(len(stems)))])
         ready_folder(out / "samples")
 
     def part_begins(part: str) -> None:
         say(f"{'maps of the whole network' if part == DENSE else part}: {len(usable)} images")
 
-    records = records_of(scoring, _Samples(given, usable), names, names[:1], store, part_begins)
+    records = records_of(scoring, SampleList(given, usable), names, names[:1], store, part_begins)
     found = Evaluation({}, {name: [] for name in names})
     found.add(records, methods)
     record = tables.record(found)
@@ -108,45 +108,6 @@ def evaluate(
     end(given)
 
 
-class _Samples(Sequence[Sample]):
-    """The images that can be read, each read when it is asked for."""
-
-    def __init__(self, given: Inputs, usable: Sequence[int]) -> None:
-        self.given, self.usable = given, usable
-
-    def __len__(self) -> int:
-        return len(self.usable)
-
-    def __getitem__(self, k: Any) -> Any:
-        picture = self.given.read(self.usable[k])
-        return Sample(picture.x.to(device_of(self.given.model)), picture.mask)
-
-
-class _Scores:
-    """A file for each sample and part of the evaluation; those of the same run are kept."""
-
-    def __init__(self, folder: Path, stems: Sequence[str], files: RunFiles) -> None:
-        self.folder, self.stems, self.files = folder, stems, files
-
-    def path(self, part: str, place: int) -> Path:
-        """Of the record of a part of a sample."""
-        return self.folder / f"{self.stems[place]}.{part}.json"
-
-    def known(self, part: str, work: Work) -> dict[str, Any] | None:
-        """The record, if it is there and of the same run."""
-        try:
-            saved = read_json("evaluate", self.path(part, work.place), _FORMAT)
-        except (FileNotFoundError, ValueError):  # missing, damaged or of another kind
-            return None
-        return saved["record"] if saved.get("run") == self._key(part, work) else None
-
-    def keep(self, part: str, work: Work, record: dict[str, Any]) -> None:
-        """Write the record."""
-        value = {"run": self._key(part, work), "record": record}
-        write_json(self.path(part, work.place), _FORMAT, value)
-
-    def _key(self, part: str, work: Work) -> str:
-        samples = [work.sample, *work.following]
-        tensors = [tensor for sample in samples for tensor in sample]
-        place = work.place if part == "dense" else ""  # of the draws of noise
-        return self.files.key(f"{part} {place}", tensors)
+def _key(files: RunFiles, part: str, work: Work) -> str:
+    place = work.place if part == DENSE else ""  # of the draws of noise
+    return files.key(f"{part} {place}", tensors_of(work))

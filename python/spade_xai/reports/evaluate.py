@@ -67,7 +67,7 @@ class Evaluation:
                     for column, values in columns.items()
                 }
         for part, made in records.items():
-            if part != "dense":
+            if part in self.fidelity:
                 found = [from_plain(Fidelity, record["fidelity"]) for record in made]
                 self.fidelity[part] += found
                 for metric in dense[0]["scores"]:
@@ -245,12 +245,15 @@ Controls = dict[str, list[Scores]]
 Guests = Callable[[Sequence[int]], Sequence[tuple[int, Sample]]]
 """Takes the answers of the samples; gives further samples, each with the place of the one whose trace they get."""
 
+Networks = Mapping[str, Callable[[int], nn.Module]]
+"""Part -> takes the place of a sample; gives the network whose maps of the sample are scored."""
+
 
 def _controls(records: Records) -> Controls:
     """From the records of each sample's partner."""
     found: Controls = {}
     for part, made in records.items():
-        if part != "dense" and made and made[0]["following"]:
+        if part != "dense" and made and made[0].get("following"):
             after = partners([record["answer"] for record in records["dense"]])
             scores = {after[k]: record["following"][0] for k, record in enumerate(made)}
             found[part] = [scores[k] for k in range(len(made))]
@@ -275,6 +278,7 @@ def records_of(
     store: Store | None = None,
     say: Callable[[str], object] | None = None,
     guests: Guests | None = None,
+    networks: "Networks | None" = None,
 ) -> Records:
     """Records of every sample by part; those in the store are not made again.
 
@@ -286,11 +290,13 @@ def records_of(
         store: Where records come from and go to as they are made; None: nowhere.
         say: Called with each part as it begins.
         guests: Further samples that the controls' traces are tried on, after those of each sample's partner.
+        networks: Further parts, whose maps are those of another network than the sample's trace.
     """
+    networks = networks or {}
     result: Records = {}
     after: list[int] = []
     further: list[list[Sample]] = [[] for _ in samples]
-    for part in ("dense", *tracers):
+    for part in ("dense", *tracers, *networks):
         if say is not None:
             say(part)
         controlled = part in controls
@@ -319,6 +325,11 @@ def records_of(
         if part == "dense":
             made: Iterator[tuple[int, dict[str, Any]]] = (
                 (work.place, scoring.dense(work.place, work.sample)) for work in missing()
+            )
+        elif part in networks:
+            network_of = networks[part]
+            made = (
+                (work.place, scoring.of(network_of(work.place), work.sample)) for work in missing()
             )
         else:
             made = scoring.traced(part, missing())

@@ -12,7 +12,8 @@ from spade_xai.measures import baselines, metrics
 from spade_xai.progress import Progress
 from spade_xai.reports.explain import image_map, short_fidelity
 from spade_xai.tracing.pruning.registry import TRACERS
-from spade_xai.tracing.trace import trace_many
+from spade_xai.tracing.result import Trace
+from spade_xai.tracing.trace import trace, trace_many
 from spade_xai.trojans.trojan import predictions
 
 CURVES = {"insertion": metrics.insertion, "deletion": metrics.deletion}
@@ -43,7 +44,10 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Scoring:
-    """How maps are made and scored; see `evaluate`."""
+    """How maps are made and scored; see `evaluate`.
+
+    `trace_options` are those of `trace_many`; with "sequential" each sample is traced alone, layer after layer.
+    """
 
     model: nn.Module
     methods: Sequence[str]
@@ -74,11 +78,7 @@ class Scoring:
                 read.append(item)
                 yield item.sample.x
 
-        traces = trace_many(
-            self.model, samples(), method=TRACERS[tracer], seed=self.seed, progress=self.progress,
-            **self.trace_options,
-        )  # fmt: skip
-        for found in traces:
+        for found in self._traces(TRACERS[tracer], samples()):
             place, sample, following = read.popleft()
             seconds = {f"{tracer}: {stage}": value for stage, value in found.timings.items()}
             start = time.perf_counter()
@@ -90,6 +90,23 @@ class Scoring:
             }
             record["following"] = [self._scores(found.model, x, seconds) for x in following]
             yield place, {**record, "seconds": seconds}
+
+    def of(self, network: nn.Module, sample: Sample) -> dict[str, Any]:
+        """Scores of another network's maps, as JSON takes them."""
+        seconds: dict[str, float] = {}
+        return {"scores": self._scores(network, sample, seconds), "seconds": seconds}
+
+    def _traces(self, method: str, samples: Iterator[Tensor]) -> Iterator[Trace]:
+        """The trace of each sample, in order."""
+        options = {
+            **self.trace_options,
+            "method": method,
+            "seed": self.seed,
+            "progress": self.progress,
+        }
+        if options.pop("sequential", False):
+            return (trace(self.model, x, sequential=True, **options) for x in samples)
+        return trace_many(self.model, samples, **options)
 
     def _scores(self, model: nn.Module, sample: Sample, seconds: dict[str, float]) -> Scores:
         """Of the maps of a model for the class that the dense model answers."""

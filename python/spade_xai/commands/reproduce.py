@@ -1,0 +1,192 @@
+"""spade-xai reproduce: a table of the paper on a backdoored network, beside the published figures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spade_ext.files import write_json
+from spade_xai.commands import options as o
+from spade_xai.commands.inputs import InputOptions, load_inputs
+from spade_xai.commands.output import finite, print_json, ready_folder, reporter
+from spade_xai.commands.runs import check_outputs
+from spade_xai.commands.volume import say
+from spade_xai.reports.page import write_page
+from spade_xai.reports.report import html
+from spade_xai.reports.tables import text
+from spade_xai.reproduce.accuracies import accuracies
+from spade_xai.reproduce.result import result_of, sentences, tables_of
+from spade_xai.reproduce.run import Settings, Subject, TableRun
+from spade_xai.reproduce.selection import Pool
+from spade_xai.reproduce.table import PublishedTable, load_table, names
+from spade_xai.trojans.bundled import TITLES, unpack
+from spade_xai.trojans.class_folder import class_folder
+from spade_xai.trojans.planted import Planted, read_planted
+
+FORMAT = "spade_xai.Reproduced.1"
+
+
+def reproduce(
+    table: Annotated[
+        str | None,
+        typer.Argument(help="The number of a table, such as 2; without it the tables are listed."),
+    ] = None,
+    planted: Annotated[
+        str,
+        typer.Option(
+            help="Folder that `spade-xai plant` wrote; or a bundled network, which is not the paper's: toy or lite0."
+        ),
+    ] = "toy",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=2, show_default="as in the paper", help="The number of pictures."),
+    ] = None,
+    augmentations: Annotated[
+        int | None,
+        typer.Option(
+            "--augmentations",
+            "-n",
+            min=1,
+            show_default="as in the paper",
+            rich_help_panel=o.PRUNING,
+            help="The number of random variants of each picture.",
+        ),
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            "-a",
+            callback=o.check_methods,
+            show_default="as in the paper",
+            help="Saliency method, may be repeated.",
+        ),
+    ] = None,
+    sparsity: Annotated[
+        str | None,
+        typer.Option(
+            "--sparsity",
+            "-s",
+            rich_help_panel=o.PRUNING,
+            show_default="as docs/reproduce.md says",
+            help="As of `spade-xai evaluate`, for all columns that are not about a sparsity.",
+        ),
+    ] = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=o.PRUNING,
+            help="Folder with files of `spade-xai tune` as COLUMN/METHOD.json, such as fastspade/lrp.json. Columns "
+            "without a folder stay as they are.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights of a network that was trained sparse, for Table 6."),
+    ] = None,
+    pool: Annotated[
+        Path | None,
+        typer.Option(
+            show_default="the clean pictures of --planted",
+            help="Folder with a folder of pictures per class: for Sparse FC, and for the columns of Table 18.",
+        ),
+    ] = None,
+    layers: o.Layers = None,
+    seed: o.Seed = 0,
+    batch_size: o.BatchSize = 64,
+    max_memory: o.MaxMemory = None,
+    device: o.Device = None,
+    forward_precision: o.ForwardPrecision = o.Precision.FLOAT32,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            rich_help_panel=o.OUTPUT,
+            show_default="spade-table-TABLE",
+            help="Folder for report.html, result.json and the scores of each picture.",
+        ),
+    ] = None,
+    as_json: o.AsJson = False,
+    progress: o.Progress = None,
+) -> None:
+    """Make a table of the paper on a backdoored network, beside the published figures.
+
+    What an earlier run of the same command finished is kept. Without --planted a small bundled network serves, which
+    is not the paper's: its figures show that the command works, and no more.
+
+    Examples:
+      spade-xai reproduce
+      spade-xai reproduce 2 --limit 8 -n 64
+      spade-xai reproduce 2 --planted planted/ --limit 100
+      spade-xai reproduce 2 --planted planted/ --tuned tuned/ --pool imagenet/train
+    """
+    if table is None:
+        for name in names():
+            typer.echo(f"{name:>4}  {load_table(name).title}")
+        return
+    wanted = load_table(table)
+    folder = out or Path(f"spade-table-{wanted.name}")
+    check_outputs([folder / "report.html", folder / "result.json"], [])
+    ready_folder(folder)
+    network, place = _planted(planted, folder)
+    if wanted.accuracies:
+        result, shown = accuracies(wanted, network)
+    else:
+        subject = _subject(wanted, network, place, limit, pool)
+        subject.given.to(device)
+        settings = Settings(
+            folder, list(methods or wanted.methods), augmentations, sparsity, tuned, checkpoint, seed,
+            {
+                "layers": layers or None, "batch_size": batch_size, "max_memory": max_memory, "device": device,
+                "forward_precision": forward_precision.value,
+            },
+            reporter(progress),
+        )  # fmt: skip
+        result = result_of(wanted, subject, TableRun(wanted, subject, settings, say).run())
+        shown = tables_of(result, wanted)
+    lines = sentences(result)
+    write_page(folder / "report.html", html([], title=wanted.title, tables=shown, notes=lines))
+    write_json(folder / "result.json", FORMAT, finite(result))
+    if as_json:
+        print_json(result)
+        return
+    for found in shown:
+        typer.echo(text(found) + "\n")
+    for line in lines:
+        typer.echo(line)
+
+
+def _planted(given: str, out: Path) -> tuple[Planted, Path]:
+    """The index of a folder, or of a bundled network's pictures, and where it is."""
+    if given in TITLES and not Path(given).exists():
+        place = out / given
+        return unpack(given, place), place
+    return read_planted(Path(given)), Path(given)
+
+
+def _subject(
+    table: PublishedTable, planted: Planted, folder: Path, limit: int | None, pool: Path | None
+) -> Subject:
+    known = planted.trojan if table.pictures == "trojan" else planted.clean
+    count = limit or table.count or len(known)
+    pictures = known[:count]
+    if len(pictures) < 2:
+        raise ValueError(
+            f"reproduce: {folder} must hold two {table.pictures} pictures, got {len(known)}"
+        )
+    if len(pictures) < count:
+        say(f"{len(pictures)} pictures, as {folder} holds no more; asked for were {count}")
+    paths = [str(folder / picture.file) for picture in pictures]
+    weights = None if planted.weights is None else folder / planted.weights
+    options = InputOptions(
+        paths, planted.model, weights, False, planted.classes, planted.size, planted.normalize, True
+    )
+    masks = folder / "trojan" if table.pictures == "trojan" else None
+    given = load_inputs(options, masks=masks)
+    if pool is None:
+        files, labels = [folder / p.file for p in planted.clean], [p.label for p in planted.clean]
+    else:
+        found = class_folder(pool)
+        files, labels = found.files, list(found.labels)
+    return Subject(planted, folder, given, pictures, Pool(files, labels, given.preprocessing))
