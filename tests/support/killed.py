@@ -5,6 +5,7 @@ Reads a line of JSON per run, {"arguments": [...], "kill": null | ["event", N] |
 it can in the middle of the data.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -17,6 +18,12 @@ import torch
 import spade_ext.files
 import spade_xai.tuning.score_log
 from spade_xai.cli import main
+
+# What commands import where they use it: here once, and not in each child.
+for library in ("captum.attr", "jinja2", "kornia.augmentation", "matplotlib.pyplot"):
+    importlib.import_module(library)
+for entry in ("evaluate", "explain", "trace", "tune"):
+    importlib.import_module(f"spade_xai.commands.{entry}")
 
 
 class Killer:
