@@ -27,6 +27,8 @@ def test_forward(measure, suite, name):
     generator = torch.Generator().manual_seed(0)
     images = channels_last(torch.rand(count, 3, size, size, generator=generator).to(suite.device))
     layers = find_layers(model)
+    if suite.check:
+        layers = [layer for layer in layers if layer.cols <= 600]
     with torch.no_grad():
         fast = fast_forward(model, layers, images)
         expected, found = (_hessians(m, layers, images) for m in (model, fast))

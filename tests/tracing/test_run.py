@@ -1,6 +1,8 @@
 """Runs of trace: sequential pruning, memory limits, progress, kinds of samples, and what a trace reports."""
 
 import math
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -317,3 +319,32 @@ def test_a_layer_left_dense_is_told_at_the_line_of_the_call(sample):
     with pytest.warns(UnprunedLayerWarning, match="layer 0 is left dense") as warned:
         trace(model, sample, augment=noise, **OPTIONS)
     assert {w.filename for w in warned if w.category is UnprunedLayerWarning} == {__file__}
+
+
+LAZY = """
+import sys
+import torch
+from torch import nn
+from spade_xai import trace
+
+class Lazy(nn.Sequential):
+    def forward(self, x):
+        return torch.compile(super().forward, backend="eager")(x)
+
+options = {"augment": lambda x: x + torch.randn_like(x), "augmentations": 16, "progress": False, "sparsity": 0.5}
+model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+plain = trace(model, torch.ones(1, 4), **options)
+assert "torch._dynamo" not in sys.modules
+lazy = trace(Lazy(*model), torch.ones(1, 4), **options)
+assert "torch._dynamo" in sys.modules
+assert [x.sparsity_got for x in lazy.layers] == [0.5, 0.5], lazy.layers
+for a, b in zip(plain.model.parameters(), lazy.model.parameters(), strict=True):
+    assert torch.equal(a, b)
+"""
+
+
+def test_a_trace_does_not_import_the_compiler_but_sees_through_a_model_that_does(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LAZY], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

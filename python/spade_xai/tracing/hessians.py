@@ -1,8 +1,9 @@
 """What each layer reads in a forward pass, by watching the functions that take its weight, and the Hessians of it."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from spade_xai.models.unfold import Reading
 Sink = Callable[[tuple[str, ...], Reading], None]
 """Takes the names of the layers that read a tensor, and what they read."""
 
+COMPILER = "torch._dynamo"
+
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
@@ -31,6 +34,16 @@ def plain_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """Have functions that were compiled run as they are written: compiled code hides the functions it calls.
+
+    Where torch's compiler was not imported nothing was compiled, and it is not imported for this: that takes a second.
+    """
+    if COMPILER in sys.modules:
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
 
 
 @contextmanager
@@ -47,10 +60,8 @@ def layer_inputs(
         sink: Called before the function runs.
         others: Takes, for each layer, the name of another function that was given its weight.
     """
-    # Functions that were compiled run as they are written: compiled code hides the functions it calls.
-    with plain_attention(), torch.compiler.set_stance("force_eager"):
-        with _Watch(model, layers, sink, others):
-            yield
+    with plain_attention(), uncompiled(), _Watch(model, layers, sink, others):
+        yield
 
 
 class _Watch(TorchFunctionMode):
@@ -256,8 +267,16 @@ def execution_order(
 
     others: dict[str, str] = {}
     inputs = move(inputs, model)
+    before = COMPILER in sys.modules
     with layer_inputs(model, layers, sink, others):
         call(model, inputs)
+    if (
+        COMPILER in sys.modules and not before
+    ):  # the pass may have compiled functions: once more without
+        calls.clear()
+        others.clear()
+        with layer_inputs(model, layers, sink, others):
+            call(model, inputs)
     kinds = {layer.name: layer.kind for layer in layers}
     return calls, {
         name: f"the forward pass gives its weight to {function} and not to a {kinds[name]} layer; "
