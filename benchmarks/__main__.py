@@ -118,7 +118,7 @@ def latency(options: argparse.Namespace) -> None:
 
 def flows(options: argparse.Namespace) -> None:
     """Time the published programs and classes beside ours."""
-    files = [str(HERE / name) for name in ("bench_flows.py", "bench_published.py")]
+    files = [str(HERE / name) for name in ("bench_flows.py", "bench_published.py", "bench_wide.py")]
     arguments = [*files, "--suite=full"]
     arguments.append(f"--published={Path(options.published).resolve()}")
     if options.only:

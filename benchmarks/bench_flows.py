@@ -1,12 +1,14 @@
 """Whole flows of the published programs with our classes and with theirs, on the same images, in the same run.
 
-Needs --published PATH, a checkout of the published code (SparseGPT, Optimal Brain Compression or SPADE).
+Needs --published PATH, a checkout of the published code (SparseGPT, Optimal Brain Compression or SPADE) or a folder of
+several.
 """
 
 import copy
 import fnmatch
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from torch import nn
 
 from benchmarks import flows
 from benchmarks.networks import language_model, network
-from benchmarks.published import load_published, running
+from benchmarks.published import Published, load_published, running
 from benchmarks.suite import Reference
 from spade_ext import compat
 
@@ -29,6 +31,8 @@ class Flow:
 
     Attributes:
         program: A function of benchmarks.flows.
+        peer: Whose program it is.
+        what: It does, in a few words.
         kinds: The classes that it uses, by their names in published.CLASSES.
         model: A network of torchvision, by name.
         augmentations: Images per sample.
@@ -41,6 +45,8 @@ class Flow:
     """
 
     program: str
+    peer: str
+    what: str
     kinds: tuple[str, ...]
     model: str
     augmentations: int = 64
@@ -51,16 +57,27 @@ class Flow:
 
 
 FLOWS = {
-    "sparsegpt-opt": Flow("sparsegpt_language_model", ("sparsegpt",), "opt", augmentations=16),
-    "fastspade-resnet50-64": Flow("spade_fast", ("sparsegpt",), "resnet50", of_spade=True),
+    "sparsegpt-opt": Flow(
+        "sparsegpt_language_model", "SparseGPT", "opt.py, two blocks of OPT-125M, 50 %",
+        ("sparsegpt",), "opt", augmentations=16,
+    ),
+    "fastspade-resnet50-64": Flow(
+        "spade_fast", "SPADE", "the notebook's FastSPADE, ResNet50, 90 %",
+        ("sparsegpt",), "resnet50", of_spade=True,
+    ),
     "batched-resnet50-64": Flow(
-        "spade_batched", ("batched",), "resnet50", samples=4, most_columns=600
+        "spade_batched", "SPADE", "the notebook's batched FastSPADE, ResNet50, 90 %",
+        ("batched",), "resnet50", samples=4, most_columns=600,
     ),
     "exact-mobilenet_v2": Flow(
-        "spade_exact", ("trueobs",), "mobilenet_v2", most_columns=400, of_spade=True
+        "spade_exact", "SPADE", "the notebook's exact SPADE, MobileNetV2, 90 %",
+        ("trueobs",), "mobilenet_v2", most_columns=200, of_spade=True,
     ),
-    "database-mobilenet_v2": Flow("obc_database", ("trueobs",), "mobilenet_v2", most_columns=200),
-}
+    "database-mobilenet_v2": Flow(
+        "obc_database", "Optimal Brain Compression", "the database, unstructured, MobileNetV2, 50, 75 and 90 %",
+        ("trueobs",), "mobilenet_v2", most_columns=200,
+    ),
+}  # fmt: skip
 NAMES = {"trueobs": "TrueOBS", "sparsegpt": "SparseGPT", "batched": "SparseGPTSuperFast"}
 OURS = {name: getattr(compat, name) for name in NAMES.values()}
 
@@ -90,6 +107,30 @@ def images(flow: Flow, check: bool) -> list[list[torch.Tensor]]:
     ]
 
 
+def fitting(flow: Flow, model: nn.Module) -> list[str]:
+    """Names of the layers that a flow prunes."""
+    return [
+        name
+        for name, layer in flows.prunable(model).items()
+        if fnmatch.fnmatchcase(name, flow.layers) and layer.weight[0].numel() <= flow.most_columns
+    ]
+
+
+def size_of(flow: Flow, model: nn.Module) -> str:
+    """What a flow is given, and how many layers it prunes."""
+    if flow.program == "sparsegpt_language_model":
+        count = len(flows.prunable(model.model.decoder.layers))
+        return f"{flow.augmentations} sequences of 128 tokens, {count} layers"
+    each = f"{flow.samples} x {flow.augmentations}" if flow.samples > 1 else flow.augmentations
+    count, every = len(fitting(flow, model)), len(flows.prunable(model))
+    chosen = (
+        f"all {every} layers"
+        if count == every
+        else f"{count} of {every} layers, D <= {flow.most_columns}"
+    )
+    return f"{each} images, {chosen}"
+
+
 def run(flow: Flow, classes: flows.Classes, check: bool) -> list[dict[str, torch.Tensor]]:
     """The pruned weights that a flow leaves, a state dict per sample or sparsity."""
     model = model_of(flow.model, check)
@@ -102,25 +143,19 @@ def run(flow: Flow, classes: flows.Classes, check: bool) -> list[dict[str, torch
         blocks = own.model.decoder.layers
         flows.sparsegpt_language_model(classes, own, blocks, tokens, 0.5, blocksize=128)
         return [blocks.state_dict()]
-    fits = {
-        name: layer
-        for name, layer in flows.prunable(model).items()
-        if fnmatch.fnmatchcase(name, flow.layers) and layer.weight[0].numel() <= flow.most_columns
-    }
+    fits = fitting(flow, model)
     ratios = dict.fromkeys(fits, SPARSITY)
     samples = images(flow, check)
     if flow.program == "obc_database":
         ratios_of_database = [0.5, 0.75, SPARSITY]
-        states = flows.obc_database(
-            classes, model, samples[0], ratios_of_database, names=list(fits)
-        )
+        states = flows.obc_database(classes, model, samples[0], ratios_of_database, names=fits)
         return [states[ratio] for ratio in ratios_of_database]
     if flow.program == "spade_batched":
         return [m.state_dict() for m in flows.spade_batched(classes, model, samples, ratios)]
     return [getattr(flows, flow.program)(classes, model, samples[0], ratios).state_dict()]
 
 
-def published_classes(path: str) -> dict[str, Any]:
+def published_classes(path: Path) -> dict[str, Any]:
     """The published classes under the names that the flows use; a log goes nowhere."""
     published = load_published(path)
 
@@ -133,11 +168,29 @@ def published_classes(path: str) -> dict[str, Any]:
     return {NAMES[kind]: maker(kind) for kind in published.classes}
 
 
-def is_of_spade(path: str, kind: str) -> bool:
+def is_of_spade(published: Published, kind: str) -> bool:
     """Whether a published class is that of the SPADE code."""
-    published = load_published(path)
-    text = (published.path / published.files[kind]).read_text() if kind in published.files else ""
+    text = (published.path / published.files[kind]).read_text()
     return "nn.Unfold" in text and (kind != "trueobs" or "self.kernel_size" in text)
+
+
+def checkout_of(flow: Flow, path: str) -> Path | None:
+    """Where a flow's own classes are: in a checkout, or in a folder of several. None if nowhere.
+
+    A flow of SPADE takes SPADE's classes, and any other the original ones where they are there.
+    """
+    others = []
+    for folder in [Path(path), *sorted(f for f in Path(path).iterdir() if f.is_dir())]:
+        try:
+            published = load_published(folder)
+        except ValueError:
+            continue
+        if set(flow.kinds) <= set(published.classes):
+            of_spade = all(is_of_spade(published, kind) for kind in flow.kinds)
+            if of_spade == flow.of_spade:
+                return folder
+            others.append(folder)
+    return others[0] if others and not flow.of_spade else None
 
 
 def share_of_equal_masks(
@@ -157,12 +210,10 @@ def test_flow(benchmark, measure, suite, name):
     if suite.published is None or suite.device != "cpu":
         pytest.skip("needs --published PATH, on the CPU")
     flow = FLOWS[name]
-    theirs = published_classes(suite.published)
-    missing = [kind for kind in flow.kinds if NAMES[kind] not in theirs]
-    if flow.of_spade:
-        missing += [kind for kind in flow.kinds if not is_of_spade(suite.published, kind)]
-    if missing:
-        pytest.skip(f"the checkout has no class for {', '.join(missing)} that the flow can use")
+    path = checkout_of(flow, suite.published)
+    if path is None:
+        pytest.skip(f"no class for {', '.join(flow.kinds)} that the flow can use")
+    theirs = published_classes(path)
     results: dict[str, Any] = {}
 
     def kept(whose: str, classes: flows.Classes) -> None:
@@ -170,7 +221,12 @@ def test_flow(benchmark, measure, suite, name):
 
     with running():
         published = Reference("published code", lambda: kept("published", theirs))
-        measure(lambda: kept("ours", OURS), once=True, reference=published, flow=name)
+        about = {
+            "peer": flow.peer,
+            "what": flow.what,
+            "size": size_of(flow, model_of(flow.model, suite.check)),
+        }
+        measure(lambda: kept("ours", OURS), once=True, reference=published, flow=name, **about)
     same = share_of_equal_masks(results["published"], results["ours"])
     assert same > 0.98
     benchmark.extra_info["same_mask_of_flow"] = same

@@ -28,7 +28,6 @@ class Case:
         channels: Inputs.
         kernel: Taps along one side; 0 for a linear layer.
         samples: Pruned together.
-        block: Columns of a mask block; 0: the taps of the kernel.
     """
 
     kind: str
@@ -36,7 +35,6 @@ class Case:
     channels: int
     kernel: int = 0
     samples: int = 1
-    block: int = 0
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -65,10 +63,6 @@ CASES = {
     "sparsegpt-conv-128x1152": Case("sparsegpt", 128, 128, 3),
     "sparsegpt-linear-1000x512": Case("sparsegpt", 1000, 512),
     "batched-conv-64x576": Case("batched", 64, 64, 3, samples=4),
-}
-WIDE = {  # the inputs of layers of a LLaMA of 7 billion weights, of fewer outputs; in the full suite
-    "sparsegpt-linear-1024x4096": Case("sparsegpt", 1024, 4096, block=128),
-    "sparsegpt-linear-256x11008": Case("sparsegpt", 256, 11008, block=128),
 }
 SMALL = {
     "trueobs": Case("trueobs", 6, 3, 3),
@@ -100,7 +94,7 @@ def prune(made, case):
     if case.kind == "trueobs":
         made.prepare_unstr()
         return torch.stack(made.prune_unstr([SPARSITY]))
-    blocks = case.block or case.kernel**2 or 1
+    blocks = case.kernel**2 or 1
     if case.kind == "sparsegpt":
         made.fasterprune(SPARSITY, blocksize=blocks)
         return made.layer.weight.detach().flatten(1)[None]
@@ -133,10 +127,10 @@ def same_mask(path, case):
 
 @pytest.mark.parametrize("stage", ["hessian", "prune"])
 @pytest.mark.parametrize("whose", MAKE)
-@pytest.mark.parametrize("name", [*CASES, *(pytest.param(n, marks=pytest.mark.full) for n in WIDE)])
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.benchmark(group="published code")
 def test_published(measure, suite, published, name, whose, stage):
-    case = {**CASES, **WIDE}[name]
+    case = CASES[name]
     case = SMALL[case.kind] if suite.check else case
     if case.kind not in published.classes:
         pytest.skip(f"the checkout has no class for {case.kind}")

@@ -1,8 +1,8 @@
 """Prune a small language model by SparseGPT, exact OBC and magnitude, and compare its perplexity.
 
-    python examples/prune_llm.py [--steps 400] [--sparsity 0.5] [--pattern 2:4]
+    python examples/prune_llm.py [--steps 400] [--sparsity 0.5 0.7 2:4] [--json FILE]
 
-A LLaMA of four blocks (transformers' own code) is trained for a minute or two on the text of this repository's
+A LLaMA of four blocks (transformers' own code) is trained for a few minutes on the text of this repository's
 documents, byte by byte, so that nothing is downloaded. Then `spade_ext.prune_model` prunes it for 64 pieces of the
 training text, and its perplexity on a text that it has not seen is printed. With your own model only the call of
 prune_model changes: give it `AutoModelForCausalLM.from_pretrained(...)` and batches of token ids.
@@ -12,10 +12,18 @@ import argparse
 import copy
 import json
 import math
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+try:
+    import torchvision  # noqa: F401
+except (ImportError, RuntimeError):
+    # A build for another PyTorch. transformers imports torchvision where it finds it, and language models need none.
+    sys.modules["torchvision"] = None  # type: ignore[assignment]
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import spade_ext
@@ -82,12 +90,30 @@ def magnitude(model: nn.Module, sparsity: float, pattern: str | None) -> None:
             weight.view(-1)[weight.abs().flatten().argsort()[: int(sparsity * weight.numel())]] = 0
 
 
-def main(arguments: list[str] | None = None) -> dict[str, float]:
-    """Print and return the perplexity of each variant."""
+def pruned(
+    dense: nn.Module, method: str, target: str, calibration: list[dict[str, Tensor]]
+) -> nn.Module:
+    """A copy of the model, pruned to a share of the weights of each layer of its blocks, or to a pattern n:m."""
+    model = copy.deepcopy(dense)
+    pattern = target if ":" in target else None
+    sparsity = 0.0 if pattern else float(target)
+    if method == "magnitude":
+        magnitude(model, sparsity, pattern)
+        return model
+    report: list[PrunedLayer] = spade_ext.prune_model(
+        model, calibration, sparsity, method=method, pattern=pattern, layers="model.layers.*"
+    )  # fmt: skip
+    assert all(layer.status == "pruned" for layer in report)
+    return model
+
+
+def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
+    """Print and return the perplexity per byte of each method at each target, beside that of the dense model."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=400, help="of training")
-    parser.add_argument("--sparsity", type=float, default=0.5)
-    parser.add_argument("--pattern", help="n:m in place of a sparsity")
+    parser.add_argument(
+        "--sparsity", nargs="+", default=["0.5"], metavar="TARGET", help="shares of the weights, or patterns n:m"
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="a file for the results")
     options = parser.parse_args(arguments)
@@ -95,22 +121,22 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     dense = trained(train, options.steps, options.seed)
     generator = torch.Generator().manual_seed(options.seed + 1)
     calibration = [{"input_ids": part} for part in pieces(train, 64, generator).split(16)]
-    results = {"dense": perplexity(dense, test)}
-    for method in ("magnitude", "sparsegpt", "obc"):
-        model = copy.deepcopy(dense)
-        if method == "magnitude":
-            magnitude(model, options.sparsity, options.pattern)
-        else:
-            report: list[PrunedLayer] = spade_ext.prune_model(
-                model, calibration, options.sparsity, method=method, pattern=options.pattern, layers="model.layers.*"
-            )  # fmt: skip
-            assert all(layer.status == "pruned" for layer in report)
-        results[method] = perplexity(model, test)
-    for name, value in results.items():
-        print(f"{name:10} perplexity per byte {value:.2f}")
+    without = perplexity(dense, test)
+    results = {}
+    for target in options.sparsity:
+        results[target] = {"dense": without}
+        for method in ("magnitude", "sparsegpt", "obc"):
+            results[target][method] = perplexity(pruned(dense, method, target, calibration), test)
+        values = ", ".join(f"{name} {value:.2f}" for name, value in results[target].items())
+        print(f"{target} pruned, perplexity per byte: {values}")
     if options.json:
-        asked = {name: getattr(options, name) for name in ("steps", "sparsity", "pattern", "seed")}
-        options.json.write_text(json.dumps({**asked, "perplexity": results}, indent=2) + "\n")
+        about = {
+            "steps": options.steps,
+            "seed": options.seed,
+            "bytes": {"train": len(train), "test": len(test)},
+            "versions": {name: version(name) for name in ("torch", "transformers")},
+        }
+        options.json.write_text(json.dumps({**about, "perplexity": results}, indent=2) + "\n")
     return results
 
 

@@ -64,28 +64,3 @@ def prune_preserving(
             w[gone[:, j - begin], j] = 0
         w[:, end:] -= errors @ u[begin:end, end:]
     return w, used
-
-
-def pruning_loss(
-    weight: torch.Tensor, pruned: torch.Tensor, hessian: torch.Tensor, damp: float
-) -> torch.Tensor:
-    """The loss that the published class prints: 1/2 tr((W - W') H (W - W')^T) with the damped H, in float64.
-
-    It is the sum of SparseGPT's (w - q)^2 / (2 U_jj^2), as each of its steps is exact; weights of dead columns do not
-    count.
-
-    Args:
-        weight: [R, D].
-        pruned: [R, D].
-        hessian: [D, D]: only the lower triangle is read.
-        damp: Damping that was used, relative to the mean of the diagonal.
-
-    Returns:
-        [] float64.
-    """
-    h = hessian.double()
-    h = h.tril() + h.tril(-1).T
-    dead = h.diagonal() == 0
-    change = (weight - pruned).double().masked_fill(dead, 0)
-    added = damp * (h.diagonal() + dead).mean()
-    return 0.5 * ((change @ h * change).sum() + added * change.square().sum())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spade_ext._loss import quadratic
 from spade_ext.accumulator import HessianAccumulator
 from spade_ext.checks import MOST_DAMP, check_int, check_range
 from spade_ext.errors import SingularHessianError
@@ -132,7 +133,7 @@ def prune_model(
                         _prune(
                             name,
                             layer,
-                            sums.pop(name),
+                            sums.pop(name).hessian,
                             ratios[name],
                             method,
                             n_of_m,
@@ -265,11 +266,11 @@ def _sums(
 
         return model.get_submodule(name).register_forward_pre_hook(add, with_kwargs=True)
 
-    def stop(module: nn.Module, args: object, output: object) -> None:
+    def stop(module: nn.Module, args: object) -> None:
         raise _Seen
 
     hooks = [watch(name) for name in names]
-    hooks.append(model.get_submodule(names[-1]).register_forward_hook(stop))
+    hooks.append(model.get_submodule(names[-1]).register_forward_pre_hook(stop))
     try:
         with torch.no_grad():
             for batch in batches:
@@ -290,7 +291,7 @@ def _zeros(weight: torch.Tensor) -> float:
 def _prune(
     name: str,
     layer: nn.Module,
-    sums: HessianAccumulator,
+    hessian: torch.Tensor,
     ratio: float,
     method: Method,
     n_of_m: tuple[int, int] | None,
@@ -300,7 +301,6 @@ def _prune(
     started = time.perf_counter()
     weight = weight_matrix(layer).clone()
     rows, columns = weight.shape[-2:]
-    hessian = sums.hessian
     taps = layer.kernel_size[0] * layer.kernel_size[1] if isinstance(layer, nn.Conv2d) else 0
     status, loss = "pruned", 0.0
     if n_of_m is not None and columns % n_of_m[1]:
@@ -314,9 +314,7 @@ def _prune(
             status = "failed"
         else:
             layer.get_parameter("weight").data.copy_(as_weight(layer, pruned))
-            change = (weight - pruned).double()
-            h = hessian.double()
-            total = (weight.double() @ h * weight.double()).sum().clamp_min(1e-300)
-            loss = float((change @ h * change).sum() / total)
+            total = quadratic(weight, hessian).clamp_min(1e-300)
+            loss = float(quadratic(weight - pruned, hessian) / total)
     zeros = _zeros(weight_matrix(layer))
     return PrunedLayer(name, rows, columns, zeros, loss, time.perf_counter() - started, status)

@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple, TypeVar, overload
 
 import torch
 
-from spade_ext._preserve import prune_preserving, pruning_loss
+from spade_ext._loss import pruning_loss
+from spade_ext._preserve import prune_preserving
 from spade_ext._sparsegpt import (
     SparseGPTOptions,
     SparseGPTProblem,

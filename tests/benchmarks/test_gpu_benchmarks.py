@@ -242,7 +242,8 @@ def test_parts_are_all_benchmarks_of_a_gpu():
     files = {name for part in gpu_parts.PARTS for name in gpu_parts.files_of(part)}
     every = {path.name for path in main.HERE.glob("bench_*.py")}
     assert (
-        every - files == {"bench_flows.py", "bench_overhead.py", "bench_published.py"}
+        every - files
+        == {"bench_flows.py", "bench_overhead.py", "bench_published.py", "bench_wide.py"}
         and files <= every
     )
     parts = ("traces", "long-traces")
