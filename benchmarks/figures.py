@@ -239,27 +239,57 @@ def published_code() -> str:
     """The published classes beside ours."""
     rows = [
         [
-            p["problem"], p["stage"], seconds(p["published"]), seconds(p["spade"]),
-            f"{p['speedup']:.3g}", f"{100 * p['same_mask']:.2f} %",
+            p["problem"], p["stage"], device(data), seconds(p["published"]), seconds(p["spade"]),
+            f"{p['speedup']:.3g}", "" if p["same_mask"] is None else f"{100 * p['same_mask']:.2f} %",
         ]
         for data in results().values()
         for p in published(data)
     ]  # fmt: skip
-    return table(["problem", "stage", "published", "ours", "ratio", "same mask"], rows)
+    return table(["problem", "stage", "on", "published", "ours", "ratio", "same mask"], rows)
 
 
 def flows() -> str:
     """Whole flows of the published programs, with their classes and with ours."""
     rows = [
         [
-            b["flow"], device(data), seconds(b["rounds_reference_seconds"][0]),
-            seconds(b["seconds"]["median"]), f"{b['speedup']:.2g}", f"{100 * b['same_mask_of_flow']:.1f} %",
+            b["peer"], b["what"], b["size"], device(data), seconds(b["rounds_reference_seconds"][0]),
+            seconds(b["seconds"]["median"]), f"{b['speedup']:.2g}", f"{100 * b['same_mask_of_flow']:.2f} %",
         ]
         for data in results().values()
         for b in data["benchmarks"]
         if "flow" in b
     ]  # fmt: skip
-    return table(["flow", "on", "their classes", "ours", "ratio", "equal masks"], rows)
+    head = ["peer", "flow", "size", "on", "their classes", "ours", "ratio", "equal masks"]
+    return table(head, rows)
+
+
+def wide_layers() -> str:
+    """prune_model on layers of large language models: time, and memory beyond layer and batches."""
+    rows = [
+        [
+            b["wide_layer"], device(data), f"{b['tokens']}", seconds(b["seconds"]["median"]),
+            seconds(b["prune_seconds"]), f"{b['peak_extra_bytes'] / 1e9:.2f} GB",
+            f"{b['peak_extra_bytes'] / b['columns'] ** 2:.1f} D²", f"{b['relative_loss']:.3f}",
+        ]
+        for data in results().values()
+        for b in data["benchmarks"]
+        if "wide_layer" in b
+    ]  # fmt: skip
+    head = [
+        "layer", "on", "tokens", "in all", "of it pruning", "peak memory", "in bytes", "relative loss",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def language_model() -> str:
+    """What examples/prune_llm.py has found."""
+    methods = ["dense", "magnitude", "sparsegpt", "obc"]
+    rows = [
+        [target, *(f"{values[m]:.2f}" for m in methods)]
+        for file in sorted(RESULTS.glob("*.json"))
+        for target, values in json.loads(file.read_text()).get("perplexity", {}).items()
+    ]
+    return table(["pruned", *methods], rows)
 
 
 def runs() -> str:
@@ -287,6 +317,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "scaling": scaling,
     "published-code": published_code,
     "published-flows": flows,
+    "wide-layers": wide_layers,
+    "language-model": language_model,
     "runs": runs,
 }
 

@@ -70,6 +70,7 @@ def measured():
         "prune_save_seconds": 2.0, "total_seconds": 5.0, "measured_seconds": 1.0,
         "peak_extra_bytes": None, "layer_seconds": [{"name": "x", "rows": 1, "cols": 9, "seconds": 1.0}],
     }  # fmt: skip
+    together = {"reference": "published code", "rounds_reference_seconds": [9.0]}
     theirs = {"problem": "q", "stage": "prune", "same_mask": 1.0}
     return results(
         benchmark("k", 0.1, speedup=4.0, reference="product", **work, **shares),
@@ -77,14 +78,18 @@ def measured():
         benchmark("o", 1.0, method="spade", **theirs),
         {**benchmark("l", 1.0), **run},
         *points,
-    )
+        benchmark("w", 2.0, stage="hessian", problem="q", **together),
+        benchmark("f", 2.0, flow="x", peer="P", what="prunes", size="3 layers", same_mask_of_flow=1.0, speedup=4.5, **together),
+        benchmark("m", 3.0, wide_layer="MLP", columns=100, tokens=7, prune_seconds=2.0, peak_extra_bytes=10**5, relative_loss=0.1),
+    )  # fmt: skip
 
 
 def test_report_is_one_file_with_everything(tmp_path):
     data = measured()
     assert report.beside(report.kernels(data)[0]) == "4 x product"
     assert report.fits(data)[0]["exponent"] == pytest.approx(3)
-    assert report.published(data)[0]["speedup"] == pytest.approx(3)
+    assert [row["speedup"] for row in report.published(data)] == pytest.approx([3, 4.5])
+    assert [row["same_mask"] for row in report.published(data)] == [1.0, None]
     report.write_report(tmp_path / "report.html", data)
     text = (tmp_path / "report.html").read_text()
     assert text.count('src="data:image/png;base64,') == 3
@@ -113,6 +118,8 @@ def test_tables_of_the_documents(tmp_path, monkeypatch):
     result_file.write_results(tmp_path / "a.json", data)
     assert "GPU |  |  | 3.0 s (60 %), all three | 1.0 s (20 %) |" in figures.stages()
     assert "| 4 x product |" in figures.operations()
+    assert "| P | prunes | 3 layers | GPU | 9 s | 2 s | 4.5 | 100.00 % |" in figures.flows()
+    assert "| 3 s | 2 s | 0.00 GB | 10.0 D² | 0.100 |" in figures.wide_layers()
 
 
 BENCHMARKS = """
