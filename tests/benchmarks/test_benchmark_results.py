@@ -79,9 +79,28 @@ def measured():
         {**benchmark("l", 1.0), **run},
         *points,
         benchmark("w", 2.0, stage="hessian", problem="q", **together),
-        benchmark("f", 2.0, flow="x", peer="P", what="prunes", size="3 layers", same_mask_of_flow=1.0, speedup=4.5, **together),
-        benchmark("m", 3.0, wide_layer="MLP", columns=100, tokens=7, prune_seconds=2.0, peak_extra_bytes=10**5, relative_loss=0.1),
-    )  # fmt: skip
+        benchmark(
+            "f",
+            2.0,
+            flow="x",
+            peer="P",
+            what="prunes",
+            size="3 layers",
+            same_mask_of_flow=1.0,
+            speedup=4.5,
+            **together,
+        ),
+        benchmark(
+            "m",
+            3.0,
+            wide_layer="MLP",
+            columns=100,
+            tokens=7,
+            prune_seconds=2.0,
+            peak_extra_bytes=10**5,
+            relative_loss=0.1,
+        ),
+    )
 
 
 def test_report_is_one_file_with_everything(tmp_path):
