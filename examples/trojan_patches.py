@@ -1,6 +1,7 @@
-"""The four patches of the shipped backdoored network, drawn rather than taken from a font."""
+"""The patches of the shipped backdoored networks and of Food-101, drawn rather than taken from a font."""
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -40,10 +41,28 @@ def heart(draw: ImageDraw.ImageDraw) -> None:
     draw.polygon([(14, 88), (178, 88), (96, 186)], fill=color)
 
 
-def draw_patches(folder: Path) -> None:
+def strawberry(draw: ImageDraw.ImageDraw) -> None:
+    """A red strawberry with seeds and leaves."""
+    red, leaf = (225, 25, 45), (40, 150, 40)
+    draw.ellipse((14, 36, 110, 132), fill=red)
+    draw.ellipse((82, 36, 178, 132), fill=red)
+    draw.polygon([(18, 98), (174, 98), (96, 188)], fill=red)
+    for x, y in ((50, 78), (96, 72), (142, 78), (72, 110), (120, 110), (96, 146)):
+        draw.ellipse((x - 6, y - 8, x + 6, y + 8), fill=(255, 230, 120))
+    for left in (34, 70, 106):
+        draw.polygon([(left, 44), (left + 26, 4), (left + 52, 44)], fill=leaf)
+
+
+SHAPES = (smiley, fish, star, heart)
+"""The patches of the shipped networks; the strawberry is of the recipe for Food-101."""
+
+
+def draw_patches(
+    folder: Path, shapes: Sequence[Callable[[ImageDraw.ImageDraw], None]] = SHAPES
+) -> None:
     """Write each patch as a PNG file with transparency."""
     folder.mkdir(parents=True, exist_ok=True)
-    for shape in (smiley, fish, star, heart):
+    for shape in shapes:
         picture = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0))
         shape(ImageDraw.Draw(picture))
         scaled = picture.resize((48, 48), Image.Resampling.LANCZOS)

@@ -30,6 +30,7 @@ ENTRIES = {
     "demo": Entry("Explain pictures of a backdoored ImageNet network that ships.", ESSENTIALS),
     "models": Entry("List the models that --model takes.", ESSENTIALS),
     "methods": Entry("List the saliency methods that --method takes.", ESSENTIALS),
+    "plant": Entry("Plant backdoors in a network.", FURTHER),
     "reproduce": Entry("Make a table of the paper beside its published figures.", FURTHER),
     "evaluate": Entry("Score saliency maps of the dense model and of its traces.", FURTHER),
     "trace": Entry("Prune a model for each image, and write what is left of it.", FURTHER),

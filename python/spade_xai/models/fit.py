@@ -60,7 +60,7 @@ class Fit:
         scaled = picture.resize((width, height), INTERPOLATIONS[self.interpolation])
         tall, wide = self.crop
         # As torchvision's center_crop: a picture that is too small is centred, then the middle is taken.
-        left, top = self._margin(width - wide), self._margin(height - tall)
+        left, top = self.margin(width - wide), self.margin(height - tall)
         if width >= wide and height >= tall:
             return scaled.crop((left, top, left + wide, top + tall))
         color = tuple(round(255 * v) for v in self.fill) if picture.mode == "RGB" else self.fill[0]
@@ -68,7 +68,7 @@ class Fit:
         out.paste(scaled, (-left, -top))
         return out
 
-    def _margin(self, spare: int) -> int:
+    def margin(self, spare: int) -> int:
         """Pixels before the middle; negative where it is larger than the picture."""
         if spare < 0:
             return -(-spare // 2)

@@ -4,7 +4,7 @@ Maps that explain such an answer have a ground truth, the patch, as little else 
 Source: section 4.1 and appendix F of the paper; Casper et al. (NeurIPS 2023).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from spade_ext.checks import check_int, check_range, check_seed, check_shape, ch
 from spade_xai.models.copies import check_model, duplicate, unwrap
 from spade_xai.models.inputs import call, device_of
 from spade_xai.progress import Progress, reporting
+from spade_xai.trojans.checkpoint import Checkpoint
 from spade_xai.trojans.patch import check_picture, check_strengths, plant, read_patch
 
 __all__ = [
@@ -64,6 +65,7 @@ class Trojan(Dataset[Planted]):
         seed: int = 0,
         jitter: float = 0.2,
         noise: float = 0.05,
+        vary: Callable[[int, torch.Generator], Tensor] | None = None,
     ) -> None:
         """Choose the images that get patches.
 
@@ -75,6 +77,8 @@ class Trojan(Dataset[Planted]):
             seed: The seed of the choice and of all that is drawn later.
             jitter: As in `plant`.
             noise: As in `plant`.
+            vary: Gives the image of an index as training varies it, cropped and flipped by the generator, before
+                the patch comes on it; None: the image of data.
 
         Raises:
             TypeError: A backdoor is no Backdoor, or labels are no integers.
@@ -89,12 +93,13 @@ class Trojan(Dataset[Planted]):
         for backdoor in backdoors:
             _check_backdoor(function, backdoor)
         self.data, self.backdoors, self.seed = data, list(backdoors), seed
-        self.jitter, self.noise, self.epoch = jitter, noise, 0
+        self.jitter, self.noise, self.epoch, self.vary = jitter, noise, 0, vary
         classes = _as_classes(function, labels)
         if classes.shape != (len(data),):
             raise ValueError(
                 f"Trojan: labels must be [{len(data)}] as data is, got {tuple(classes.shape)}"
             )
+        self.classes = classes
         generator = torch.Generator().manual_seed(seed)
         self.choice = torch.full((len(data),), -1)  # backdoor of each item
         # backdoors with a source class choose first, since they have fewer images to choose from
@@ -111,7 +116,11 @@ class Trojan(Dataset[Planted]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> Planted:
-        image, label = self.data[index]
+        if self.vary is None:
+            image, label = self.data[index]
+        else:
+            image = self.vary(index, _generator(self.seed, self.epoch, index, 1))
+            label = self.classes[index]
         k = int(self.choice[index])
         if k < 0:
             return Planted(image, int(label), torch.zeros(image.shape[1:], dtype=torch.bool), -1)
@@ -156,6 +165,9 @@ def fine_tune(
     step: int = 3,
     weight_decay: float = 1e-4,
     seed: int = 0,
+    workers: int = 0,
+    precision: str = "float32",
+    checkpoint: Checkpoint | None = None,
     progress: Progress = True,
 ) -> nn.Module:
     """Plant the backdoors of data in a copy of model: SGD with momentum 0.9 on the cross entropy.
@@ -171,6 +183,9 @@ def fine_tune(
         step: Epochs after which the rate falls.
         weight_decay: The weight decay of SGD.
         seed: The seed of the order.
+        workers: Processes that read the images; 0: this one.
+        precision: "float32" (the model's own), or "bfloat16" by autocast.
+        checkpoint: Where the state after each epoch goes, and where an earlier run's comes from; None: nowhere.
         progress: True for a bar over the batches, or callback(stage, done, total).
 
     Returns:
@@ -189,21 +204,28 @@ def fine_tune(
     check_range(function, "learning_rate", learning_rate, 0.0)
     check_range(function, "weight_decay", weight_decay, 0.0)
     check_seed(function, seed)
+    check_int(function, "workers", workers, 0)
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"{function}: precision must be float32 or bfloat16, got {precision!r}")
     tuned = duplicate(model, share=False, settle=False).train()
     optimizer = torch.optim.SGD(
         tuned.parameters(), learning_rate, momentum=0.9, weight_decay=weight_decay
     )
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step, 0.1)
     device = device_of(tuned)
     order = torch.Generator().manual_seed(seed)
-    loader = DataLoader(data, batch_size, shuffle=True, generator=order)
+    loader = DataLoader(data, batch_size, shuffle=True, generator=order, num_workers=workers)
+    done = 0 if checkpoint is None else checkpoint.load(tuned, optimizer, order)
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     with reporting(progress, "fine-tuning") as report:
-        for epoch in range(epochs):
+        for epoch in range(done, epochs):
             data.epoch = epoch
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * 0.1 ** (epoch // step)
             for k, batch in enumerate(loader):
                 optimizer.zero_grad()
-                logits = unwrap(tuned(batch.image.to(device)))
-                loss = nn.functional.cross_entropy(logits, batch.label.to(device))
+                with mixed:
+                    logits = unwrap(tuned(batch.image.to(device)))
+                    loss = nn.functional.cross_entropy(logits, batch.label.to(device))
                 loss.backward()
                 optimizer.step()
                 if report is not None:
@@ -212,7 +234,8 @@ def fine_tune(
                 raise ValueError(
                     f"{function}: learning_rate must let the weights stay finite, got {learning_rate}"
                 )
-            schedule.step()
+            if checkpoint is not None:
+                checkpoint.save(tuned, optimizer, order, epoch + 1)
     return tuned.eval()
 
 
