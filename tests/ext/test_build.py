@@ -72,10 +72,11 @@ def test_build_info():
 
 
 @pytest.mark.parametrize("options", [[], ["--cmake-dir", "--lib-dir"], ["--headers"]])
-def test_exactly_one_known_option(options):
-    command = [sys.executable, "-m", "spade_ext", *options]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
-    assert result.returncode == 2 and "--cmake-dir" in result.stderr and not result.stdout
+def test_exactly_one_known_option(options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(options)
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and "--cmake-dir" in said.err and not said.out
 
 
 @pytest.mark.parametrize("option", ["--cmake-dir", "--include-dir", "--lib-dir"])
