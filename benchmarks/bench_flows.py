@@ -71,7 +71,7 @@ FLOWS = {
     ),
     "exact-mobilenet_v2": Flow(
         "spade_exact", "SPADE", "the notebook's exact SPADE, MobileNetV2, 90 %",
-        ("trueobs",), "mobilenet_v2", most_columns=200, of_spade=True,
+        ("trueobs",), "mobilenet_v2", most_columns=150, of_spade=True,
     ),
     "database-mobilenet_v2": Flow(
         "obc_database", "Optimal Brain Compression", "the database, unstructured, MobileNetV2, 50, 75 and 90 %",
