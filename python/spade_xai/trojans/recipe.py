@@ -112,9 +112,9 @@ def patch_file(name: str, own: Path | None) -> Path:
             f"plant: backdoors must name one of the patches {', '.join(PATCHES)}, or a picture NAME.png in --patches, "
             f"got {name!r}{where}"
         )
-    return Path(
-        str(resources.files("spade_xai.trojans").joinpath("assets", "patches", f"{name}.png"))
-    )
+    here = Path(str(resources.files("spade_xai.trojans")))
+    drawn = here / "assets" / "patches" / f"{name}.png"
+    return drawn if drawn.is_file() else here / "recipes" / f"{name}.png"
 
 
 def load_recipe(name: str, own: Path | None) -> Recipe:
