@@ -7,8 +7,12 @@ from functools import partial
 import pytest
 import tiny_planted
 
+from spade_xai import trace
 from spade_xai.measures import sparse_fc
+from spade_xai.measures.stability import gradient_noise_similarity
+from spade_xai.models.images import read_image
 from spade_xai.reproduce.table import load_table, names
+from spade_xai.trojans.trojan import predictions
 
 TINY = ["-n", "4", "-a", "saliency", "--limit", "2", "--no-progress"]
 LEFT_OUT = {  # what cannot be made without something that the user has to give
@@ -58,7 +62,7 @@ def checked(name, out, folder):
     return result
 
 
-@pytest.mark.parametrize("name", [name for name in names() if not load_table(name).accuracies])
+@pytest.mark.parametrize("name", [name for name in names() if load_table(name).kind == "scores"])
 def test_every_table_runs(name, tiny, short_path, run, tmp_path):
     method = ["-a", "lrp"] if name == "10" else []
     code, out, err = run("reproduce", name, "--planted", tiny, *TINY, *method, "-o", "out")
@@ -83,3 +87,42 @@ def test_accuracies(run, tmp_path):
     assert "94.7 ± 0.7 (n = 960)" in out and "73.2" in out
     rows = json.loads((tmp_path / "out/result.json").read_text())["rows"]
     assert [row["row"] for row in rows] == ["clean", "trojan"]
+
+
+def test_similarity_of_gradients(tiny, run, tmp_path):
+    sizes = ["--limit", "2", "-n", "4", "--no-progress"]
+    arguments = ["reproduce", "i7", "--planted", tiny, *sizes, "-s", "0.5", "-o", "out"]
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    rows = json.loads((tmp_path / "out/result.json").read_text())["rows"]
+    found = {(r["row"], r["column"]): r for r in rows}
+    assert found["average", "Dense"]["published"] == 73.55 and "77.21" in out
+    files = sorted((tiny / "clean").iterdir())[:2]
+    expected = []
+    for file in files:
+        x, model = read_image(file)[None], tiny_planted.make()
+        label, layers = int(predictions(model, x)), ["layer4.0", "fc"]
+        sparse = trace(model, x, sparsity=0.5, augmentations=4, progress=False).model
+        of = {"Dense": model, "SPADE": sparse}
+        expected.append(
+            {c: gradient_noise_similarity(m, x, label, layers=layers) for c, m in of.items()}
+        )
+    for column in ("Dense", "SPADE"):
+        for layer in ("input", "layer4.0", "fc"):
+            mean = sum(e[column][layer] for e in expected) / 2
+            assert found[layer, column]["mean"] == pytest.approx(100 * mean, abs=1e-4)
+    before = sorted(p.stat().st_mtime_ns for p in (tmp_path / "out/samples").iterdir())
+    assert run(*arguments)[0] == 0
+    assert sorted(p.stat().st_mtime_ns for p in (tmp_path / "out/samples").iterdir()) == before
+
+
+def test_agreement_of_masks(tiny, run, tmp_path):
+    sizes = ["--limit", "2", "-n", "4", "--no-progress"]
+    code, out, err = run("reproduce", "k11", "--planted", tiny, *sizes, "-o", "out")
+    assert code == 0, err
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert set(result["left_out"]) == {"same patch", "same patch and class"}  # one pair alone
+    found = {(r["row"], r["column"]): r for r in result["rows"]}
+    row = found["fc", "random pictures"]
+    assert row["n"] == 2 and 0 <= row["mean"] <= 100 and row["published"] is None
+    assert "two pairs" in out

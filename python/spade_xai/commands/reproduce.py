@@ -15,9 +15,11 @@ from spade_xai.reports.page import write_page
 from spade_xai.reports.report import html
 from spade_xai.reports.tables import text
 from spade_xai.reproduce.accuracies import accuracies
+from spade_xai.reproduce.figures import FigureRun
 from spade_xai.reproduce.result import result_of, sentences, tables_of
-from spade_xai.reproduce.run import Settings, Subject, TableRun
+from spade_xai.reproduce.run import TableRun
 from spade_xai.reproduce.selection import Pool
+from spade_xai.reproduce.subject import Settings, Subject
 from spade_xai.reproduce.table import PublishedTable, load_table, names
 from spade_xai.trojans.bundled import TITLES, unpack
 from spade_xai.trojans.class_folder import class_folder
@@ -130,7 +132,7 @@ def reproduce(
     check_outputs([folder / "report.html", folder / "result.json"], [])
     ready_folder(folder)
     network, place = _planted(planted, folder)
-    if wanted.accuracies:
+    if wanted.kind == "accuracies":
         result, shown = accuracies(wanted, network)
     else:
         subject = _subject(wanted, network, place, limit, pool)
@@ -143,8 +145,11 @@ def reproduce(
             },
             reporter(progress),
         )  # fmt: skip
-        result = result_of(wanted, subject, TableRun(wanted, subject, settings, say).run())
-        shown = tables_of(result, wanted)
+        if wanted.kind == "scores":
+            result = result_of(wanted, subject, TableRun(wanted, subject, settings, say).run())
+            shown = tables_of(result, wanted)
+        else:
+            result, shown = FigureRun(wanted, subject, settings, say).run()
     lines = sentences(result)
     write_page(folder / "report.html", html([], title=wanted.title, tables=shown, notes=lines))
     write_json(folder / "result.json", FORMAT, finite(result))

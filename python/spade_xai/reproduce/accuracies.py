@@ -3,6 +3,7 @@
 from typing import Any
 
 from spade_xai.reports.tables import Table
+from spade_xai.reproduce.result import described
 from spade_xai.reproduce.table import PublishedTable
 from spade_xai.trojans.planted import Planted
 
@@ -34,23 +35,14 @@ def accuracies(table: PublishedTable, planted: Planted) -> tuple[dict[str, Any],
         for name, figures in table.published["accuracy"].rows.items()
     ]
     result = {
-        "table": table.name,
-        "title": table.title,
-        "source": table.source,
-        "network": planted.title,
-        "paper_network": table.data,
-        "is_paper_network": not planted.bundled,
+        **described(table, planted),
+        "paper_network": "seven networks",
         "pictures": max((r["n"] for r in rows), default=0),
-        "paper_pictures": None,
-        "answered_as_planted": {"yes": 0, "of": 0},
         "rows": rows,
         "published": {
             name: list(figures) for name, figures in table.published["accuracy"].rows.items()
         },
-        "sparsity": {},
         "left_out": left_out,
-        "notes": [],
-        "differs": list(table.differs),
     }
     shown: Table = {
         "title": "Accuracy of backdoored networks in percent",

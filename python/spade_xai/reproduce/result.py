@@ -10,8 +10,9 @@ from spade_xai.measures.metrics import Estimate
 from spade_xai.reports.evaluate import AVERAGE
 from spade_xai.reports.explain import DENSE
 from spade_xai.reports.tables import OTHER, Table
-from spade_xai.reproduce.run import Made, Subject
+from spade_xai.reproduce.subject import Made, Subject
 from spade_xai.reproduce.table import PublishedTable
+from spade_xai.trojans.planted import Planted
 
 CONTROLS = ("edges", "random")
 
@@ -53,14 +54,8 @@ def result_of(table: PublishedTable, subject: Subject, made: Made) -> dict[str, 
                 )
     answered = [a for a in made.answered if a is not None]
     return {
-        "table": table.name,
-        "title": table.title,
-        "source": table.source,
-        "network": subject.planted.title,
-        "paper_network": f"{table.model} on {table.data}",
-        "is_paper_network": _is_papers(table, subject),
+        **described(table, subject.planted),
         "pictures": len(subject.pictures),
-        "paper_pictures": table.count or None,
         "answered_as_planted": {"yes": sum(answered), "of": len(answered)},
         "rows": rows,
         "by_backdoor": by_backdoor,
@@ -71,14 +66,27 @@ def result_of(table: PublishedTable, subject: Subject, made: Made) -> dict[str, 
         "sparsity": made.sparsity,
         "left_out": made.left_out,
         "notes": made.notes,
-        "differs": list(table.differs),
         "seconds": dict(found.seconds),
     }
 
 
-def _is_papers(table: PublishedTable, subject: Subject) -> bool:
-    """Whether the architecture is the paper's; its weights cannot be, as nobody ships them."""
-    return not subject.planted.bundled and subject.planted.model == table.model
+def described(table: PublishedTable, planted: Planted) -> dict[str, Any]:
+    """What every result says of table and network; entries of scores are empty."""
+    return {
+        "table": table.name,
+        "title": table.title,
+        "source": table.source,
+        "network": planted.title,
+        "paper_network": f"{table.model} on {table.data}",
+        # the architecture; the weights cannot be, as the paper's were not published
+        "is_paper_network": not planted.bundled and planted.model == table.model,
+        "paper_pictures": table.count or None,
+        "answered_as_planted": {"yes": 0, "of": 0},
+        "sparsity": {},
+        "left_out": {},
+        "notes": [],
+        "differs": list(table.differs),
+    }
 
 
 def _row(

@@ -1,98 +1,32 @@
 """Running a table: its columns one after the other, by the code of `evaluate`."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from spade_xai.commands import options as o
-from spade_xai.commands.inputs import Inputs
 from spade_xai.commands.records import RecordFiles, SampleList, tensors_of
 from spade_xai.commands.runs import told_file
-from spade_xai.progress import Progress
+from spade_xai.exceptions import UnfaithfulTraceWarning
 from spade_xai.reports.evaluate import Evaluation, Store, records_of
 from spade_xai.reports.explain import DENSE
-from spade_xai.reports.scores import Sample, Scoring, Work
+from spade_xai.reports.scores import Scoring, Work
 from spade_xai.reproduce.networks import checkpoint_network, sparse_fc_network
-from spade_xai.reproduce.selection import Pool, Selection
+from spade_xai.reproduce.records import KnownRecords, Ordered, merged
+from spade_xai.reproduce.selection import Selection
 from spade_xai.reproduce.sparsity import column_sparsity
+from spade_xai.reproduce.subject import Made, Settings, Subject
 from spade_xai.reproduce.table import Column, LeftOut, PublishedTable
 from spade_xai.tracing.file import describe, fingerprint
-from spade_xai.trojans.planted import Picture, Planted
 from spade_xai.tuning.identity import digest_of_text
 
 MAGNITUDE = Column("Magnitude", "Magnitude", augmentations=32)
 """A control of every table with traces; the inputs of layers only tell its loss."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What replaces the paper's settings, and where records go.
-
-    Attributes:
-        out: The folder of the run.
-        methods: Saliency methods.
-        augmentations: For every traced column; None: as in the paper.
-        sparsity: For every column that is not about a sparsity; None: the table's.
-        tuned: Folder of tuned sparsities, COLUMN/METHOD.json; None: none.
-        checkpoint: Weights of the network that a column "checkpoint" is of.
-        seed: The seed of all random draws.
-        trace: Further arguments of `trace`.
-        progress: As in `trace`.
-    """
-
-    out: Path
-    methods: Sequence[str]
-    augmentations: int | None = None
-    sparsity: str | None = None
-    tuned: Path | None = None
-    checkpoint: Path | None = None
-    seed: int = 0
-    trace: Mapping[str, Any] | None = None
-    progress: Progress = False
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The network and the pictures that a table is made of.
-
-    Attributes:
-        planted: The index of their folder.
-        folder: The folder.
-        given: Model and pictures, as `evaluate` has them.
-        pictures: What is known of each picture.
-        pool: Further pictures, for columns that need some.
-    """
-
-    planted: Planted
-    folder: Path
-    given: Inputs
-    pictures: Sequence[Picture]
-    pool: Pool
-
-
-@dataclass
-class Made:
-    """What a run gives.
-
-    Attributes:
-        evaluation: Scores of each picture by metric, method and column.
-        faithful: Column -> of each trace whether it is faithful.
-        left_out: Column -> why it is not there.
-        sparsity: Column -> text of the sparsity of each method.
-        answered: Whether the network answers each picture with the target of its backdoor; None: no patch.
-        notes: Sentences for the reader.
-    """
-
-    evaluation: Evaluation
-    faithful: dict[str, list[bool]]
-    left_out: dict[str, str]
-    sparsity: dict[str, dict[str, str]]
-    answered: list[bool | None]
-    notes: list[str]
 
 
 class TableRun:
@@ -120,7 +54,12 @@ class TableRun:
         self._dense: list[dict[str, Any]] = []
 
     def run(self) -> Made:
-        """Make every column that can be made."""
+        """Make every column that can be made; how many traces are not faithful is counted instead of warned about."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnfaithfulTraceWarning)
+            return self._run()
+
+    def _run(self) -> Made:
         table, methods = self.table, list(self.settings.methods)
         self.say(f"maps of the whole network: {len(self.samples)} pictures")
         store = self._store("dense", {}, self._stems())
@@ -175,7 +114,7 @@ class TableRun:
             made.sparsity[column.name].update(dict.fromkeys(methods, text))
         if column.tracer != MAGNITUDE.tracer:
             made.faithful[column.name] = flags
-        return [_merged(records) for records in zip(*parts, strict=True)]
+        return [merged(records) for records in zip(*parts, strict=True)]
 
     def _of_networks(self, column: Column, made: Made) -> list[dict[str, Any]]:
         """Of a column whose networks are not traces of the samples."""
@@ -206,7 +145,7 @@ class TableRun:
         stems = self._stems()
         scoring = self._scoring(methods, {})
         store = self._store(column.slug, about, [stems[k] for k in order], order)
-        samples = _Ordered(self.samples, order)
+        samples = Ordered(self.samples, order)
         networks = {column.slug: network_of}
         found = records_of(scoring, samples, [], [], store, networks=networks)[column.slug]
         return [found[order.index(k)] for k in range(count)]
@@ -317,37 +256,7 @@ class TableRun:
             return digest_of_text(json.dumps([settings, place, content]))
 
         dense = [self._dense[k] for k in order] if order else self._dense
-        return _Known(RecordFiles(path, key), dense)
-
-
-class _Ordered(Sequence[Sample]):
-    """Samples in another order."""
-
-    def __init__(self, samples: Sequence[Sample], order: Sequence[int]) -> None:
-        self.samples, self.order = samples, order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, k: Any) -> Any:
-        return self.samples[self.order[k]]
-
-
-class _Known:
-    """A store that knows the dense network's records, once they are made."""
-
-    def __init__(self, files: RecordFiles, dense: Sequence[dict[str, Any]]) -> None:
-        self.files, self.dense = files, dense
-
-    def known(self, part: str, work: Work) -> dict[str, Any] | None:
-        """The record, if it was made."""
-        if part == DENSE and self.dense:
-            return self.dense[work.place]
-        return self.files.known(part, work)
-
-    def keep(self, part: str, work: Work, record: dict[str, Any]) -> None:
-        """Write the record."""
-        self.files.keep(part, work, record)
+        return KnownRecords(RecordFiles(path, key), dense)
 
 
 def _tuned_groups(folder: Path, methods: Sequence[str]) -> list[tuple[list[str], str]]:
@@ -369,22 +278,3 @@ def _content(text: str) -> str | None:
 def _faithful(record: Mapping[str, Any]) -> bool:
     verdict = record["fidelity"].get("verdict")
     return verdict is None or bool(verdict["faithful"])
-
-
-def _merged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The record of a sample from those of groups of methods."""
-    result: dict[str, Any] = {"scores": {}, "following": [], "seconds": {}}
-    for record in records:
-        _add(result["scores"], record["scores"])
-        for k, scores in enumerate(record["following"]):
-            if k == len(result["following"]):
-                result["following"].append({})
-            _add(result["following"][k], scores)
-        for stage, seconds in record["seconds"].items():
-            result["seconds"][stage] = result["seconds"].get(stage, 0.0) + seconds
-    return result
-
-
-def _add(scores: dict[str, dict[str, float]], more: Mapping[str, Mapping[str, float]]) -> None:
-    for metric, by_method in more.items():
-        scores.setdefault(metric, {}).update(by_method)

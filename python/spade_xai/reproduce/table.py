@@ -110,7 +110,8 @@ class PublishedTable:
         columns: Beside "Dense".
         published: Metric -> figures.
         by_backdoor: Whether the rows are backdoors instead of methods.
-        accuracies: Whether the table holds accuracies of the network itself.
+        kind: "scores" of maps, "accuracies" of the network itself, "similarity" of gradients, or "agreement" of masks.
+        copies: Noisy copies of a picture, for "similarity".
         differs: Sentences on what differs from the paper.
     """
 
@@ -126,7 +127,8 @@ class PublishedTable:
     columns: tuple[Column, ...] = ()
     published: Mapping[str, Published] = field(default_factory=dict)
     by_backdoor: bool = False
-    accuracies: bool = False
+    kind: str = "scores"
+    copies: int = 100
     differs: tuple[str, ...] = ()
 
 
