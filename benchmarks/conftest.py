@@ -91,8 +91,9 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
     """A function that times a call (`once` if it cannot be repeated), and before each round what it is set against.
 
     That is the machine's SGEMM and a reference, if there is one: a machine that slows down for a while then slows both
-    sides of a ratio. On CUDA `kernels` has the work of each kernel: rates are those of all of them, and a last call is
-    profiled.
+    sides of a ratio. A call that is made once, of seconds to minutes, has its processor time noted too, and so has its
+    reference: where others use the machine, their ratio tells more than that of the times. On CUDA `kernels` has the
+    work of each kernel: rates are those of all of them, and a last call is profiled.
     """
 
     def run(
@@ -110,10 +111,13 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
             works = works_of(kernels)
         sgemm: list[float] = []
         beside: list[float] = []
+        processor: dict[str, float] = {}
 
         def before() -> None:
             if reference is not None:
+                started = time.process_time()
                 beside.append(machine.seconds(reference.call, suite.device, 1))
+                processor["reference_processor_seconds"] = time.process_time() - started
             if works or not sgemm:
                 sgemm.append(suite.sgemm_gflops())
                 time.sleep(SETTLE_SECONDS)
@@ -123,14 +127,22 @@ def measure(benchmark: Any, suite: Suite) -> Callable[..., Any]:
             machine.synchronize(suite.device)
             return result
 
+        def timed_once() -> Any:
+            started = time.process_time()
+            result = timed()
+            processor["processor_seconds"] = time.process_time() - started
+            return result
+
         rounds = 1
         if not (once or suite.check):
             rounds = round(SECONDS / machine.seconds(call, suite.device, 1))
             rounds = min(max(rounds, ROUNDS[0]), ROUNDS[1])
-        result = benchmark.pedantic(timed, setup=before, rounds=rounds)
+        result = benchmark.pedantic(timed_once if once else timed, setup=before, rounds=rounds)
         own = benchmark.stats.stats.data
         if memory:
             more["peak_extra_bytes"] = machine.peak_extra_bytes(call, suite.device)
+        if once and suite.device == "cpu":
+            more |= processor
         if reference is not None:
             more["reference"] = reference.name
             more["rounds_reference_seconds"] = beside
