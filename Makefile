@@ -71,6 +71,7 @@ test:
 
 lint: .venv/tools
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python csrc/python/stub.py spade_ext/_C.pyi
 	$(BIN)/mypy
 	git ls-files '*.cpp' '*.h' '*.c' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 

@@ -66,13 +66,14 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--install", str(build)], check=True)
 
     def copy_extensions_to_source(self) -> None:
-        """Copy the extension, and library, header and CMake package beside it; an editable build has installed them."""
+        """Copy the extension and what belongs to it into the source tree; an editable build has done so."""
         if self.editable_mode:
             return
         super().copy_extensions_to_source()
         for folder in ("include", "lib"):
             built = Path(self.build_lib, "spade_ext", folder)
             shutil.copytree(built, ROOT / "spade_ext" / folder, dirs_exist_ok=True)
+        shutil.copy(Path(self.build_lib, "spade_ext", "_C.pyi"), ROOT / "spade_ext")
 
 
 setup(ext_modules=[Extension("spade_ext._C", [])], cmdclass={"build_ext": CMakeBuild})

@@ -1,18 +1,22 @@
-"""Every op in plain PyTorch, any float dtype: the oracle of the tests and the baseline of the benchmarks."""
+"""Every op in plain PyTorch, any float dtype: the oracle of the tests and the baseline of the benchmarks.
 
-from spade_ext.reference.hessian import hessian
-from spade_ext.reference.inverse import damped_inverse
-from spade_ext.reference.obc import obc_eliminate, obc_prune, obc_trace, structured_columns
-from spade_ext.reference.published import fasterprune
-from spade_ext.reference.sparsegpt import sparsegpt_prune
+What the modules of this package list in `__all__` is here by name.
+"""
 
-__all__ = [
-    "damped_inverse",
-    "fasterprune",
-    "hessian",
-    "obc_eliminate",
-    "obc_prune",
-    "obc_trace",
-    "sparsegpt_prune",
-    "structured_columns",
-]
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+__all__: list[str] = []
+for _found in pkgutil.iter_modules(__path__):
+    _module = importlib.import_module(f"{__name__}.{_found.name}")
+    for _name in _module.__all__:
+        globals()[_name] = getattr(_module, _name)
+        __all__ += [_name]
+__all__.sort()
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    """Say to type checkers that the names that were found are functions."""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+__all__ = ["hessian"]
+
 
 def hessian(
     x: torch.Tensor,

@@ -2,6 +2,8 @@
 
 import torch
 
+__all__ = ["damped_inverse"]
+
 
 def damped_inverse(hessian: torch.Tensor, damp: float = 0.01) -> tuple[torch.Tensor, float]:
     """Invert H + damp * mean(diag H) * I; dead columns get a unit diagonal. See spade_ext.damped_inverse.

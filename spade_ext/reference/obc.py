@@ -6,6 +6,8 @@ import torch
 
 from spade_ext.reference.inverse import damped_inverse
 
+__all__ = ["obc_eliminate", "obc_prune", "obc_trace", "structured_columns"]
+
 
 def _prepared(
     weight: torch.Tensor, hessian: torch.Tensor, damp: float

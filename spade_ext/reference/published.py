@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+__all__ = ["fasterprune"]
+
 LEAST_BATCH_DAMP = 1e-6  # absolute floor of the damping in the batched class
 
 

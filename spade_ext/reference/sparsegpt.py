@@ -6,6 +6,8 @@ import torch
 
 from spade_ext.reference.inverse import damped_inverse
 
+__all__ = ["sparsegpt_prune"]
+
 
 def select(
     scores: torch.Tensor, sparsity: float, n: int | None = None, m: int | None = None

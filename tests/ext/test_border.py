@@ -1,12 +1,8 @@
-"""The stub of the binding, _C.pyi, names what the compiled module has.
-
-`python tests/ext/test_border.py` writes those of its lines that follow from csrc/include/spade/spade.h.
-"""
+"""The stub of the binding, _C.pyi, which the build writes, names what the compiled module has."""
 
 import ast
 import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,27 +14,7 @@ import spade_ext
 from spade_ext import _C
 
 ROOT = Path(__file__).parents[2]
-STUB = ROOT / "spade_ext" / "_C.pyi"
-DECLARED = "`python tests/ext/test_border.py` writes what follows.\n"
-
-
-def declared():
-    """Stubs of what SPADE_BIND binds, from the declarations of the header."""
-    header = (ROOT / "csrc" / "include" / "spade" / "spade.h").read_text()
-    code = re.sub(r"/\*.*?\*/", "", header, flags=re.S)
-    sources = "".join(path.read_text() for path in sorted(ROOT.glob("csrc/python/*.cpp")))
-    for name in re.findall(r"SPADE_BIND\(module, (\w+)\)", sources):
-        (parameters,) = re.findall(rf"\bspade_{name}_f32\((.*?)\);", code, re.S)
-        arguments = ", ".join(map(argument, parameters.split(",")))
-        yield f"def {name}_f32({arguments}) -> None: ...\n\n{name}_f64 = {name}_f32\n"
-
-
-def argument(declaration):
-    """An argument of C as one of the stub."""
-    types, name = re.fullmatch(r"\s*(.*?)(\w+)\s*", declaration, re.S).groups()
-    if "spade_progress_t" in types:
-        return f"{name}: object"
-    return f"{name}: {'float' if 'double' in types and '*' not in types else 'int'}"
+STUB = Path(_C.__file__).with_name("_C.pyi")
 
 
 def stub():
@@ -78,13 +54,6 @@ def test_the_stub_names_every_function_with_its_arguments():
     assert stub() == compiled()
 
 
-def test_what_follows_from_the_header_does():
-    written = STUB.read_text().partition(DECLARED)[2]
-    assert ast.dump(ast.parse(written)) == ast.dump(ast.parse("".join(declared()))), (
-        "write it anew: python tests/ext/test_border.py"
-    )
-
-
 def test_no_function_of_the_binding_is_looked_up_by_a_made_up_name():
     for path in [*ROOT.glob("spade_ext/**/*.py"), *ROOT.glob("python/**/*.py")]:
         assert not re.search(r"getattr\((spade_ext\.)?_C\b", path.read_text()), path
@@ -116,9 +85,3 @@ def test_a_forked_child_works_on_one_thread(op):
         os.kill(child, 9)
         os.waitpid(child, 0)
     assert done[0] == child and os.waitstatus_to_exitcode(done[1]) == 0
-
-
-if __name__ == "__main__":
-    before, mark, _ = STUB.read_text().partition(DECLARED)
-    STUB.write_text(before + mark + "\n".join(declared()))
-    subprocess.run(["ruff", "format", "-q", STUB], check=True)

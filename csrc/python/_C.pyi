@@ -1,6 +1,7 @@
 # The binding. Tensors cross it as addresses (data_ptr()), which the Python layer has checked; sizes and meanings are
 # those of csrc/include/spade/spade.h and cuda.h. ValueError, ArithmeticError, MemoryError and RuntimeError carry the
-# text of a status. tests/ext/test_border.py compares this file with the compiled module.
+# text of a status. stub.py adds the functions that SPADE_BIND binds; tests/ext/test_border.py compares the whole with
+# the compiled module.
 from collections.abc import Sequence
 
 _Layer = tuple[
@@ -113,16 +114,3 @@ def cuda_sparsegpt_prune_workspace(layers: Sequence[_Layer], dtype: int, limit: 
 def cuda_sparsegpt_prune(
     layers: Sequence[_Layer], dtype: int, scratch: int, bytes_: int, stream: int
 ) -> None: ...
-
-# Bound as spade.h declares them, by SPADE_BIND. `python tests/ext/test_border.py` writes what follows.
-def hessian_linear_f32(
-    x: int, N: int, D: int, ldx: int, h: int, threads: int, progress: object
-) -> None: ...
-
-hessian_linear_f64 = hessian_linear_f32
-
-def hessian_linear_set_f32(
-    x: int, N: int, D: int, ldx: int, h: int, threads: int, progress: object
-) -> None: ...
-
-hessian_linear_set_f64 = hessian_linear_set_f32
