@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from spade_xai import metrics, trace
+from spade_xai.measures import elastic_net
 from spade_xai.measures.baselines import edge_map, magnitude_prune, random_map
 from spade_xai.measures.sparse_fc import cache_features, elastic_net_path, sparse_fc
 
@@ -156,6 +157,42 @@ def test_path_is_a_minimum_of_its_objective(digits, path):
     assert best - 1e-6 <= objective(w, b) <= best * 1.02
 
 
+def test_both_solvers_find_the_same_minima(digits):
+    options = {"steps": 3, "smallest": 0.05, "progress": False}
+    saga = elastic_net_path(*digits, **options, iterations=300, solver="saga")
+    fista = elastic_net_path(*digits, **options, iterations=3000, solver="fista")
+    for one, other in zip(saga, fista, strict=True):
+        assert other.penalty == pytest.approx(one.penalty, rel=1e-4)
+        assert other.accuracy == pytest.approx(one.accuracy, abs=0.02)
+        assert other.sparsity == pytest.approx(one.sparsity, abs=0.03)
+        objectives = [objective(digits, point) for point in (one, other)]
+        assert objectives[1] == pytest.approx(objectives[0], rel=2e-3)
+
+
+def objective(digits, point):
+    """What a fit minimises, on the training part of the path."""
+    x, y = digits
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    train = order[round(0.2 * len(x)) :]
+    x, y = x[train].double(), y[train]
+    scale = x.std(0).clamp_min(1e-8)
+    loss = nn.functional.cross_entropy(x @ point.weight.T + point.bias, y)
+    w = point.weight * scale
+    return float(loss + point.penalty * (0.99 * w.abs().sum() + 0.01 * w.square().sum() / 2))
+
+
+def test_many_samples_are_taken_in_chunks(digits, monkeypatch):
+    x, y = digits
+    found = []
+    for chunk in (10**6, 37):
+        monkeypatch.setattr(elastic_net, "CHUNK", chunk)
+        net = elastic_net.ElasticNet(x, y, 4, x.mean(0), x.std(0).clamp_min(0.1), 0.99)
+        net.fit(net.greatest_penalty() / 10, 5)
+        assert 0 < int((net.weight == 0).sum()) < net.weight.numel()
+        found.append(net.weight)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
+
+
 def test_sparse_fc_replaces_the_last_layer_only(digits):
     x, y = digits
     torch.manual_seed(0)
@@ -284,6 +321,11 @@ HEAD = nn.Sequential(nn.Linear(2, 2))
             lambda: elastic_net_path(ROWS, LABELS, seed=-1),
             ValueError,
             "elastic_net_path: seed must be at least 0, got -1",
+        ),
+        (
+            lambda: elastic_net_path(ROWS, LABELS, solver="sag"),
+            ValueError,
+            "elastic_net_path: solver must be auto, saga or fista, got 'sag'",
         ),
         (
             lambda: sparse_fc(HEAD, "0", [ROWS], LABELS, tolerance=-1.0),

@@ -17,9 +17,13 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from spade_ext.checks import check_finite, check_int, check_range, check_tensor
+from spade_xai.measures.elastic_net import ElasticNet
 from spade_xai.models.copies import check_model, duplicate, find_module, plain
 from spade_xai.models.inputs import call
 from spade_xai.progress import Progress, reporting
+
+MOST_SAGA = 10**6
+"""Classes times samples up to which scikit-learn's solver is taken."""
 
 # From scikit-learn 1.8 on, l1_ratio alone says it.
 _VERSION = tuple(int(n) for n in sklearn.__version__.split(".")[:2])
@@ -105,6 +109,7 @@ def elastic_net_path(
     validation: float = 0.2,
     iterations: int = 200,
     seed: int = 0,
+    solver: str = "auto",
     progress: Progress = True,
 ) -> list[PathPoint]:
     """Fit the path of penalties, from the least one at which all weights are zero downwards.
@@ -118,8 +123,10 @@ def elastic_net_path(
         smallest: Least penalty as a share of the greatest.
         l1_ratio: Share of the L1 term; 0.99 in the paper.
         validation: Share of the samples held out to measure accuracy.
-        iterations: Most passes of the solver (SAGA) for one penalty.
+        iterations: Most passes of the solver for one penalty.
         seed: The seed of the split and the solver.
+        solver: "saga", scikit-learn's in float64 on the CPU; "fista", in float32 where the features are, for many
+            samples and classes; "auto": the first where classes times samples are at most MOST_SAGA.
         progress: True for a bar, or callback(stage, done, total).
 
     Returns:
@@ -137,6 +144,8 @@ def elastic_net_path(
     check_range(function, "validation", validation, 0.0, 1.0)
     check_int(function, "iterations", iterations, 1)
     check_int(function, "seed", seed, 0, 2**32 - 1)
+    if solver not in ("auto", "saga", "fista"):
+        raise ValueError(f"{function}: solver must be auto, saga or fista, got {solver!r}")
     check_tensor(function, "features", features)
     classes = _count_classes(function, labels)
     if features.ndim != 2 or labels.shape != (len(features),):
@@ -147,15 +156,20 @@ def elastic_net_path(
     check_finite(function, "features", features)
     if len(labels.unique()) != classes or classes < 2:
         raise ValueError("elastic_net_path: labels must hold every class of 0 ... C - 1, C >= 2")
-    x, y = features.double().cpu(), labels.cpu()
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    held = max(1, round(validation * len(x)))
+    y = labels.cpu()
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    held = max(1, round(validation * len(y)))
     test, train = order[:held], order[held:]
     if len(y[train].unique()) != classes:
         raise ValueError("elastic_net_path: labels must leave every class in the training part")
+    if solver == "fista" or (solver == "auto" and classes * len(train) > MOST_SAGA):
+        return _by_fista(
+            features, y, classes, train, test, steps, smallest, l1_ratio, iterations, progress
+        )
+    x = features.double().cpu()
     centre, scale = x[train].mean(0), x[train].std(0).clamp_min(1e-8)
     z, target = ((x[train] - centre) / scale).numpy(), y[train].numpy()
-    solver = LogisticRegression(
+    saga = LogisticRegression(
         solver="saga",
         l1_ratio=l1_ratio,
         warm_start=True,
@@ -169,9 +183,42 @@ def elastic_net_path(
         warnings.simplefilter("ignore", ConvergenceWarning)
         for step in range(steps):
             penalty = greatest * smallest ** (step / max(1, steps - 1))
-            solver.C = 1 / (penalty * len(z))
-            solver.fit(z, target)
-            path.append(_point(solver, penalty, centre, scale, x[test], y[test]))
+            saga.C = 1 / (penalty * len(z))
+            saga.fit(z, target)
+            w, b = torch.from_numpy(saga.coef_), torch.from_numpy(saga.intercept_)
+            path.append(_point(w, b, penalty, centre, scale, x[test], y[test]))
+            if report is not None:
+                report(step + 1, steps)
+    return path
+
+
+def _by_fista(
+    features: Tensor,
+    y: Tensor,
+    classes: int,
+    train: Tensor,
+    test: Tensor,
+    steps: int,
+    smallest: float,
+    l1_ratio: float,
+    iterations: int,
+    progress: Progress,
+) -> list[PathPoint]:
+    """The path by `ElasticNet`."""
+    device = features.device
+    seen = features[train.to(device)]
+    centre = seen.mean(0, dtype=torch.float64)
+    scale = seen.float().std(0).clamp_min(1e-8)
+    net = ElasticNet(seen, y[train], classes, centre, scale, l1_ratio)
+    greatest = net.greatest_penalty()
+    held = features[test.to(device)].double().cpu()
+    path = []
+    with reporting(progress, "sparse FC path") as report:
+        for step in range(steps):
+            penalty = greatest * smallest ** (step / max(1, steps - 1))
+            net.fit(penalty, iterations)
+            w, b = net.weight.double().cpu(), net.bias.double().cpu()
+            path.append(_point(w, b, penalty, centre.cpu(), scale.double().cpu(), held, y[test]))
             if report is not None:
                 report(step + 1, steps)
     return path
@@ -230,10 +277,9 @@ def _greatest_penalty(z: np.ndarray, y: np.ndarray, classes: int, l1_ratio: floa
 
 
 def _point(
-    solver: LogisticRegression, penalty: float, centre: Tensor, scale: Tensor, x: Tensor, y: Tensor
+    w: Tensor, b: Tensor, penalty: float, centre: Tensor, scale: Tensor, x: Tensor, y: Tensor
 ) -> PathPoint:
     """Undo the standardisation: w (x - c) / s + b = (w / s) x + (b - w c / s)."""
-    w, b = torch.from_numpy(solver.coef_), torch.from_numpy(solver.intercept_)
     if len(w) == 1:  # scikit-learn keeps one row for two classes: logits (0, w x + b)
         w, b = torch.cat([torch.zeros_like(w), w]), torch.cat([torch.zeros_like(b), b])
     weight = w / scale
