@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import RESULTS, ROOT, costs
+from benchmarks import RESULTS, ROOT, costs, full_set
 from benchmarks.configurations import configurations
 from benchmarks.layers import MODELS, LayerShape, layers_of
 from benchmarks.report import beside, fits, kernels, latencies, published
 from benchmarks.result_file import read_results, write_text
 
-DOCUMENTS = ("README.md", "docs/performance.md", "docs/other-projects.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/other-projects.md", "docs/many-images.md")
 MARKED = re.compile(r"(<!-- figures ([\w-]+) -->\n).*?(<!-- end figures -->)", re.DOTALL)
 
 
@@ -315,6 +315,14 @@ def runs() -> str:
     return table(["result file", "command", "machine", "versions", "commit"], rows)
 
 
+def of_a_full_set() -> str:
+    """Seconds per image of an evaluation, and days of a full set."""
+    head = ["configuration", "trace", "maps", "scores", f"days for {full_set.IMAGES:,} images"]
+    on = full_set.about()
+    note = f"Seconds per image on {on['cpu']}, {on['threads']} threads, EfficientNet-Lite0 at 224 x 224 pixels."
+    return f"{note}\n\n{table(head, full_set.rows())}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "work": work,
     "latency": latency,
@@ -328,6 +336,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "wide-layers": wide_layers,
     "language-model": language_model,
     "runs": runs,
+    "full-set": of_a_full_set,
 }
 
 

@@ -2,32 +2,24 @@
 
 import functools
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
-from spade_ext.files import write_json
 from spade_xai.commands import options as o
-from spade_xai.commands.inputs import InputOptions, load_inputs
-from spade_xai.commands.output import (
-    end,
-    finite,
-    print_inputs,
-    print_json,
-    ready_folder,
-    reporter,
-)
+from spade_xai.commands.evaluation import Asked, Ready, write_pages
+from spade_xai.commands.inputs import InputOptions
+from spade_xai.commands.output import end, print_inputs, print_json, ready_folder, reporter
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.records import RecordFiles, SampleList, tensors_of
 from spade_xai.commands.runs import RunFiles
+from spade_xai.commands.shards import ShardOptions, evaluate_shards
 from spade_xai.commands.signature import flat
 from spade_xai.commands.volume import say
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import Evaluation, records_of
 from spade_xai.reports.explain import DENSE
-from spade_xai.reports.page import write_page
-from spade_xai.reports.report import html
-from spade_xai.reports.scores import Scoring, Work
+from spade_xai.reports.scores import Work
 
 
 @flat
@@ -40,13 +32,14 @@ def evaluate(
     tracers: o.Tracers = ["SPADE", "FastSPADE"],  # noqa: B006
     sparsity: o.Sparsity = None,
     pruning: PruningOptions,
+    shards: ShardOptions,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             "-o",
             rich_help_panel=o.OUTPUT,
-            help="Folder for report.html, scores.json and the scores of each image.",
+            help="Folder for report.html, scores.json and the scores of each image or shard.",
         ),
     ] = None,
     as_json: o.AsJson = False,
@@ -56,56 +49,61 @@ def evaluate(
 
     With --masks maps are scored by AUROC and the pointing game, without masks by insertion and deletion, for the
     class that the dense model answers. The trace of another image, an edge detector and random maps are scored as
-    controls. With --out, what an earlier run of the same command finished is kept.
+    controls. With --out, what an earlier run of the same command finished is kept. With --shard the images are done
+    that many at a time, and memory does not grow with their number: for sets of thousands, on one machine or many.
 
     Examples:
       spade-xai evaluate photos/ -m torchvision:resnet50 -w r50.pth -t FastSPADE
       spade-xai evaluate 'trojan/*.png' --masks trojan -m mypackage.nets:make
+      spade-xai evaluate set/ -m mypackage.nets:make -t FastSPADE --shard 64 --engine ray -o scores
     """
-    methods, sparsity = pruning.methods(methods), pruning.sparsity(sparsity)
-    given = load_inputs(inputs, masks=masks)
-    given.to(pruning.device)
-    names = list(tracers)
-    bars = reporter(progress)
-    arguments = given.trace_arguments(
-        {"sparsity": o.parse_sparsity(sparsity), **pruning.arguments()}
-    )
-    seed = arguments.pop("seed")
-    scoring = Scoring(given.model, methods, seed, z_box, bars, arguments)
-    usable = given.usable()
+    asked = Asked(
+        inputs, masks, pruning.methods(methods), z_box, list(tracers), pruning.sparsity(sparsity),
+        pruning,
+    )  # fmt: skip
+    if shards.check(out):
+        ready, record = evaluate_shards(asked, cast(Path, out), shards)
+    else:
+        ready = asked.ready()
+        record = _at_once(ready, out, progress)
+    given = ready.given
+    if as_json:
+        print_json({"preprocessing": given.told(), **record})
+    else:
+        print_inputs(given)
+        for table in tables.tables(record):
+            typer.echo(tables.text(table) + "\n")
+    end(given)
+
+
+def _at_once(ready: Ready, out: Path | None, progress: bool | None) -> dict[str, Any]:
+    """Score all images in one go; their figures as `tables.record` has them."""
+    asked, given = ready.asked, ready.given
+    usable, names = given.usable(), asked.tracers
     store = None
     if out is not None:
-        settings = {"command": "evaluate", "methods": list(methods), "z_box": z_box}
-        files = RunFiles(given, pruning, sparsity, settings, [inputs.weights])
         stems = [given.stems[k] for k in usable]
 
         def path(part: str, place: int) -> Path:
             return out / "samples" / f"{stems[place]}.{part}.json"
 
-        store = RecordFiles(path, functools.partial(_key, files))
+        store = RecordFiles(path, functools.partial(_key, ready.files))
         pages = [out / "report.html", out / "scores.json"]
-        files.check([*pages, *(path(p, k) for p in ("dense", *names) for k in range(len(stems)))])
+        every = [path(part, k) for part in (DENSE, *names) for k in range(len(stems))]
+        ready.files.check([*pages, *every])
         ready_folder(out / "samples")
 
     def part_begins(part: str) -> None:
         say(f"{'maps of the whole network' if part == DENSE else part}: {len(usable)} images")
 
-    records = records_of(scoring, SampleList(given, usable), names, names[:1], store, part_begins)
+    scoring, samples = ready.scoring(progress=reporter(progress)), SampleList(given, usable)
+    records = records_of(scoring, samples, names, names[:1], store, part_begins)
     found = Evaluation({}, {name: [] for name in names})
-    found.add(records, methods)
+    found.add(records, asked.methods)
     record = tables.record(found)
-    shown = tables.tables(record)
     if out is not None:
-        write_page(out / "report.html", html([], title=f"SPADE: {inputs.model}", tables=shown))
-        about = {"preprocessing": given.told(), "images": [given.names[k] for k in usable]}
-        write_json(out / "scores.json", "spade_xai.Evaluation.1", finite({**about, **record}))
-    if as_json:
-        print_json({"preprocessing": given.told(), **record})
-    else:
-        print_inputs(given)
-        for table in shown:
-            typer.echo(tables.text(table) + "\n")
-    end(given)
+        write_pages(ready, out, record, {"images": [given.names[k] for k in usable]})
+    return record
 
 
 def _key(files: RunFiles, part: str, work: Work) -> str:

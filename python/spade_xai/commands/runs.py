@@ -18,6 +18,7 @@ from spade_xai.tuning.identity import coarse, digest_of_text
 
 _OURS = re.compile(rb"spade_xai\.(?:[A-Z]\w+|lottery\.[a-z]+)\.\d")
 _HEAD = 4096  # bytes in which a file of ours says so
+_TAIL = 1 << 16  # the same for Parquet
 
 
 class RunFiles:
@@ -95,7 +96,11 @@ def is_ours(path: Path) -> bool:
         return str(format_of(path)).startswith("spade_")
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD)
+            if path.suffix == ".parquet":  # says so at its end
+                file.seek(max(0, path.stat().st_size - _TAIL))
+                head = file.read()
+            else:
+                head = file.read(_HEAD)
     except OSError:
         return False
     return not head or _OURS.search(head) is not None

@@ -55,6 +55,7 @@ class Scoring:
     z_box: bool
     progress: Progress
     trace_options: Mapping[str, Any]
+    first: int = 0  # place of the first sample in the whole set, from which the noise is drawn
 
     def dense(self, index: int, sample: Sample) -> dict[str, Any]:
         """Scores of the dense model's maps, of edges and of noise, as JSON takes them."""
@@ -62,7 +63,9 @@ class Scoring:
         scores = self._scores(self.model, sample, seconds)
         start = time.perf_counter()
         edges = self._score(baselines.edge_map(sample.x.cpu()), sample)
-        noise = self._score(baselines.random_map(sample.x.cpu(), seed=self.seed + index), sample)
+        noise = self._score(
+            baselines.random_map(sample.x.cpu(), seed=self.seed + self.first + index), sample
+        )
         seconds["metrics"] += time.perf_counter() - start
         answer = int(predictions(self.model, sample.x))
         return {
