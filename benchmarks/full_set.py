@@ -67,7 +67,7 @@ def rows() -> list[list[str]]:
                 if stage in ("metrics", "fidelity")
                 else "traces"
             )
-            parts[part] += seconds / run["traces"]
+            parts[part] += seconds / run["images"]
         days = sum(parts.values()) * IMAGES / 86400
         table.append([run["name"], *(f"{value:.1f}" for value in parts.values()), f"{days:.1f}"])
     return table

@@ -19,7 +19,7 @@ from spade_xai.models.answers import (
     log_probabilities,
 )
 from spade_xai.models.copies import check_model, duplicate
-from spade_xai.models.inputs import check_count
+from spade_xai.models.inputs import channels_last, check_count
 from spade_xai.progress import Progress, reporting
 
 
@@ -185,7 +185,7 @@ def _curve_area(
                 chosen = (rank[b] < counts[part].view(-1, 1, 1))[:, None]
                 inside, outside = (x[b], empty[b]) if function == "insertion" else (empty[b], x[b])
                 mixed = torch.where(chosen, inside, outside)
-                logits = class_logits(function, model(mixed), len(mixed))
+                logits = class_logits(function, model(channels_last(mixed)), len(mixed))
                 finite &= logits.isfinite().all()
                 parts.append(log_probabilities(logits))
             log_p = torch.cat(parts)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.models.answers import with_batch
-from spade_xai.models.inputs import Inputs, call, first_tensor, move, take
+from spade_xai.models.inputs import Inputs, call, channels_last, first_tensor, move, take
 from spade_xai.tracing.nearby import nearby
 from spade_xai.tracing.sample import TracedSample
 
@@ -189,7 +189,7 @@ def logits_of(function: str, model: nn.Module, batch: Inputs) -> Tensor:
     Raises:
         ValueError: The outputs do not fit the batch.
     """
-    logits = call(model, move(batch, model)).double()
+    logits = call(model, channels_last(move(batch, model))).double()
     count = len(first_tensor(batch))
     logits = with_batch(logits, count)
     if logits.ndim < 2 or len(logits) != count:
