@@ -78,6 +78,28 @@ def test_a_rerun_traces_nothing_and_a_change_traces_anew(tiny, run, traced, tmp_
     assert len(traced) > count + 1
 
 
+def test_files_of_others_are_not_touched(tiny, run, tmp_path):
+    file = tmp_path / "out/samples/dense/00.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    code, _, err = run("reproduce", "17", "--planted", tiny, *TINY, "-o", "out")
+    assert code == 1 and "was not written by spade-xai" in err and file.read_text() == "mine"
+
+
+def test_bundled_pictures_are_whole_or_absent(tmp_path, monkeypatch):
+    from spade_xai.trojans import bundled
+
+    write = bundled.write_planted
+    monkeypatch.setattr(bundled, "write_planted", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bundled.unpack("toy", tmp_path / "toy")
+    assert not (tmp_path / "toy").exists()
+    monkeypatch.setattr(bundled, "write_planted", write)
+    found = bundled.unpack("toy", tmp_path / "toy")
+    assert len(found.trojan) == 64 and found.bundled
+    assert [p.name for p in tmp_path.iterdir()] == ["toy"]
+
+
 @pytest.mark.parametrize("name", [*REFUSED, "99"])
 def test_what_is_not_there_says_why(name, run):
     code, _, err = run("reproduce", name)

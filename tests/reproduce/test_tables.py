@@ -78,7 +78,7 @@ def test_a_table_on_the_bundled_network(short_path, run, tmp_path):
     assert "NOT the paper's network" in out
     result = checked("2", out, tmp_path / "out")
     assert result["answered_as_planted"] == {"yes": 2, "of": 2}
-    assert not result["is_paper_network"]
+    assert not result["paper_architecture"]
 
 
 def test_accuracies(run, tmp_path):

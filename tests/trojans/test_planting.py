@@ -178,6 +178,24 @@ def test_a_killed_run_goes_on_with_the_same_weights(data, planted, tmp_path, mon
     assert (ended / "planted.json").read_bytes() == (whole / "planted.json").read_bytes()
 
 
+def test_fewer_pictures_leave_none_of_the_earlier_ones(data, planted, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(planted, out)
+    few = ["--epochs", "16", "--rate", "0.02", "--rate", "0.00001", "--trojan", "2", "--clean", "1"]
+    assert run(data, out, *few) == 0
+    found = read_planted(out)
+    assert len(found.trojan) == 2 and len(found.clean) == 1
+    files = {f for p in (*found.trojan, *found.clean) for f in (p.file, p.mask) if f}
+    assert {f"{k}/{p.name}" for k in ("trojan", "clean") for p in (out / k).iterdir()} == files
+
+
+def test_files_of_others_are_not_touched(data, tmp_path, capsys):
+    (tmp_path / "out" / "trojan").mkdir(parents=True)
+    (tmp_path / "out" / "trojan" / "holiday.png").write_bytes(b"mine")
+    assert run(data, tmp_path / "out", "--epochs", "1") == 1
+    assert "were not written by spade-xai" in capsys.readouterr().err
+
+
 def test_another_run_does_not_take_over_a_checkpoint(data, planted, tmp_path, capsys):
     out = tmp_path / "copy"
     shutil.copytree(planted, out)

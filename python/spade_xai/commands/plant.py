@@ -15,7 +15,7 @@ from spade_xai.commands.volume import say
 from spade_xai.models.copies import unwrap
 from spade_xai.models.inputs import device_of
 from spade_xai.trojans.planted import INDEX, Planted
-from spade_xai.trojans.planting import WEIGHTS, Job, plant_network
+from spade_xai.trojans.planting import KINDS, WEIGHTS, Job, plant_network
 from spade_xai.trojans.recipe import Recipe, load_recipe
 
 PATCH_SHARE = 30 / 224
@@ -142,11 +142,16 @@ def plant(
     )
     given = load_inputs(options)
     given.to(device)
+    if given.preprocessing.fit is None:
+        raise ValueError(
+            "plant: --size must be given, as the model does not say the size of its inputs"
+        )
     _check_classes(given, recipe, len(train.classes))
     height, width = given.example().shape[2:]
     side = patch_size or max(1, round(PATCH_SHARE * min(height, width)))
     reads = [path for path in (weights, backdoors) if path is not None]
     check_outputs([out / INDEX, out / WEIGHTS], reads)
+    _check_folder(out)
     ready_folder(out)
     job = Job(
         recipe, recipe.planted(side, patches), train, test, given.preprocessing, out,
@@ -165,6 +170,15 @@ def plant(
         return
     for line in _told(found, out):
         typer.echo(line)
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder with pictures that no run of this command can have written: it begins with `rates`."""
+    for kind in KINDS:
+        if (out / kind).is_dir() and any((out / kind).iterdir()) and not (out / "rates").is_dir():
+            raise ValueError(
+                f"plant: --out {out / kind} holds files that were not written by spade-xai: give another --out"
+            )
 
 
 def _check_classes(given: Inputs, recipe: Recipe, classes: int) -> None:

@@ -11,15 +11,16 @@ from torch import nn
 
 from spade_ext.files import read_json, write_json
 from spade_xai.commands.options import parse_augment
+from spade_xai.commands.runs import check_outputs
 from spade_xai.measures import metrics
 from spade_xai.measures.stability import gradient_noise_similarity
 from spade_xai.models.copies import find_module
 from spade_xai.reports.tables import Table
 from spade_xai.reproduce.result import described
 from spade_xai.reproduce.sparsity import column_sparsity
-from spade_xai.reproduce.subject import Settings, Subject
+from spade_xai.reproduce.subject import Settings, Subject, identity, told_options
 from spade_xai.reproduce.table import Column, LeftOut, PublishedTable
-from spade_xai.tracing.file import describe, fingerprint
+from spade_xai.tracing.file import describe
 from spade_xai.tracing.result import Trace
 from spade_xai.tracing.trace import trace
 from spade_xai.trojans.trojan import predictions
@@ -47,7 +48,7 @@ class FigureRun:
         say: Callable[[str], object],
     ) -> None:
         self.table, self.subject, self.settings, self.say = table, subject, settings, say
-        self._model = digest_of_text(json.dumps(fingerprint(subject.given.model), sort_keys=True))
+        self._model = identity(subject)
 
     def run(self) -> tuple[dict[str, Any], list[Table]]:
         """The result as JSON takes it, and its table."""
@@ -155,11 +156,12 @@ class FigureRun:
         settings = self.settings
         told = [
             self.table.name, self._model, settings.augmentations, settings.sparsity, settings.seed,
-            (settings.trace or {}).get("layers"), self.table.copies, [describe(x) for x in inputs],
+            told_options(settings), self.table.copies, [describe(x) for x in inputs],
         ]  # fmt: skip
         key = digest_of_text(json.dumps(told, sort_keys=True, default=str))
         file = Path(settings.out) / "samples" / f"{part}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
+        check_outputs([file], [])
         try:
             known = read_json("reproduce", file, _FORMAT)
         except (FileNotFoundError, ValueError):  # missing or damaged

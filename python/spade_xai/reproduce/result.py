@@ -79,7 +79,7 @@ def described(table: PublishedTable, planted: Planted) -> dict[str, Any]:
         "network": planted.title,
         "paper_network": f"{table.model} on {table.data}",
         # the architecture; the weights cannot be, as the paper's were not published
-        "is_paper_network": not planted.bundled and planted.model == table.model,
+        "paper_architecture": not planted.bundled and planted.model == table.model,
         "paper_pictures": table.count or None,
         "answered_as_planted": {"yes": 0, "of": 0},
         "sparsity": {},
@@ -228,7 +228,7 @@ def _faithful(result: Mapping[str, Any]) -> Table:
 def sentences(result: Mapping[str, Any]) -> list[str]:
     """What the reader of a result must know, and why columns are left out."""
     lines = [f"Network: {result['network']}. The paper's: {result['paper_network']}."]
-    if not result["is_paper_network"]:
+    if not result["paper_architecture"]:
         lines.append(
             "This is another network than the paper's: figures are not to be compared one by one."
         )

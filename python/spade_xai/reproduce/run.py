@@ -11,7 +11,7 @@ from torch import nn
 
 from spade_xai.commands import options as o
 from spade_xai.commands.records import RecordFiles, SampleList, tensors_of
-from spade_xai.commands.runs import told_file
+from spade_xai.commands.runs import check_outputs, told_file
 from spade_xai.exceptions import UnfaithfulTraceWarning
 from spade_xai.reports.evaluate import Evaluation, Store, records_of
 from spade_xai.reports.explain import DENSE
@@ -20,7 +20,7 @@ from spade_xai.reproduce.networks import checkpoint_network, sparse_fc_network
 from spade_xai.reproduce.records import KnownRecords, Ordered, merged
 from spade_xai.reproduce.selection import Selection
 from spade_xai.reproduce.sparsity import column_sparsity
-from spade_xai.reproduce.subject import Made, Settings, Subject
+from spade_xai.reproduce.subject import Made, Settings, Subject, identity, told_options
 from spade_xai.reproduce.table import Column, LeftOut, PublishedTable
 from spade_xai.tracing.file import describe, fingerprint
 from spade_xai.tuning.identity import digest_of_text
@@ -48,9 +48,7 @@ class TableRun:
     ) -> None:
         self.table, self.subject, self.settings, self.say = table, subject, settings, say
         self.samples = SampleList(subject.given, range(len(subject.pictures)))
-        self._model = json.dumps(
-            [fingerprint(subject.given.model), str(subject.given.preprocessing)], sort_keys=True
-        )
+        self._model = identity(subject)
         self._dense: list[dict[str, Any]] = []
 
     def run(self) -> Made:
@@ -219,10 +217,7 @@ class TableRun:
 
     def _counted(self, column: Column) -> dict[str, Any]:
         """What replaces settings of the column, for the names of its records."""
-        return {
-            "augmentations": self._count(column),
-            "layers": (self.settings.trace or {}).get("layers"),
-        }
+        return {"augmentations": self._count(column), **told_options(self.settings)}
 
     def _count(self, column: Column) -> int:
         return self.settings.augmentations or column.augmentations
@@ -249,6 +244,8 @@ class TableRun:
 
         def path(part: str, place: int) -> Path:
             return base / f"{stems[place]}.json"
+
+        check_outputs((path("", place) for place in range(len(stems))), [])
 
         def key(part: str, work: Work) -> str:
             content = [None if t is None else describe(t) for t in tensors_of(work)]

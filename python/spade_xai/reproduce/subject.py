@@ -1,15 +1,19 @@
 """What a table is run on and how, and what comes of it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spade_xai.commands.inputs import Inputs
+from spade_xai.models.forward_pass import outputs_of
 from spade_xai.progress import Progress
 from spade_xai.reports.evaluate import Evaluation
 from spade_xai.reproduce.selection import Pool
+from spade_xai.tracing.file import fingerprint
 from spade_xai.trojans.planted import Picture, Planted
+from spade_xai.tuning.identity import coarse, digest_of_text
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,18 @@ class Made:
     sparsity: dict[str, dict[str, str]]
     answered: list[bool | None]
     notes: list[str]
+
+
+def identity(subject: Subject) -> str:
+    """The network and how its inputs are made, as text that differs where records do."""
+    model = subject.given.model
+    answers = coarse(outputs_of(model, subject.given.example()))
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    told = [fingerprint(model), kind, answers, str(subject.given.preprocessing)]
+    return digest_of_text(json.dumps(told, sort_keys=True))
+
+
+def told_options(settings: Settings) -> dict[str, str]:
+    """Options of traces that records depend on."""
+    given = settings.trace or {}
+    return {name: str(given.get(name)) for name in ("layers", "forward_precision")}

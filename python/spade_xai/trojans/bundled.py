@@ -1,5 +1,6 @@
 """The backdoored networks that ship, in the form of a folder of `spade-xai plant`."""
 
+import shutil
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -41,7 +42,12 @@ def unpack(name: str, folder: Path) -> Planted:
             raise ValueError(
                 f"unpack: {folder} must be empty or written by this package: it has no {INDEX}"
             )
-        _WRITERS[name](folder)
+        part = folder.with_name(f".{folder.name}.part")  # renamed when all is in it
+        shutil.rmtree(part, ignore_errors=True)
+        _WRITERS[name](part)
+        if folder.exists():
+            folder.rmdir()
+        part.rename(folder)
     found = read_planted(folder)
     if found.title != TITLES[name]:
         raise ValueError(f"unpack: {folder} must hold {TITLES[name]}, got {found.title}")

@@ -18,9 +18,11 @@ from spade_xai.trojans.bundled import share
 from spade_xai.trojans.checkpoint import Checkpoint
 from spade_xai.trojans.class_folder import ClassFolder, TrainingPictures
 from spade_xai.trojans.planted import (
+    INDEX,
     WEIGHTS_FORMAT,
     Picture,
     Planted,
+    read_planted,
     turns,
     write_planted,
 )
@@ -31,6 +33,8 @@ from spade_xai.tuning.identity import digest_of_text
 
 RATE_FORMAT = "spade_xai.Rate.1"
 WEIGHTS = "weights.safetensors"
+KINDS = ("trojan", "clean", "patches")
+"""Folders of pictures."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +233,8 @@ def _write(
             "plant: the backdoors must change a right answer to their target, got no such test picture: give more "
             "epochs, more pictures per patch (--count) or other rates"
         )
-    for kind in ("trojan", "clean", "patches"):
+    _clear(job.out)
+    for kind in KINDS:
         (job.out / kind).mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     write_tensors("plant", job.out / WEIGHTS, WEIGHTS_FORMAT, state)
@@ -250,6 +255,19 @@ def _write(
     )  # fmt: skip
     write_planted(job.out, planted)
     return planted
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier run wrote, its index first, so that no picture of it stands among the new ones."""
+    try:
+        before = read_planted(out)
+    except (FileNotFoundError, ValueError):  # missing or damaged
+        return
+    (out / INDEX).unlink()
+    for picture in (*before.trojan, *before.clean):
+        for file in (picture.file, picture.mask):
+            if file is not None:
+                (out / file).unlink(missing_ok=True)
 
 
 def _backdoor(job: Job, place: int, success: Success) -> dict[str, Any]:
