@@ -121,6 +121,8 @@ def flows(options: argparse.Namespace) -> None:
     files = [str(HERE / name) for name in ("bench_flows.py", "bench_published.py", "bench_wide.py")]
     arguments = [*files, "--suite=full"]
     arguments.append(f"--published={Path(options.published).resolve()}")
+    if options.size:
+        arguments.append(f"--flow-size={options.size}")
     if options.only:
         arguments.append(f"-k={' or '.join(options.only)}")
     if measure(arguments, options, "flows"):
@@ -198,6 +200,11 @@ def parser() -> argparse.ArgumentParser:
         "--published", metavar="PATH", required=True, help="checkouts of published code"
     )
     sub.add_argument("--only", nargs="+", metavar="NAME", help="flows or problems")
+    sub.add_argument(
+        "--size",
+        metavar="AUGMENTATIONS,COLUMNS",
+        help="at most, in whole flows; for a slow machine",
+    )
     sub.add_argument("--output", type=Path, required=True, metavar="DIR")
     sub.add_argument("--check", action="store_true", help="small problems: results, not times")
     sub.set_defaults(run=flows)

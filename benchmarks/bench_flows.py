@@ -7,7 +7,7 @@ several.
 import copy
 import fnmatch
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,12 @@ def test_flow(benchmark, measure, suite, name):
     if suite.published is None or suite.device != "cpu":
         pytest.skip("needs --published PATH, on the CPU")
     flow = FLOWS[name]
+    if suite.flow_size is not None:
+        flow = replace(
+            flow,
+            augmentations=min(flow.augmentations, suite.flow_size[0]),
+            most_columns=min(flow.most_columns, suite.flow_size[1]),
+        )
     path = checkout_of(flow, suite.published)
     if path is None:
         pytest.skip(f"no class for {', '.join(flow.kinds)} that the flow can use")

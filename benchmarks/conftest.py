@@ -33,6 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="ROWS,AUGMENTATIONS,SAMPLES",
         help="what sampled mode runs: share of rows, numbers of augmentations and of samples",
     )
+    group.addoption(
+        "--flow-size",
+        type=lambda text: tuple(map(int, text.split(","))),
+        metavar="AUGMENTATIONS,COLUMNS",
+        help="at most, in whole flows of the published programs",
+    )
 
 
 def _part(text: str) -> tuple[float, int, int]:

@@ -45,6 +45,7 @@ class Suite:
         configurations: Names in configurations.toml; empty for the suite's own choice.
         mode: "full" or "sampled" for all configurations; None for the suite's own choice.
         part: What sampled mode runs; None for the suite's own choice.
+        flow_size: Most images per sample and most columns of a layer in whole flows; None for each flow's own.
     """
 
     full: bool = False
@@ -54,6 +55,7 @@ class Suite:
     configurations: tuple[str, ...] = ()
     mode: str | None = None
     part: Part | None = None
+    flow_size: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, config: pytest.Config) -> "Suite":
@@ -66,6 +68,7 @@ class Suite:
             tuple(config.getoption("configuration") or ()),
             config.getoption("mode"),
             Part(*part) if (part := config.getoption("part")) else None,
+            config.getoption("flow_size"),
         )
 
     @property
