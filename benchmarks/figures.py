@@ -239,13 +239,15 @@ def published_code() -> str:
     """The published classes beside ours."""
     rows = [
         [
-            p["problem"], p["stage"], device(data), seconds(p["published"]), seconds(p["spade"]),
+            p["problem"], p["stage"], device(data), p["clock"], seconds(p["published"]), seconds(p["spade"]),
             f"{p['speedup']:.3g}", "" if p["same_mask"] is None else f"{100 * p['same_mask']:.2f} %",
         ]
         for data in results().values()
         for p in published(data)
     ]  # fmt: skip
-    return table(["problem", "stage", "on", "published", "ours", "ratio", "same mask"], rows)
+    return table(
+        ["problem", "stage", "on", "clock", "published", "ours", "ratio", "same mask"], rows
+    )
 
 
 def flows() -> str:
