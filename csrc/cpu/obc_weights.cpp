@@ -3,10 +3,13 @@
 //
 // Kept set K, pruned set P, damped H and A = H^-1 (design: the order alone decides K):
 //     |K| <= |P|:  w_K = H_KK^-1 (H w0)_K          |P| < |K|:  w = w0 - A[:,P] A_PP^-1 w0_P.
-// H w0 is one matrix product for all rows. A row costs min(|K|, |P|)^3 / 3 flop in double and
-// gathers as many entries squared; rows are independent.
+// H w0 is one matrix product for all rows. A row costs min(|K|, |P|)^3 / 3 flop and gathers as many
+// entries squared; rows are independent. Floats are factorised as floats, and residuals in double
+// refine the solution until it stands; where they do not, and for doubles, all of it is in double.
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "core/blas.h"
@@ -27,19 +30,115 @@ struct Solve {
   T* out;
 
   struct Scratch {
-    explicit Scratch(int64_t D) : right(D) {}
-    int64_t largest = 0;       // k of the largest solve so far
-    Buffer<double> matrix{0};  // [k, k] of a solve
-    Buffer<double> right;      // [D]
+    explicit Scratch(int64_t D) : right(D), solution(D), residual(D), step(D) {}
+    int64_t largest = 0, largest_refined = 0;  // k of the largest solve so far
+    Buffer<double> matrix{0};                  // [k, k] of a solve
+    Buffer<float> single{0}, factor{0};        // [k, k] of a refined one
+    Buffer<double> right, solution, residual;  // [D]
+    Buffer<float> step;                        // [D]
     std::vector<int64_t> kept, pruned;
   };
 
   // matrix = a over the index set, lower triangle
-  static void gather(const T* a, int64_t D, const std::vector<int64_t>& set, double* matrix) {
+  template <class M>
+  static void gather(const T* a, int64_t D, const std::vector<int64_t>& set, M* matrix) {
     const int64_t k = static_cast<int64_t>(set.size());
     for (int64_t i = 0; i < k; ++i)
       for (int64_t j = 0; j <= i; ++j) matrix[i * k + j] = a[set[i] * D + set[j]];
   }
+
+  // s.right = (a over the index set)^-1 s.right; false if that is not positive definite.
+  bool solve(const T* a, const std::vector<int64_t>& set, Scratch& s) const {
+    const int64_t k = static_cast<int64_t>(set.size());
+    if (k == 0) return true;
+    if (sizeof(T) == sizeof(float) && k >= kLeastRefined && refined(a, set, s)) return true;
+    if (k > s.largest) {
+      s.matrix = Buffer<double>(k * k);
+      s.largest = k;
+    }
+    gather(a, D, set, s.matrix.get());
+    if (!blas::potrf(k, s.matrix.get(), k)) return false;
+    blas::potrs(k, s.matrix.get(), k, s.right.get());
+    return true;
+  }
+
+  // As solve, by steps that each solve for what is left with the factor in float; false, and
+  // nothing changed, if they do not shrink as they should.
+  bool refined(const T* a, const std::vector<int64_t>& set, Scratch& s) const {
+    const int64_t k = static_cast<int64_t>(set.size());
+    if (k > s.largest_refined) {
+      s.single = Buffer<float>(k * k);
+      s.factor = Buffer<float>(k * k);
+      s.largest_refined = k;
+    }
+    gather(a, D, set, s.single.get());
+    for (int64_t i = 0; i < k; ++i)
+      std::copy_n(s.single.get() + i * k, i + 1, s.factor.get() + i * k);
+    if (!blas::potrf(k, s.factor.get(), k)) return false;
+    double* const x = s.solution.get();
+    double* const left = s.residual.get();
+    std::fill_n(x, k, 0.0);
+    std::copy_n(s.right.get(), k, left);
+    double before = std::numeric_limits<double>::infinity();
+    for (int turn = 0; turn < kTurns; ++turn) {
+      const double most = largest_of(left, k);
+      if (!std::isfinite(most)) return false;
+      if (most > 0) {
+        const int exponent = std::ilogb(most);
+        for (int64_t i = 0; i < k; ++i)
+          s.step[i] = static_cast<float>(std::ldexp(left[i], -exponent));
+        blas::potrs(k, s.factor.get(), k, s.step.get());
+        double size = 0;
+        for (int64_t i = 0; i < k; ++i) {
+          const double step = std::ldexp(static_cast<double>(s.step[i]), exponent);
+          size = std::max(size, std::abs(step));
+          x[i] += step;
+        }
+        if (!(size <= kShrinks * before)) return false;
+        before = size;
+        if (size > kStands * largest_of(x, k)) {
+          subtract_product(s.single.get(), k, x, s.right.get(), left);
+          continue;
+        }
+      }
+      std::copy_n(x, k, s.right.get());
+      return true;
+    }
+    return false;
+  }
+
+  static double largest_of(const double* x, int64_t k) {
+    double most = 0;
+    for (int64_t i = 0; i < k; ++i)
+      most = std::abs(x[i]) <= most ? most : std::abs(x[i]);  // NaN stays
+    return most;
+  }
+
+  // left = b - A x, A symmetric with the lower triangle `a`.
+  static void subtract_product(const float* a, int64_t k, const double* x, const double* b,
+                               double* left) {
+    std::copy_n(b, k, left);
+    for (int64_t i = 0; i < k; ++i) {
+      const float* row = a + i * k;
+      double sums[4] = {};
+      int64_t j = 0;
+      for (; j + 4 <= i; j += 4)
+        for (int64_t q = 0; q < 4; ++q) {
+          sums[q] += static_cast<double>(row[j + q]) * x[j + q];
+          left[j + q] -= static_cast<double>(row[j + q]) * x[i];
+        }
+      for (; j < i; ++j) {
+        sums[0] += static_cast<double>(row[j]) * x[j];
+        left[j] -= static_cast<double>(row[j]) * x[i];
+      }
+      left[i] -= (sums[0] + sums[1]) + (sums[2] + sums[3]) + static_cast<double>(row[i]) * x[i];
+    }
+  }
+
+  static constexpr int64_t kLeastRefined = 24;  // smaller ones gain nothing
+  static constexpr int kTurns = 6;
+  static constexpr double kShrinks = 0.1;  // of the step before
+  static constexpr double kStands = 1e-9;  // a step so small, relatively, is the last
 
   int32_t row(int64_t r, Scratch& s) const {
     std::vector<char> gone(static_cast<size_t>(D), 0);
@@ -52,14 +151,8 @@ struct Solve {
     const bool by_kept = s.kept.size() <= s.pruned.size();
     const std::vector<int64_t>& set = by_kept ? s.kept : s.pruned;
     const int64_t k = static_cast<int64_t>(set.size());
-    if (k > s.largest) {
-      s.matrix = Buffer<double>(k * k);
-      s.largest = k;
-    }
-    gather(by_kept ? h : hinv, D, set, s.matrix.get());
     for (int64_t i = 0; i < k; ++i) s.right[i] = by_kept ? products[r * D + set[i]] : w0[set[i]];
-    if (k && !blas::potrf(k, s.matrix.get(), k)) return 1;
-    if (k) blas::potrs(k, s.matrix.get(), k, s.right.get());
+    if (!solve(by_kept ? h : hinv, set, s)) return 1;
     if (by_kept) {
       std::fill(to, to + D, T(0));
       for (int64_t i = 0; i < k; ++i) to[set[i]] = static_cast<T>(s.right[i]);

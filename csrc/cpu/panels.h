@@ -19,17 +19,25 @@ template <class T>
 class Panels {
  public:
   explicit Panels(int64_t size)
-      : n(size), count((size + kPanel - 1) / kPanel), data_(offset(count)) {}
+      : n(size), count(panels(size)), own_(numbers(size)), data_(own_.get()) {}
 
-  T* panel(int64_t J) const { return data_.get() + offset(J); }
+  // In memory for numbers(size) numbers.
+  Panels(int64_t size, T* memory) : n(size), count(panels(size)), own_(0), data_(memory) {}
+
+  static int64_t numbers(int64_t size) { return offset(panels(size)); }
+
+  T* panel(int64_t J) const { return data_ + offset(J); }
   T* tile(int64_t I, int64_t J) const { return panel(J) + I * kPanel * kPanel; }
   T* at(int64_t i, int64_t j) const { return panel(j / kPanel) + i * kPanel + j % kPanel; }
 
   const int64_t n, count;
 
  private:
+  static int64_t panels(int64_t size) { return (size + kPanel - 1) / kPanel; }
   static int64_t offset(int64_t J) { return J * (J + 1) / 2 * kPanel * kPanel; }
-  Buffer<T> data_;
+
+  const Buffer<T> own_;
+  T* const data_;
 };
 
 // c[i, j] = or += or -= sum_k a[i, k] b[k, j]; entries of a are broadcast, so it may have any

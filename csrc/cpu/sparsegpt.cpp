@@ -27,15 +27,6 @@ inline int threads_for(int64_t S, int64_t R, int64_t D, int threads) {
   return worth_waking(static_cast<double>(S) * n * n * (n / 6 + rows / 2), threads);
 }
 
-// The power of two that brings weights so near 1 that errors over U, whose Hessian is scaled too,
-// are numbers of T. It changes no digit, and masks depend on no scale.
-template <class T>
-double scale_of_weights(double most) {
-  constexpr int kNear = 60;
-  const int exponent = most > 0 ? std::ilogb(most) : 0;
-  return std::ldexp(1.0, std::clamp(exponent, -kNear, kNear) - exponent);
-}
-
 // Memory that a sample is pruned in.
 template <class T>
 struct Scratch {
@@ -73,7 +64,7 @@ void sparsegpt_prune(const T* w, int64_t w_stride, const T* h, int64_t S, int64_
   double most = 0;  // of all samples
   for (int64_t s = 0; s < (w_stride > 0 ? S : 1); ++s)
     most = std::max(most, check_finite(function, "w", w + s * w_stride, R * D, threads));
-  const double scale = scale_of_weights<T>(most);
+  const double scale = scale_of_weights(most);
 
   Progress done(progress, S * D);
   const auto prune = [&](Scratch<T>& scratch, int64_t s, int threads_of_sample) {

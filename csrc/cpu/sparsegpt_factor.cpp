@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "core/damping.h"
 #include "cpu/cholesky.h"
@@ -10,20 +9,11 @@
 namespace spade {
 namespace {
 
-// The power of 4 that brings numbers like `mean` near 1: it changes no bit of the factor's digits,
-// and weights and masks depend on no scale, but squares of weights over those of U would leave T.
-template <class T>
-double scale_for(double mean) {
-  if (mean == 0) return 1;
-  constexpr int kMost = std::numeric_limits<T>::max_exponent - 2;
-  return std::ldexp(1.0, -2 * std::clamp(std::ilogb(mean) / 2, -kMost / 2, kMost / 2));
-}
-
 template <class T, class Wide>
 bool factorise(const T* h, const double* diagonal, double mean, double damp,
                const Panels<Wide>& factor, int threads, Progress& done) {
   const Buffer<Wide> inverses(factor.count * kPanel * kPanel);
-  pack(h, diagonal, mean * damp, scale_for<T>(mean), true, factor, threads);
+  pack(h, diagonal, mean * damp, sparsegpt_scale<T>(mean), true, factor, threads);
   return cholesky(factor, inverses.get(), threads, done);
 }
 

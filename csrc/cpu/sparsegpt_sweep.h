@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,14 @@
 #include "cpu/sparsegpt_transpose.h"
 
 namespace spade {
+
+// The power of two that brings weights so near 1 that errors over U, whose Hessian is scaled too,
+// are numbers of T. It changes no digit, and masks depend on no scale.
+inline double scale_of_weights(double most) {
+  constexpr int kNear = 60;
+  const int exponent = most > 0 ? std::ilogb(most) : 0;
+  return std::ldexp(1.0, std::clamp(exponent, -kNear, kNear) - exponent);
+}
 
 template <class T>
 class SparseGptSweep {
@@ -30,7 +39,8 @@ class SparseGptSweep {
         now_(shape_, memory_.get() + Compensation<T>::numbers(shape)),
         next_(shape_,
               memory_.get() + Compensation<T>::numbers(shape) + LazyColumns<T>::numbers(shape)),
-        dead_(shape.D) {
+        dead_(shape.D),
+        sums_(static_cast<size_t>(shape.chunks)) {
     for (int64_t chunk = 0; chunk < shape_.chunks; chunk = groups_.back().end) {
       const int64_t share = (shape_.chunks - chunk + threads - 1) / threads;
       groups_.push_back({chunk, chunk + std::min(share, kGroupChunks)});
@@ -43,6 +53,7 @@ class SparseGptSweep {
     w_ = w;
     out_ = out;
     scale_ = scale;
+    std::fill(sums_.begin(), sums_.end(), Sums{});
     for (int64_t j = 0; j < shape_.D; ++j) dead_[j] = h[j * (shape_.D + 1)] == T(0);
     for (int64_t first = 0; first < shape_.D && !done.cancelled(); first += shape_.span) {
       const int64_t width = std::min(shape_.span, shape_.D - first);
@@ -54,7 +65,24 @@ class SparseGptSweep {
     }
   }
 
+  // ||(W - W') X||^2 of the last run, for the H that was factorised with `shift` on its diagonal,
+  // all of it times `factor_scale`: sum of e^2 is the error for the damped H.
+  double loss(double factor_scale, double shift) const {
+    Sums all;
+    for (const Sums& sums : sums_) {
+      all.errors += sums.errors;
+      all.changes += sums.changes;
+    }
+    const double squared = static_cast<double>(scale_) * static_cast<double>(scale_);
+    return std::max(0.0, (all.errors / factor_scale - shift * all.changes) / squared);
+  }
+
  private:
+  // Over the rows of a chunk: of e^2 and of (W - W')^2, but for dead columns.
+  struct Sums {
+    double errors = 0, changes = 0;
+  };
+
   // Chunks of rows of one task. More read the factor less often; the last groups are small, so that
   // threads end together.
   struct Group {
@@ -71,7 +99,7 @@ class SparseGptSweep {
       if (task >= 2) begin(next_, first, groups_[task - 2]);
     });
     parallel(width, groups(), [&](int64_t i) {
-      store(now_, groups_[i]);
+      store(now_, groups_[i], true);
       if (ahead > 0) finish(next_, first, groups_[i]);
     });
     std::swap(now_, next_);
@@ -88,7 +116,7 @@ class SparseGptSweep {
           recurrence_.run_chosen(now_, i);
         else
           recurrence_.score(now_, 0, now_.width, i, width);
-        parallel(now_.width, groups(), [&](int64_t i) { store(now_, groups_[i]); });
+        parallel(now_.width, groups(), [&](int64_t i) { store(now_, groups_[i], chosen); });
       }
       if (!chosen) recurrence_.select(width, 0);
     }
@@ -125,8 +153,9 @@ class SparseGptSweep {
     compensation_.apply(b, group.begin, group.end);
   }
 
-  void store(const LazyColumns<T>& b, Group group) const {
+  void store(const LazyColumns<T>& b, Group group, bool chosen) {
     for (int64_t chunk = group.begin; chunk < group.end; ++chunk) {
+      if (chosen) add_sums(b, chunk);
       compensation_.store(b, chunk);
       T* to = out_ + chunk * kRowChunk * shape_.D + b.first;
       transpose_out(b.state(chunk), shape_.D, shape_.rows_of(chunk), b.width, to);
@@ -134,6 +163,19 @@ class SparseGptSweep {
         for (int64_t r = 0; r < shape_.rows_of(chunk); ++r)
           for (int64_t c = 0; c < b.width; ++c) to[r * shape_.D + c] *= T(1) / scale_;
     }
+  }
+
+  void add_sums(const LazyColumns<T>& b, int64_t chunk) {
+    Sums& sums = sums_[static_cast<size_t>(chunk)];
+    for (int64_t c = 0; c < b.width; ++c)
+      for (int64_t r = 0; r < shape_.rows_of(chunk); ++r) {
+        const int64_t i = c * kRowChunk + r;
+        const double error = static_cast<double>(b.errors(chunk)[i]);
+        const double change =
+            static_cast<double>(b.dense(chunk)[i]) - static_cast<double>(b.state(chunk)[i]);
+        sums.errors += error * error;
+        sums.changes += change * change;
+      }
   }
 
   // task(i) for i in [0, n); on one thread if products of a lazy block with so many terms are
@@ -158,8 +200,9 @@ class SparseGptSweep {
   Recurrence<T> recurrence_;
   Compensation<T> compensation_;
   LazyColumns<T> now_, next_;
-  Buffer<uint8_t> dead_;  // [D]
-  const T* w_ = nullptr;  // of the sample
+  Buffer<uint8_t> dead_;    // [D]
+  std::vector<Sums> sums_;  // [chunks]
+  const T* w_ = nullptr;    // of the sample
   T scale_ = 1;
   T* out_ = nullptr;
 };

@@ -67,6 +67,23 @@ def sparsegpt_prune_f32(
 
 sparsegpt_prune_f64 = sparsegpt_prune_f32
 
+def sparsegpt_factor_size(D: int) -> int: ...
+
+# Of each sample the damping that was used and its info.
+def sparsegpt_factor_f32(
+    h: int, S: int, D: int, damp: float, factors: int, threads: int, progress: object
+) -> tuple[list[float], list[int]]: ...
+
+sparsegpt_factor_f64 = sparsegpt_factor_f32
+
+# Of each sample the loss.
+def sparsegpt_sweep_f32(
+    w: int, w_stride: int, h: int, factors: int, damps: Sequence[float], S: int, R: int, D: int,
+    sparsity: float, block_size: int, out: int, threads: int, progress: object,
+) -> list[float]: ...  # fmt: skip
+
+sparsegpt_sweep_f64 = sparsegpt_sweep_f32
+
 def cuda_is_available() -> bool: ...
 def cuda_unavailable_reason() -> str: ...
 def cuda_build_info() -> str: ...

@@ -42,6 +42,64 @@ void prune(int64_t S, int64_t R, int64_t D, int64_t block, double sparsity, int 
   }
 }
 
+// Two steps give the bits of one call, at every sparsity, and the loss of the definition.
+void steps(int64_t R, int64_t D, int64_t block, int threads) {
+  const auto w = normal<float>(R * D, 9);
+  auto h = hessian_of<float>(D, 3);
+  for (int64_t j = 0; D > 4 && j < D; ++j) h[2 * D + j] = h[j * D + 2] = 0;  // a dead column
+  std::vector<float> factors(static_cast<size_t>(spade_sparsegpt_factor_size(D)));
+  double damp, again;
+  int32_t info;
+  CHECK_OK(spade_sparsegpt_factor_f32(h.data(), 1, D, 0.01, factors.data(), &damp, &info, threads,
+                                      nullptr));
+  CHECK(info == 0 && damp == 0.01);
+  std::vector<float> out(static_cast<size_t>(R * D)), whole(out.size());
+  for (double sparsity : {0.0, 0.3, 0.9, 1.0}) {
+    const spade_sparsegpt_t options{sparsity, block, 0, 0, 0.01, 0};
+    double loss;
+    CHECK_OK(spade_sparsegpt_sweep_f32(w.data(), 0, h.data(), factors.data(), &damp, 1, R, D,
+                                       &options, out.data(), &loss, threads, nullptr));
+    CHECK_OK(spade_sparsegpt_prune_f32(w.data(), 0, h.data(), 1, R, D, &options, whole.data(),
+                                       &again, &info, 1, nullptr));
+    CHECK(out == whole);
+    double expected = 0, size = 0;
+    for (int64_t r = 0; r < R; ++r)
+      for (int64_t i = 0; i < D; ++i)
+        for (int64_t j = 0; j < D; ++j) {
+          const double hij = h[std::max(i, j) * D + std::min(i, j)];
+          const auto change = [&](int64_t k) {
+            return static_cast<double>(w[r * D + k]) - static_cast<double>(out[r * D + k]);
+          };
+          expected += change(i) * hij * change(j);
+          size += w[r * D + i] * hij * w[r * D + j];
+        }
+    CHECK(std::abs(loss - expected) <= 1e-4 * size);
+  }
+}
+
+TEST_CASE(two_steps) {
+  for (int threads : {1, 3}) {
+    steps(7, 20, 1, threads);
+    steps(40, 150, 9, threads);
+    steps(33, 300, 200, threads);  // a mask block of several lazy ones
+  }
+}
+
+TEST_CASE(steps_that_fail) {
+  float h[4] = {-1, 0, 0, -1}, factors[48 * 48], out[2], w[2] = {1, 1};
+  double damp, loss;
+  int32_t info;
+  CHECK(spade_sparsegpt_factor_size(2) == 48 * 48 && spade_sparsegpt_factor_size(0) == 0);
+  CHECK_OK(spade_sparsegpt_factor_f32(h, 1, 2, 0.01, factors, &damp, &info, 1, nullptr));
+  CHECK(info == SPADE_SINGULAR && damp == 1);
+  spade_sparsegpt_t options{1.5, 1, 0, 0, 0.01, 0};
+  CHECK_FAILS(
+      spade_sparsegpt_sweep_f32(w, 0, h, factors, &damp, 1, 1, 2, &options, out, &loss, 1, nullptr),
+      SPADE_INVALID_ARGUMENT, "sparsity must be in [0, 1], got 1.5");
+  CHECK_FAILS(spade_sparsegpt_factor_f32(h, 1, 2, -1, factors, &damp, &info, 1, nullptr),
+              SPADE_INVALID_ARGUMENT, "damp must");
+}
+
 TEST_CASE(errors) {
   const double one[1] = {1};
   double out[1], damp[1];

@@ -8,7 +8,7 @@ from spade_xai import trace
 from spade_xai.models.copies import duplicate
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing import faithful
-from spade_xai.tracing.faithful import BUDGETS, FIRST, LEVELS, MOST_ERROR
+from spade_xai.tracing.faithful import BUDGETS, LEVELS, MOST_ERROR
 from spade_xai.tracing.fast_forward import fast_forward
 from spade_xai.tracing.layer_weights import layer_weights
 from spade_xai.tracing.pruning.registry import METHODS
@@ -44,7 +44,7 @@ def image(seed=1):
     return torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
 
 
-def plain_search(model, x, prepared):
+def plain_search(model, x, prepared, first):
     """The rule as it is told: every level of every layer is pruned, every verdict is the model's own."""
     layers = [layer for layer in find_layers(model) if layer.name in prepared]
     probe = Probe("test", model, TracedSample(x, None, 1, 0))
@@ -67,29 +67,31 @@ def plain_search(model, x, prepared):
                 layer.write(sparse, results[ratio][layer.name].weights)
         return probe.judge(sparse).faithful
 
-    kept = dict.fromkeys(shares, 0.0)
-    start = BUDGETS.index(FIRST)
-    last = failed = None
-    for budget in BUDGETS[start:]:
-        if not faithful_at(budget):
-            failed = budget
-            break
-        last, kept = budget, ratios_at(budget)
-    if last is None:
-        fits = [b for b in BUDGETS[:start] if faithful_at(b)]
-        return ratios_at(max(fits)) if fits else kept
+    start = BUDGETS.index(first)
+    if faithful_at(first):
+        fails = [b for b in BUDGETS[start:] if not faithful_at(b)]
+        failed = min(fails, default=None)
+        last = max(b for b in BUDGETS if failed is None or b < failed)
+    else:
+        last = max((b for b in BUDGETS[:start] if faithful_at(b)), default=None)
+        if last is None:
+            return dict.fromkeys(shares, 0.0)
+        failed = BUDGETS[BUDGETS.index(last) + 1]
     between = failed and (last * failed) ** 0.5
-    return ratios_at(between) if between and faithful_at(between) else kept
+    return ratios_at(between if between and faithful_at(between) else last)
 
 
 @pytest.mark.parametrize("method", ["obc", "sparsegpt"])
-@pytest.mark.parametrize("seed", range(4))
-def test_the_search_chooses_what_a_plain_search_chooses(method, seed):
-    model, x = network(seed), image(seed)
-    made = trace(model, x, method=method, augment=noise, **OPTIONS)
-    expected = plain_search(model, x, made._prepared)
-    assert {layer.name: layer.sparsity_asked for layer in made.layers} == expected
-    assert max(expected.values()) > 0
+@pytest.mark.parametrize("first", [0, 5, 7, 12])
+def test_the_search_chooses_what_a_plain_search_chooses(method, first, monkeypatch):
+    """From wherever it starts: upward from the smallest budget, downward from the largest."""
+    monkeypatch.setattr(faithful, "FIRST", BUDGETS[first])
+    for seed in range(2):
+        model, x = network(seed), image(seed)
+        made = trace(model, x, method=method, augment=noise, **OPTIONS)
+        expected = plain_search(model, x, made._prepared, BUDGETS[first])
+        assert {layer.name: layer.sparsity_asked for layer in made.layers} == expected
+        assert max(expected.values()) > 0
 
 
 def copies(model, x):

@@ -425,6 +425,53 @@ SPADE_API spade_status_t spade_sparsegpt_prune_f64(const double* w, int64_t w_st
                                                    double* damp_used, int32_t* info, int threads,
                                                    const spade_progress_t* progress);
 
+/**
+ * Numbers that spade_sparsegpt_factor keeps of one D x D Hessian, about D^2 / 2.
+ */
+SPADE_API int64_t spade_sparsegpt_factor_size(int64_t D);
+
+/**
+ * What spade_sparsegpt_prune does with the Hessians before it looks at weights: their factors, for
+ * spade_sparsegpt_sweep of any number of sparsities.
+ * @param h         S x D x D, symmetric; the lower triangles are read
+ * @param damp      >= 0, relative to the mean of the diagonal
+ * @param[out] factors    S x spade_sparsegpt_factor_size(D), in an order of the library's own
+ * @param[out] damp_used  S; damping that succeeded, see spade_damped_inverse
+ * @param[out] info       S; 0, or SPADE_SINGULAR: the sample has no factor
+ */
+SPADE_API spade_status_t spade_sparsegpt_factor_f32(const float* h, int64_t S, int64_t D,
+                                                    double damp, float* factors, double* damp_used,
+                                                    int32_t* info, int threads,
+                                                    const spade_progress_t* progress);
+SPADE_API spade_status_t spade_sparsegpt_factor_f64(const double* h, int64_t S, int64_t D,
+                                                    double damp, double* factors, double* damp_used,
+                                                    int32_t* info, int threads,
+                                                    const spade_progress_t* progress);
+
+/**
+ * The rest of spade_sparsegpt_prune, with the same bits: prune weights by the factors of Hessians.
+ * @param w         R x D weights; sample s starts at w + s * w_stride (0: shared by all samples)
+ * @param h         S x D x D, as they were factorised; the diagonals are read
+ * @param factors   of spade_sparsegpt_factor, none of a sample that failed
+ * @param damps     S; its damp_used
+ * @param options   its damp is not read
+ * @param[out] out     S x R x D
+ * @param[out] losses  S; tr((W - W') H (W - W')^T) for the H without damping, to the rounding of
+ * that for the damped one
+ */
+SPADE_API spade_status_t spade_sparsegpt_sweep_f32(const float* w, int64_t w_stride, const float* h,
+                                                   const float* factors, const double* damps,
+                                                   int64_t S, int64_t R, int64_t D,
+                                                   const spade_sparsegpt_t* options, float* out,
+                                                   double* losses, int threads,
+                                                   const spade_progress_t* progress);
+SPADE_API spade_status_t spade_sparsegpt_sweep_f64(const double* w, int64_t w_stride,
+                                                   const double* h, const double* factors,
+                                                   const double* damps, int64_t S, int64_t R,
+                                                   int64_t D, const spade_sparsegpt_t* options,
+                                                   double* out, double* losses, int threads,
+                                                   const spade_progress_t* progress);
+
 #ifdef __cplusplus
 }
 #endif

@@ -2,7 +2,8 @@
 
 Each layer gets the largest sparsity at which its relative error ||(W - W') X||^2 / ||W X||^2 stays within its budget.
 Budgets are one number b times a weight per layer: the less an error of the layer's outputs moves the answer, the more
-error it may have. Small budgets are tried first, and the search ends at the first with an unfaithful trace.
+error it may have. Budgets are tried upward from one that most samples pass, up to the first with an unfaithful trace;
+where already that one fails, downward to the first with a faithful trace. One between the last two is tried in the end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ LEVELS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 BUDGETS = tuple(0.003 * 2.0**k for k in range(-5, 8))
 """Relative errors of a layer of average weight, in the order of their size."""
 
-FIRST = 0.003
+FIRST = 0.012
 """The budget that is tried first: smaller ones only if it fails."""
 
 MOST_ERROR = 0.5
@@ -83,6 +84,7 @@ class FaithfulSearch:
     def run(self) -> Found:
         """Search."""
         method = self.prepared.method
+        self.prepared.settle()
         for layer in self.layers:
             losses = method.losses(self.prepared.get(layer.name), LEVELS)
             if losses is not None:
@@ -92,33 +94,33 @@ class FaithfulSearch:
         def ratios_at(budget: float) -> dict[str, float]:
             return self._levels({n: min(MOST_ERROR, budget * share) for n, share in shares.items()})
 
-        dense = dict.fromkeys(shares, 0.0)
-        best, best_budget, verdict = dense, 0.0, self.trial.dense_verdict()
-        seen = [dense]
-        start = BUDGETS.index(FIRST)
-        up, down = BUDGETS[start:], BUDGETS[:start][::-1]
-        failed: float | None = None
-        for budget in up:
+        best, best_budget = dict.fromkeys(shares, 0.0), 0.0
+        verdict = self.trial.dense_verdict()
+        seen = [(best, True)]
+
+        def holds(budget: float) -> bool:
+            """Whether a budget gives a faithful trace, which is then the best."""
+            nonlocal best, best_budget, verdict
             ratios = ratios_at(budget)
-            if ratios not in seen:
-                seen.append(ratios)
+            known = next((fine for same, fine in seen if same == ratios), None)
+            if known is None:
                 found = self._judge(ratios)
-                if not found.faithful:
-                    failed = budget
-                    break
-                best, verdict = ratios, found
-            best_budget = budget
+                known = found.faithful
+                seen.append((ratios, known))
+                if known:
+                    best, verdict = ratios, found
+            if known:
+                best_budget = budget
+            return known
+
+        start = BUDGETS.index(FIRST)
+        failed = next((b for b in BUDGETS[start:] if not holds(b)), None)
         if failed == FIRST:
-            for budget in down:
-                ratios = ratios_at(budget)
-                if ratios not in seen and (found := self._judge(ratios)).faithful:
-                    best, best_budget, verdict = ratios, budget, found
-                    break
-        elif failed is not None:
-            between = (best_budget * failed) ** 0.5
-            ratios = ratios_at(between)
-            if ratios not in (*seen, best) and (found := self._judge(ratios)).faithful:
-                best, best_budget, verdict = ratios, between, found
+            below = BUDGETS[:start][::-1]
+            lower = next((k for k, b in enumerate(below) if holds(b)), len(below))
+            failed = FIRST if lower == 0 else below[lower - 1]
+        if failed is not None and best_budget > 0:
+            holds((best_budget * failed) ** 0.5)
         if self.report is not None:
             self.report(len(BUDGETS), len(BUDGETS))
         return self._found(best, verdict, best_budget)

@@ -63,6 +63,10 @@ class PreparedLayers:
         layer, path = self._files[name]
         return self.method.load(path, layer, layer.read(self.dense).to(self.device), self.damp)
 
+    def settle(self) -> None:
+        """Have layers in memory share what pruning to several ratios can share."""
+        self._held = {name: self.method.settled(x) for name, x in self._held.items()}
+
     def prune(self, ratios: Mapping[str, float]) -> dict[str, PrunedLayer]:
         """Prune layers to ratios above 0; those in memory at once, so that what can run together does."""
         wanted = {name: ratio for name, ratio in ratios.items() if ratio > 0 and name in self}

@@ -134,6 +134,10 @@ class PruningMethod(ABC):
         """||(W - W') X||^2 / ||W X||^2 at each ratio, where it is known without pruning; else None."""
         return None
 
+    def settled(self, prepared: Prepared) -> Prepared:
+        """The layer with what prunings to several ratios can share. Not called for a layer that is pruned once."""
+        return prepared
+
     @abstractmethod
     def pruning_bytes(self, layer: Layer, samples: int) -> int:
         """Bytes that pruning a layer on the CPU for so many samples takes beside its Hessians."""

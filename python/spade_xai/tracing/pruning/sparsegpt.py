@@ -2,12 +2,15 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from spade_ext import sparsegpt_prune_layers
+from spade_ext.checks import compute_dtype
 from spade_ext.memory import least_sparsegpt_scratch
+from spade_ext.sparsegpt_factors import SparseGPTFactors
 from spade_xai.models.layers import Layer
 from spade_xai.tracing.pruning.method import (
     FLOAT32,
@@ -24,6 +27,13 @@ from spade_xai.tracing.pruning.method import (
 
 MOST_MISSED = 0.01
 """How far below the ratio asked for a block's share of pruned weights may be; blocks are widened to keep it."""
+
+
+@dataclass(frozen=True)
+class Factorised(Prepared):
+    """A layer with the factors of its Hessians."""
+
+    factors: SparseGPTFactors
 
 
 class SparseGPT(PruningMethod):
@@ -49,6 +59,41 @@ class SparseGPT(PruningMethod):
         max_scratch: int | None = None,
     ) -> list[PrunedLayer]:
         """Sweep: samples of one layer with one ratio are a batch, and on CUDA all batches share launches."""
+        if any(isinstance(x, Factorised) for x in prepared):
+            return super().prune(prepared, ratios, progress, max_scratch)
+        return self._batched(prepared, ratios, progress, max_scratch)
+
+    def prune_layer(
+        self, prepared: Prepared, ratio: float, max_scratch: int | None = None
+    ) -> PrunedLayer:
+        """Sweep from the factor, where there is one."""
+        x = prepared
+        if not isinstance(x, Factorised):
+            return self._batched([x], [ratio], None, max_scratch)[0]
+        factors = x.factors
+        if factors.failed:
+            return failed_layer(max(factors.damp))
+        w = x.weight[0] if len(x.weight) == 1 else x.weight
+        weights, losses = factors.prune(w, ratio, block_size=block_width(x.layer, ratio))
+        found = [sum(losses), float(x.whole)]
+        return pruned_layer(weights.reshape(x.weight.shape), max(factors.damp), found)
+
+    def settled(self, prepared: Prepared) -> Prepared:
+        """The layer with the factors of its Hessians; on CUDA a batch of layers costs little more than its widest."""
+        x = prepared
+        if isinstance(x, Factorised) or not x.hessian.is_cpu or not all_finite([x.hessian])[0]:
+            return x
+        hessian = x.hessian.to(compute_dtype(x.weight, x.hessian))
+        factors = SparseGPTFactors(hessian, x.damp)
+        return Factorised(x.layer, x.weight, x.hessian, x.damp, factors)
+
+    def _batched(
+        self,
+        prepared: Sequence[Prepared],
+        ratios: Sequence[float],
+        progress: Report | None,
+        max_scratch: int | None,
+    ) -> list[PrunedLayer]:
         if not prepared:
             return []
         tasks = list(zip(prepared, ratios, strict=True))
@@ -100,6 +145,10 @@ class SparseGPT(PruningMethod):
         """The samples' Hessians of one layer side by side; all weights."""
         stacked = max(hessian_bytes(x) for x in layers) * samples
         return stacked + samples * sum(FLOAT32 * x.numel for x in layers)
+
+    def kept_bytes(self, layer: Layer) -> int:
+        """The factors."""
+        return hessian_bytes(layer) // 2 + 48 * FLOAT32 * layer.groups * layer.cols
 
     def least_scratch(self, layer: Layer, device: torch.device) -> int:
         """That of one sample's group."""
