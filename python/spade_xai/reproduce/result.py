@@ -118,6 +118,7 @@ def _estimate(found: Estimate, name: str) -> dict[str, float]:
 def tables_of(result: Mapping[str, Any], table: PublishedTable) -> list[Table]:
     """The tables of a result: ours beside the paper's, differences, controls, rows by backdoor."""
     found: list[Table] = []
+    kind = "backdoor" if table.by_backdoor else "method"
     columns = ["Dense", *(c.name for c in table.columns if c.name not in result["left_out"])]
     for metric in table.metrics:
         rows = [r for r in result["rows"] if r["metric"] == metric]
@@ -126,19 +127,25 @@ def tables_of(result: Mapping[str, Any], table: PublishedTable) -> list[Table]:
         if table.by_backdoor:
             main = [*backdoors, *(r for r in rows if r["row"] == AVERAGE)]
         what = f"{metric.replace('_', ' ')}, percent, n = {result['pictures']} pictures"
-        found.append(_beside(f"{what}: ours, and the paper's", main, columns))
-        found.append(_differences(what, main, columns[1:], result, metric))
+        found.append(_beside(f"{what}: ours, and the paper's", main, columns, kind))
+        found.append(_differences(what, main, columns[1:], result, metric, kind))
         found.append(_controls(what, rows))
         if backdoors and not table.by_backdoor:
-            found.append(_beside(f"{what}: by backdoor, average over methods", backdoors, columns))
+            found.append(
+                _beside(
+                    f"{what}: by backdoor, average over methods", backdoors, columns, "backdoor"
+                )
+            )
     if result["faithful"]:
         found.append(_faithful(result))
     return found
 
 
-def _beside(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+def _beside(
+    title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str
+) -> Table:
     of = {(r["row"], r["column"]): r for r in rows}
-    head, cells = ["row"], []
+    head, cells = [kind], []
     published = {
         c for _, c in of if any(r["published"] is not None for r in rows if r["column"] == c)
     }
@@ -162,13 +169,14 @@ def _differences(
     columns: Sequence[str],
     result: Mapping[str, Any],
     metric: str,
+    kind: str,
 ) -> Table:
     of = {(r["row"], r["column"]): r for r in rows}
     control = {
         (r["row"], r["column"]): r for r in result["own_minus_other_image"] if r["metric"] == metric
     }
     controlled = list(dict.fromkeys(c for _, c in control))
-    head = ["row"]
+    head = [kind]
     for column in columns:
         head += [f"{column} - Dense", "paper"]
     head += [f"{column} - other image" for column in controlled]
@@ -205,7 +213,7 @@ def _controls(what: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     ]
     return {
         "title": f"{what}: controls",
-        "head": ["row", *names],
+        "head": ["method", *names],
         "rows": cells,
         "note": "Edges and random maps know nothing of the network. Magnitude pruning knows nothing of the picture.",
     }
