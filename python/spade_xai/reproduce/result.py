@@ -242,7 +242,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         )
     else:
         lines.append(
-            "The architecture is the paper's; the weights are others, as the paper's were not published."
+            "The architecture is the paper's; weights and test pictures are others, as the paper's were not published."
         )
     answered = result["answered_as_planted"]
     if answered["of"]:
