@@ -274,10 +274,11 @@ def flows() -> str:
 
 
 def wide_layers() -> str:
-    """prune_model on layers of large language models: time, and memory beyond layer and batches."""
+    """prune_model on layers of large language models: processor time, and memory beyond layer and batches."""
     rows = [
         [
-            b["wide_layer"], device(data), f"{b['tokens']}", seconds(b["seconds"]["median"]),
+            b["wide_layer"], device(data), f"{b['tokens']}",
+            seconds(b["processor_seconds"]) if "processor_seconds" in b else "",
             f"{b['peak_extra_bytes'] / 1e9:.2f} GB",
             f"{b['peak_extra_bytes'] / b['columns'] ** 2:.1f} D²", f"{b['relative_loss']:.3f}",
         ]
@@ -286,7 +287,7 @@ def wide_layers() -> str:
         if "wide_layer" in b
     ]  # fmt: skip
     head = [
-        "layer", "on", "tokens", "time", "peak memory", "in bytes", "relative loss",
+        "layer", "on", "tokens", "processor time", "peak memory", "in bytes", "relative loss",
     ]  # fmt: skip
     return table(head, rows)
 
