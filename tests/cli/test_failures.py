@@ -116,7 +116,7 @@ def test_what_cannot_be_used_ends_with_one_line_and_code_1(run, pictures, argume
         (["prune"], "No such command 'prune'"),
         (["trace", "pictures/a.png"], "Missing option '--model'"),
         (["trace", "pictures/a.png", *FAST, "-n", "0"], "Invalid value for '--augmentations'"),
-        (["trace", "pictures/a.png", *FAST, "-t", "OBC"], "Invalid value for '--tracer'"),
+        (["trace", "pictures/a.png", *FAST, "-t", "pruner"], "Invalid value for '--tracer'"),
         (["explain", "pictures/a.png", *FAST, "-a", "grad"], "Invalid value for '--method'"),
         (["trace", "pictures/a.png", *FAST, "--device", "abacus"], "Invalid value for '--device'"),
         (
