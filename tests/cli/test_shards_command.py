@@ -1,5 +1,6 @@
 """spade-xai evaluate --shard: the figures of an evaluation at once, from files that a rerun keeps."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -111,6 +112,12 @@ def test_broken_images_are_skipped_and_told_once(run, more_pictures):
 def test_options_that_lack_another(run, pictures, options, message):
     code, _, err = run(*ARGUMENTS, *options)
     assert code == 1 and message in err
+
+
+def test_without_pyarrow_the_extra_is_named(run, pictures, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    code, _, err = run(*ARGUMENTS, "-o", "out", "--shard", "2")
+    assert code == 1 and "pip install 'spade-ext[shards]'" in err
 
 
 def test_no_file_of_somebody_else_is_written_over(run, more_pictures):

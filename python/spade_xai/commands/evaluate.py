@@ -61,7 +61,7 @@ def evaluate(
         inputs, masks, pruning.methods(methods), z_box, list(tracers), pruning.sparsity(sparsity),
         pruning,
     )  # fmt: skip
-    if shards.check(out):
+    if shards.wanted(out):
         ready, record = evaluate_shards(asked, cast(Path, out), shards)
     else:
         ready = asked.ready()

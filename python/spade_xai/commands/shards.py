@@ -2,6 +2,7 @@
 
 import enum
 import hashlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -67,10 +68,11 @@ class ShardOptions:
         ),
     ] = None  # fmt: skip
 
-    def check(self, out: Path | None) -> bool:
+    def wanted(self, out: Path | None) -> bool:
         """Whether the images are to be cut into shards.
 
         Raises:
+            ModuleNotFoundError: pyarrow, which writes the shards, is not installed.
             ValueError: An option lacks another one.
         """
         if self.shard is None:
@@ -84,6 +86,8 @@ class ShardOptions:
             raise ValueError("--shard needs --out, the folder of the shards' files")
         if self.address is not None and self.engine is not Engine.RAY:
             raise ValueError("--address needs --engine ray")
+        if self.shard is not None and importlib.util.find_spec("pyarrow") is None:
+            raise ModuleNotFoundError("--shard needs pyarrow: pip install 'spade-ext[shards]'")
         return self.shard is not None
 
 
