@@ -9,6 +9,7 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor, nn
 
 from benchmarks.imagenet_traces import TRACERS, Traces, described
+from benchmarks.imagenet_tuned import PHOTOGRAPHS, tune_ratios
 from spade_xai.attribution.attribute import attribute, pixel_map
 from spade_xai.measures import baselines, metrics
 from spade_xai.reports.explain import image_map
@@ -32,12 +33,14 @@ class Arm:
         methods: Maps that are compared.
         metrics: What is measured of each.
         measure: Called with traces, number of the photograph and methods.
+        leave_out: So many photographs at the end, which something was chosen by.
     """
 
     title: str
     methods: tuple[str, ...]
     metrics: tuple[str, ...]
     measure: Callable[[Traces, int, Sequence[str]], dict[str, Any]]
+    leave_out: int = 0
 
 
 def spade(traces: Traces, k: int, methods: Sequence[str]) -> dict[str, Any]:
@@ -93,6 +96,33 @@ def controls(traces: Traces, k: int, methods: Sequence[str]) -> dict[str, Any]:
     return {"scores": planted(traces, k, methods, models, {}), "traces": about}
 
 
+def second(traces: Traces, k: int, methods: Sequence[str]) -> dict[str, Any]:
+    """FastSPADE again, on the other Trojan picture of the photograph: another patch at another place."""
+    own, other = traces(k, "FastSPADE", "second"), traces(k + 1, "FastSPADE", "clean")
+    models = {
+        "dense": traces.pictures.network,
+        "FastSPADE": own.model,
+        "FastSPADE of another clean picture": other.model,
+    }
+    about = {"FastSPADE, second Trojan pictures": described(own)}
+    scores = planted(traces, k, methods, models, {}, kind="second")
+    name = traces.pictures.trojans.names[traces.pictures.number(k, "second")]
+    return {"scores": scores, "traces": about, "name": name}
+
+
+def tuned(traces: Traces, k: int, methods: Sequence[str]) -> dict[str, Any]:
+    """Ratios tuned on other photographs, beside faithful traces."""
+    tune_ratios(traces, "FastSPADE")
+    own = traces(k, "FastSPADE", "tuned")
+    models = {
+        "dense": traces.pictures.network,
+        "FastSPADE": traces(k, "FastSPADE", "trojan").model,
+        "FastSPADE, tuned sparsity": own.model,
+    }
+    about = {"FastSPADE, tuned sparsity": described(own)}
+    return {"scores": planted(traces, k, methods, models, {}), "traces": about}
+
+
 def costly(traces: Traces, k: int, methods: Sequence[str]) -> dict[str, Any]:
     """Methods of many passes."""
     models: dict[str, nn.Module] = {"dense": traces.pictures.network}
@@ -129,10 +159,11 @@ def planted(
     models: dict[str, nn.Module],
     shared: dict[str, Tensor],
     blur: Sequence[str] = (),
+    kind: str = "trojan",
 ) -> Scores:
     """How well each method's map of each model finds the patch."""
-    x, target = traces.pictures.input(k, "trojan"), traces.pictures.answer(k, "trojan")
-    mask = traces.pictures.mask(k)
+    x, target = traces.pictures.input(k, kind), traces.pictures.answer(k, kind)
+    mask = traces.pictures.mask(k, kind)
     found: Scores = {}
     for method in methods:
         maps = {name: image_map(m, x, target, method, 0) for name, m in models.items()}
@@ -161,6 +192,8 @@ FOUND = ("auroc", "pointing_game")
 ARMS = {
     "fast_spade": Arm("FastSPADE, and what needs no trace", CHEAP, FOUND, fast_spade),
     "spade": Arm("SPADE", CHEAP, FOUND, spade),
+    "second": Arm("A second draw of Trojan pictures", FEW, FOUND, second),
+    "tuned": Arm("Tuned sparsity", FEW, FOUND, tuned, PHOTOGRAPHS),
     "controls": Arm("Further controls", FEW, FOUND, controls),
     "costly": Arm(
         "Methods of many passes",

@@ -110,10 +110,10 @@ def network_table(about: Mapping[str, Any]) -> str:
 
 def measured(result: Mapping[str, Any]) -> str:
     """How much of the whole study the figures are."""
-    whole = result["of_photographs"]
     parts = [
-        f"{ARMS[name].title}: {result['arms'][name]['photographs'] if name in result['arms'] else 0} of {whole}"
-        for name in ARMS
+        f"{arm.title}: {result['arms'][name]['photographs'] if name in result['arms'] else 0} of "
+        f"{result['of_photographs'] - arm.leave_out}"
+        for name, arm in ARMS.items()
     ]
     return (
         f"`{result['command']}` at commit {result['commit'][:12]} on {result['machine']['cpu']}, one thread; "

@@ -73,7 +73,7 @@ def measure(
     end = time.monotonic() + 60 * minutes
     for name in arms:
         arm = ARMS[name]
-        for k in range(photographs):
+        for k in range(min(photographs, len(traces.pictures) - arm.leave_out)):
             file = folder / name / f"{k:03}.json"
             if file.exists():
                 continue
@@ -81,7 +81,7 @@ def measure(
                 return
             start = time.process_time()
             found = arm.measure(traces, k, arm.methods)
-            found["name"] = traces.pictures.trojans.names[k]
+            found.setdefault("name", traces.pictures.trojans.names[k])
             found["cpu_seconds"] = time.process_time() - start
             file.parent.mkdir(exist_ok=True)
             write_atomically(file, (json.dumps(found, indent=1) + "\n").encode())

@@ -23,40 +23,47 @@ from spade_xai.trojans.imagenet import (
 
 TRACERS = {"SPADE": "obc", "FastSPADE": "sparsegpt"}
 BLOCKS, RATIOS = 5, {"SPADE": 0.95, "FastSPADE": 0.8}  # of the fixed schedule: last blocks and head
-KINDS = ("trojan", "fixed", "clean")
+KINDS = ("trojan", "second", "fixed", "tuned", "clean")
 
 
 @dataclass
 class Pictures:
-    """One Trojan picture of each photograph that has one, and the photographs themselves."""
+    """Two Trojan pictures of each photograph, with different patches, and the photographs themselves.
+
+    The first Trojan pictures of all photographs come before the second ones.
+    """
 
     network: EfficientNetLite = field(default_factory=load_network)
-    trojans: TrojanPictures = field(
-        default_factory=lambda: load_trojan_pictures("trojan", per_photograph=1)
-    )
+    trojans: TrojanPictures = field(default_factory=lambda: load_trojan_pictures("trojan"))
     clean: TrojanPictures = field(default_factory=lambda: load_trojan_pictures("clean"))
 
     def __len__(self) -> int:
-        return len(self.trojans)
+        """Number of photographs."""
+        return len(self.clean)
+
+    def number(self, k: int, kind: str) -> int:
+        """Where the k-th photograph's Trojan picture is among `trojans`."""
+        return k % len(self) + (len(self) if kind == "second" else 0)
 
     def input(self, k: int, kind: str) -> Tensor:
-        """What the network takes of the k-th photograph, [1, 3, H, W]: without its patch for "clean"."""
-        k %= len(self)
+        """What the network takes of the k-th photograph, [1, 3, H, W]: without a patch for "clean"."""
+        number = self.number(k, kind)
         if kind == "clean":
-            photo = self.trojans.photographs[k]
+            photo = self.trojans.photographs[number]
             return self.clean.inputs[photo : photo + 1]
-        return self.trojans.inputs[k : k + 1]
+        return self.trojans.inputs[number : number + 1]
 
     def answer(self, k: int, kind: str) -> int:
         """What the network answers to it."""
-        k %= len(self)
+        number = self.number(k, kind)
         if kind == "clean":
-            return int(self.clean.predictions[self.trojans.photographs[k]])
-        return int(self.trojans.predictions[k])
+            return int(self.clean.predictions[self.trojans.photographs[number]])
+        return int(self.trojans.predictions[number])
 
-    def mask(self, k: int) -> Tensor:
-        """Pixels of the patch, bool [1, H, W]."""
-        return self.trojans.masks[k : k + 1]
+    def mask(self, k: int, kind: str) -> Tensor:
+        """Pixels of its patch, bool [1, H, W]."""
+        number = self.number(k, kind)
+        return self.trojans.masks[number : number + 1]
 
 
 class Traces:
@@ -78,20 +85,25 @@ class Traces:
         """Where a trace is kept."""
         return self.folder / f"{k % len(self.pictures):03}-{tracer}-{kind}.safetensors"
 
+    def ratios(self, tracer: str) -> Path:
+        """Where tuned ratios are kept, which imagenet_tuned writes."""
+        return self.folder / f"ratios-{tracer}.json"
+
     def __contains__(self, key: tuple[int, str, str]) -> bool:
         return self.file(*key).exists()
 
     def __call__(self, k: int, tracer: str, kind: str) -> Trace:
         """The trace of the k-th photograph; of the one after the last, that of the first.
 
-        "trojan" and "clean" are faithful traces of the picture with and without its patch, "fixed" is that with the
-        patch with one sparsity in the last blocks and the head.
+        "trojan", "second" and "clean" are faithful traces of the two pictures with a patch and of that without one.
+        "fixed" and "tuned" are of the first picture: one sparsity in the last blocks and the head, and the ratios of
+        imagenet_tuned.
         """
         if kind not in KINDS:
             raise ValueError(f"Traces: kind must be one of {', '.join(KINDS)}, got {kind!r}")
         file = self.file(k, tracer, kind)
         if not file.exists():
-            self._make(k, tracer, "clean" if kind == "clean" else "trojan")
+            self._make(k, tracer, "trojan" if kind == "fixed" else kind)
         return load_trace(file, self.pictures.network)
 
     def _make(self, k: int, tracer: str, kind: str) -> None:
@@ -100,6 +112,7 @@ class Traces:
             warnings.simplefilter("ignore", UnfaithfulTraceWarning)  # they are counted
             found = trace(
                 self.pictures.network, self.pictures.input(k, kind), method=TRACERS[tracer],
+                sparsity=str(self.ratios(tracer)) if kind == "tuned" else "faithful",
                 augmentations=self.augmentations, augment=self.augment, progress=False,
             )  # fmt: skip
             if kind == "trojan":

@@ -6,6 +6,7 @@ import statistics
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -151,7 +152,9 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setitem(ARMS, "spade", replace(ARMS["spade"], measure=measure))
     names = [f"{k}.png" for k in range(4)]
-    traces = SimpleNamespace(pictures=SimpleNamespace(trojans=SimpleNamespace(names=names)))
+    pictures = MagicMock(trojans=SimpleNamespace(names=names))
+    pictures.__len__.return_value = len(names)
+    traces = SimpleNamespace(pictures=pictures)
     (tmp_path / "spade").mkdir()
     (tmp_path / "spade" / "001.json").write_text("{}")
     imagenet_study.measure(traces, tmp_path, ["spade"], 3, math.inf)
@@ -159,3 +162,19 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "spade" / "002.json").read_text())["name"] == "2.png"
     imagenet_study.measure(traces, tmp_path, ["spade"], 4, -1.0)  # no time is left
     assert measured_now == [0, 2]
+
+
+def test_an_arm_leaves_out_what_it_was_chosen_by(tmp_path, monkeypatch):
+    measured_now = []
+
+    def measure(traces, k, methods):
+        measured_now.append(k)
+        return {"scores": {}, "name": f"own-{k}"}
+
+    monkeypatch.setitem(ARMS, "tuned", replace(ARMS["tuned"], measure=measure, leave_out=2))
+    pictures = MagicMock(trojans=SimpleNamespace(names=list("abcd")))
+    pictures.__len__.return_value = 4
+    traces = SimpleNamespace(pictures=pictures)
+    imagenet_study.measure(traces, tmp_path, ["tuned"], 4, math.inf)
+    assert measured_now == [0, 1]
+    assert json.loads((tmp_path / "tuned" / "001.json").read_text())["name"] == "own-1"
