@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from matplotlib.figure import Figure
 
 from spade_ext.files import write_json
 from spade_xai.commands import options as o
@@ -11,6 +12,7 @@ from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import finite, print_json, ready_folder, reporter
 from spade_xai.commands.runs import check_outputs
 from spade_xai.commands.volume import say
+from spade_xai.reports.figure import embedded
 from spade_xai.reports.page import write_page
 from spade_xai.reports.report import html
 from spade_xai.reports.tables import text
@@ -21,6 +23,8 @@ from spade_xai.reproduce.run import TableRun
 from spade_xai.reproduce.selection import Pool
 from spade_xai.reproduce.subject import Settings, Subject
 from spade_xai.reproduce.table import PublishedTable, load_table, names
+from spade_xai.reproduce.tuned import KINDS as TUNED
+from spade_xai.reproduce.tuned import tuned_figure
 from spade_xai.trojans.bundled import TITLES, unpack
 from spade_xai.trojans.class_folder import class_folder
 from spade_xai.trojans.planted import Planted, read_planted
@@ -131,10 +135,13 @@ def reproduce(
     folder = out or Path(f"spade-table-{wanted.name}")
     check_outputs([folder / "report.html", folder / "result.json"], [])
     ready_folder(folder)
-    network, place = _planted(planted, folder)
-    if wanted.kind == "accuracies":
-        result, shown = accuracies(wanted, network)
+    drawn: list[Figure] = []
+    if wanted.kind in TUNED:
+        result, shown, drawn = tuned_figure(wanted, tuned)
+    elif wanted.kind == "accuracies":
+        result, shown = accuracies(wanted, _planted(planted, folder)[0])
     else:
+        network, place = _planted(planted, folder)
         subject = _subject(wanted, network, place, limit, pool)
         subject.given.to(device)
         settings = Settings(
@@ -151,7 +158,8 @@ def reproduce(
         else:
             result, shown = FigureRun(wanted, subject, settings, say).run()
     lines = sentences(result)
-    write_page(folder / "report.html", html([], title=wanted.title, tables=shown, notes=lines))
+    page = html([], title=wanted.title, tables=shown, notes=lines, figures=map(embedded, drawn))
+    write_page(folder / "report.html", page)
     write_json(folder / "result.json", FORMAT, finite(result))
     if as_json:
         print_json(result)

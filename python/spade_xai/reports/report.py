@@ -23,6 +23,7 @@ def html(
     masks: Mapping[str, Tensor] | None = None,
     tables: Sequence[Mapping[str, Any]] = (),
     notes: Sequence[str] = (),
+    figures: Iterable[str] = (),
 ) -> str:
     """A page that needs no other file and no network.
 
@@ -33,9 +34,12 @@ def html(
         masks: Ground truth of images, by name.
         tables: Shown below them, each {"title", "head": [...], "rows": [[...], ...]}.
         notes: Sentences below the tables.
+        figures: Sources of pictures above the tables, as `embedded` gives them.
     """
     cards = [card(e, classes, (masks or {}).get(e.name)) for e in explanations]
-    return render("report.html", title=title, cards=cards, tables=tables, notes=notes)
+    return render(
+        "report.html", title=title, cards=cards, tables=tables, notes=notes, figures=list(figures)
+    )
 
 
 class GrowingReport:
@@ -77,7 +81,9 @@ class GrowingReport:
     def _write(self, note: str | None = None) -> None:
         start = time.perf_counter()
         notes = self._notes if note is None else [*self._notes, note]
-        page = render("report.html", title=self.title, cards=self._cards, tables=(), notes=notes)
+        page = render(
+            "report.html", title=self.title, cards=self._cards, tables=(), notes=notes, figures=()
+        )
         write_page(self.path, page)
         self._written = time.perf_counter()
         self._took = self._written - start

@@ -71,13 +71,10 @@ def result_of(table: PublishedTable, subject: Subject, made: Made) -> dict[str, 
 
 
 def described(table: PublishedTable, planted: Planted) -> dict[str, Any]:
-    """What every result says of table and network; entries of scores are empty."""
+    """What every result with pictures says of table and network; entries of scores are empty."""
     return {
-        "table": table.name,
-        "title": table.title,
-        "source": table.source,
+        **of_table(table),
         "network": planted.title,
-        "paper_network": f"{table.model} on {table.data}",
         # the architecture; the weights cannot be, as the paper's were not published
         "paper_architecture": not planted.bundled and planted.model == table.model,
         "paper_pictures": table.count or None,
@@ -85,6 +82,16 @@ def described(table: PublishedTable, planted: Planted) -> dict[str, Any]:
         "sparsity": {},
         "left_out": {},
         "notes": [],
+    }
+
+
+def of_table(table: PublishedTable) -> dict[str, Any]:
+    """What every result says of its table."""
+    return {
+        "table": table.name,
+        "title": table.title,
+        "source": table.source,
+        "paper_network": f"{table.model} on {table.data}",
         "differs": list(table.differs),
     }
 
@@ -236,6 +243,8 @@ def _faithful(result: Mapping[str, Any]) -> Table:
 def sentences(result: Mapping[str, Any]) -> list[str]:
     """What the reader of a result must know, and why columns are left out."""
     lines = [f"Network: {result['network']}. The paper's: {result['paper_network']}."]
+    if "pictures" not in result:
+        return [*lines, *result["differs"]]
     if not result["paper_architecture"]:
         lines.append(
             "This is another network than the paper's: figures are not to be compared one by one."

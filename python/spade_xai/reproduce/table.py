@@ -110,7 +110,8 @@ class PublishedTable:
         columns: Beside "Dense".
         published: Metric -> figures.
         by_backdoor: Whether the rows are backdoors instead of methods.
-        kind: "scores" of maps, "accuracies" of the network itself, "similarity" of gradients, or "agreement" of masks.
+        kind: "scores" of maps, "accuracies" of the network itself, "similarity" of gradients, "agreement" of masks,
+            or what tuned sparsities show: "ratios" and "ratios by method" of layers, and "tuning", the scores.
         copies: Noisy copies of a picture, for "similarity".
         differs: Sentences on what differs from the paper.
     """
@@ -147,7 +148,7 @@ def load_table(name: str) -> PublishedTable:
     Raises:
         ValueError: There is none, or nothing reproduces it yet; the message says why.
     """
-    plain = name.lower().replace("table", "").replace("figure", "").strip(" -_.")
+    plain = name.lower().replace("table", "").replace("figure", "").replace(".", "").strip(" -_")
     if plain in REFUSED:
         raise ValueError(f"reproduce: {REFUSED[plain]}")
     if plain not in names():
