@@ -36,7 +36,7 @@ def tuned_figure(table: PublishedTable, folder: Path | None) -> Drawn:
     rows, shown, figure = _KINDS[table.kind](files)
     result = {
         **of_table(table),
-        "network": f"the one that {folder} was tuned for",
+        "network": f"that of the sparsities in {folder}",
         "tuned": {column: list(by_method) for column, by_method in files.items()},
         "rows": rows,
     }
@@ -146,10 +146,13 @@ def _along(files: Files) -> tuple[list[dict[str, Any]], Table, Figure]:
             ]  # fmt: skip
         axis.set_title(column)
         _labelled(axis, "score of the tuning")
-    cells = [[r["row"], r["column"], f"{r['ratio']:g}", f"{r['mean']:.4f}"] for r in rows]
+    ratios = sorted({r["ratio"] for r in rows})
+    means_of = {(r["row"], r["column"], r["ratio"]): f"{r['mean']:.4f}" for r in rows}
+    lines = dict.fromkeys((r["row"], r["column"]) for r in rows)
+    cells = [[*line, *(means_of.get((*line, ratio), "") for ratio in ratios)] for line in lines]
     shown: Table = {
         "title": "Score along the tuning, mean over saliency methods",
-        "head": ["layers", "column", "sparsity", "score"],
+        "head": ["layers", "column", *(f"sparsity {ratio:g}" for ratio in ratios)],
         "rows": cells,
         "note": "Layers are tuned from the last to the first: later ones are as chosen, earlier ones dense.",
     }
