@@ -25,6 +25,7 @@ from spade_xai.reproduce.subject import Settings, Subject
 from spade_xai.reproduce.table import PublishedTable, load_table, names
 from spade_xai.reproduce.tuned import KINDS as TUNED
 from spade_xai.reproduce.tuned import tuned_figure
+from spade_xai.reproduce.visualizations import visualizations
 from spade_xai.trojans.bundled import TITLES, unpack
 from spade_xai.trojans.class_folder import class_folder
 from spade_xai.trojans.planted import Planted, read_planted
@@ -155,6 +156,8 @@ def reproduce(
         if wanted.kind == "scores":
             result = result_of(wanted, subject, TableRun(wanted, subject, settings, say).run())
             shown = tables_of(result, wanted)
+        elif wanted.kind == "visualizations":
+            result, shown, drawn = visualizations(wanted, subject, settings, say)
         else:
             result, shown = FigureRun(wanted, subject, settings, say).run()
     lines = sentences(result)

@@ -111,8 +111,10 @@ class PublishedTable:
         published: Metric -> figures.
         by_backdoor: Whether the rows are backdoors instead of methods.
         kind: "scores" of maps, "accuracies" of the network itself, "similarity" of gradients, "agreement" of masks,
-            or what tuned sparsities show: "ratios" and "ratios by method" of layers, and "tuning", the scores.
+            "visualizations" of classes, or what tuned sparsities show: "ratios" and "ratios by method" of layers, and
+            "tuning", the scores.
         copies: Noisy copies of a picture, for "similarity".
+        steps: Steps of a visualisation.
         differs: Sentences on what differs from the paper.
     """
 
@@ -130,6 +132,7 @@ class PublishedTable:
     by_backdoor: bool = False
     kind: str = "scores"
     copies: int = 100
+    steps: int = 512
     differs: tuple[str, ...] = ()
 
 
