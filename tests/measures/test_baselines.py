@@ -186,7 +186,12 @@ def test_many_samples_are_taken_in_chunks(digits, monkeypatch):
     found = []
     for chunk in (10**6, 37):
         monkeypatch.setattr(elastic_net, "CHUNK", chunk)
-        net = elastic_net.ElasticNet(x, y, 4, x.mean(0), x.std(0).clamp_min(0.1), 0.99)
+        some = elastic_net.Samples(x, torch.arange(0, len(x), 2), x.device)
+        centre, scale = some.moments()
+        expected = x[::2].double()
+        torch.testing.assert_close(centre, expected.mean(0))
+        torch.testing.assert_close(scale, expected.std(0).clamp_min(1e-8))
+        net = elastic_net.ElasticNet(some, y[::2], 4, centre, scale.clamp_min(0.1), 0.99)
         net.fit(net.greatest_penalty() / 10, 5)
         assert 0 < int((net.weight == 0).sum()) < net.weight.numel()
         found.append(net.weight)
@@ -212,6 +217,23 @@ def test_sparse_fc_replaces_the_last_layer_only(digits):
     assert torch.equal(again[2].weight, weight)
     accuracy = metrics.mean((sparse(x).argmax(1) == y).double())
     assert accuracy.mean > 0.85
+
+
+def test_features_may_lie_in_a_file(digits, tmp_path, monkeypatch):
+    x, y = digits
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 4)).eval()
+    mapped = cache_features(model, "2", x.split(90), file=tmp_path / "features.f32")
+    torch.testing.assert_close(mapped, cache_features(model, "2", x.split(90)), rtol=0, atol=0)
+    assert (tmp_path / "features.f32").stat().st_size == 4 * mapped.numel()
+    monkeypatch.setattr("spade_xai.measures.sparse_fc.MOST_SAGA", 0)  # FISTA, as for many samples
+    held, fit = sparse_fc(model, "2", x.split(90), y, progress=False)
+    (tmp_path / "scratch").mkdir()
+    streamed, other = sparse_fc(
+        model, "2", x.split(90), y, scratch=tmp_path / "scratch", progress=False
+    )
+    assert torch.equal(held[2].weight, streamed[2].weight) and fit.accuracy == other.accuracy
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_two_classes(digits):

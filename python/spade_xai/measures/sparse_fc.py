@@ -5,9 +5,12 @@ elastic-net penalty are fitted to them along a path of penalties, each started f
 sparsest is taken whose accuracy on held-out samples is within a tolerance of the path's best.
 """
 
+import os
 import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import sklearn
@@ -17,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from spade_ext.checks import check_finite, check_int, check_range, check_tensor
-from spade_xai.measures.elastic_net import ElasticNet
+from spade_xai.measures.elastic_net import ElasticNet, Samples
 from spade_xai.models.copies import check_model, duplicate, find_module, plain
 from spade_xai.models.inputs import call
 from spade_xai.progress import Progress, reporting
@@ -42,7 +45,12 @@ class PathPoint:
 
 
 def cache_features(
-    model: nn.Module, layer: str, batches: Iterable[Tensor], *, batch_size: int = 256
+    model: nn.Module,
+    layer: str,
+    batches: Iterable[Tensor],
+    *,
+    batch_size: int = 256,
+    file: str | os.PathLike[str] | None = None,
 ) -> Tensor:
     """Return the inputs [N, features] of a linear layer over all samples.
 
@@ -51,6 +59,8 @@ def cache_features(
         layer: Name of the last linear layer.
         batches: Batches of model inputs.
         batch_size: Samples in one pass; larger batches are split.
+        file: Where to write them, in float32. The tensor is then that file, mapped into memory: it needs it as long as
+            it lives, and the system reads what is used. None: they are held in memory.
 
     Raises:
         TypeError: model is no module, layer no name of an nn.Linear, or batches no iterable of tensors.
@@ -66,8 +76,9 @@ def cache_features(
     copy = duplicate(model)
     module = _find_linear(function, copy, layer)
     seen: list[Tensor] = []
+    written = 0
     module.register_forward_pre_hook(lambda m, args: seen.append(args[0].flatten(1)))
-    with torch.no_grad():
+    with torch.no_grad(), nullcontext() if file is None else open(file, "wb") as output:
         for batch in batches:
             if not isinstance(batch, Tensor):
                 raise TypeError(
@@ -75,6 +86,15 @@ def cache_features(
                 )
             for part in batch.split(batch_size):
                 call(copy, part)
+                if output is not None:
+                    for values in seen:
+                        values.float().cpu().numpy().tofile(output)
+                        written += len(values)
+                    seen.clear()
+    if file is not None and written:
+        columns = module.in_features
+        mapped = torch.from_file(os.fspath(file), size=written * columns, dtype=torch.float32)
+        return mapped.view(written, columns)
     if not seen:
         raise ValueError(f"{function}: batches must give inputs of layer {layer!r}, got none")
     return torch.cat(seen)
@@ -110,6 +130,7 @@ def elastic_net_path(
     iterations: int = 200,
     seed: int = 0,
     solver: str = "auto",
+    device: torch.device | str | None = None,
     progress: Progress = True,
 ) -> list[PathPoint]:
     """Fit the path of penalties, from the least one at which all weights are zero downwards.
@@ -125,8 +146,9 @@ def elastic_net_path(
         validation: Share of the samples held out to measure accuracy.
         iterations: Most passes of the solver for one penalty.
         seed: The seed of the split and the solver.
-        solver: "saga", scikit-learn's in float64 on the CPU; "fista", in float32 where the features are, for many
-            samples and classes; "auto": the first where classes times samples are at most MOST_SAGA.
+        solver: "saga", scikit-learn's in float64 on the CPU; "fista", in float32 and a chunk of samples at a time, for
+            many samples and classes; "auto": the first where classes times samples are at most MOST_SAGA.
+        device: Where "fista" computes; None: where the features are.
         progress: True for a bar, or callback(stage, done, total).
 
     Returns:
@@ -163,8 +185,10 @@ def elastic_net_path(
     if len(y[train].unique()) != classes:
         raise ValueError("elastic_net_path: labels must leave every class in the training part")
     if solver == "fista" or (solver == "auto" and classes * len(train) > MOST_SAGA):
+        place = features.device if device is None else torch.device(device)
+        seen, held_out = (Samples(features, r.sort().values, place) for r in (train, test))
         return _by_fista(
-            features, y, classes, train, test, steps, smallest, l1_ratio, iterations, progress
+            seen, held_out, y.to(place), classes, steps, smallest, l1_ratio, iterations, progress
         )
     x = features.double().cpu()
     centre, scale = x[train].mean(0), x[train].std(0).clamp_min(1e-8)
@@ -178,7 +202,7 @@ def elastic_net_path(
         **_ELASTIC_NET,
     )
     greatest = _greatest_penalty(z, target, classes, l1_ratio)
-    path = []
+    path, held_out = [], Samples(x, test, x.device)
     with reporting(progress, "sparse FC path") as report, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for step in range(steps):
@@ -186,18 +210,17 @@ def elastic_net_path(
             saga.C = 1 / (penalty * len(z))
             saga.fit(z, target)
             w, b = torch.from_numpy(saga.coef_), torch.from_numpy(saga.intercept_)
-            path.append(_point(w, b, penalty, centre, scale, x[test], y[test]))
+            path.append(_point(w, b, penalty, centre, scale, held_out, y))
             if report is not None:
                 report(step + 1, steps)
     return path
 
 
 def _by_fista(
-    features: Tensor,
+    train: Samples,
+    test: Samples,
     y: Tensor,
     classes: int,
-    train: Tensor,
-    test: Tensor,
     steps: int,
     smallest: float,
     l1_ratio: float,
@@ -205,20 +228,17 @@ def _by_fista(
     progress: Progress,
 ) -> list[PathPoint]:
     """The path by `ElasticNet`."""
-    device = features.device
-    seen = features[train.to(device)]
-    centre = seen.mean(0, dtype=torch.float64)
-    scale = seen.float().std(0).clamp_min(1e-8)
-    net = ElasticNet(seen, y[train], classes, centre, scale, l1_ratio)
+    centre, scale = train.moments()
+    net = ElasticNet(train, y[train.rows.to(y.device)], classes, centre, scale, l1_ratio)
     greatest = net.greatest_penalty()
-    held = features[test.to(device)].double().cpu()
     path = []
     with reporting(progress, "sparse FC path") as report:
         for step in range(steps):
             penalty = greatest * smallest ** (step / max(1, steps - 1))
             net.fit(penalty, iterations)
-            w, b = net.weight.double().cpu(), net.bias.double().cpu()
-            path.append(_point(w, b, penalty, centre.cpu(), scale.double().cpu(), held, y[test]))
+            path.append(
+                _point(net.weight.double(), net.bias.double(), penalty, centre, scale, test, y)
+            )
             if report is not None:
                 report(step + 1, steps)
     return path
@@ -232,6 +252,7 @@ def sparse_fc(
     *,
     tolerance: float = 0.05,
     seed: int = 0,
+    scratch: str | os.PathLike[str] | None = None,
     progress: Progress = True,
 ) -> tuple[nn.Module, PathPoint]:
     """Return a copy of model with a sparse last layer, and the fit it comes from.
@@ -243,6 +264,8 @@ def sparse_fc(
         labels: Their classes, in the same order.
         tolerance: Most accuracy given up against the best of the path; the sparsest such fit is taken.
         seed: The seed of the split and the solver.
+        scratch: Folder for a temporary file with the features of all samples, 4 N D bytes: memory then does not grow
+            with their number. None: they are held in memory.
         progress: True for a bar, or callback(stage, done, total).
     """
     dense = _find_linear("sparse_fc", model, layer)
@@ -252,8 +275,14 @@ def sparse_fc(
         raise ValueError(
             f"sparse_fc: labels must have the {dense.out_features} classes of layer {layer!r}, got {classes}"
         )
-    features = cache_features(model, layer, batches)
-    path = elastic_net_path(features, labels, seed=seed, progress=progress)
+    place = nullcontext() if scratch is None else TemporaryDirectory(dir=scratch)
+    with place as folder:
+        file = None if folder is None else os.path.join(folder, "features.f32")
+        features = cache_features(model, layer, batches, file=file)
+        path = elastic_net_path(
+            features, labels, seed=seed, device=dense.weight.device, progress=progress
+        )
+        del features
     best = max(p.accuracy for p in path)
     chosen = max((p for p in path if p.accuracy >= best - tolerance), key=lambda p: p.sparsity)
     new = nn.Linear(dense.in_features, dense.out_features).to(dense.weight)
@@ -277,12 +306,22 @@ def _greatest_penalty(z: np.ndarray, y: np.ndarray, classes: int, l1_ratio: floa
 
 
 def _point(
-    w: Tensor, b: Tensor, penalty: float, centre: Tensor, scale: Tensor, x: Tensor, y: Tensor
+    w: Tensor,
+    b: Tensor,
+    penalty: float,
+    centre: Tensor,
+    scale: Tensor,
+    held_out: Samples,
+    y: Tensor,
 ) -> PathPoint:
     """Undo the standardisation: w (x - c) / s + b = (w / s) x + (b - w c / s)."""
     if len(w) == 1:  # scikit-learn keeps one row for two classes: logits (0, w x + b)
         w, b = torch.cat([torch.zeros_like(w), w]), torch.cat([torch.zeros_like(b), b])
     weight = w / scale
     bias = b - weight @ centre
-    accuracy = ((x @ weight.T + bias).argmax(1) == y).double().mean()
-    return PathPoint(weight, bias, penalty, float((weight == 0).double().mean()), float(accuracy))
+    right = 0
+    truth = y[held_out.rows.to(y.device)]
+    for part, x in held_out.chunks(torch.float64):
+        right += int(((x @ weight.T + bias).argmax(1) == truth[part]).sum())
+    sparsity = float((weight == 0).double().mean())
+    return PathPoint(weight.cpu(), bias.cpu(), penalty, sparsity, right / len(held_out))

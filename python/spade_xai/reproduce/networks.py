@@ -16,11 +16,15 @@ from spade_xai.reproduce.table import LeftOut
 from spade_xai.trojans.planted import Planted
 from spade_xai.trojans.trojan import predictions
 
+BATCH = 64  # pictures in one pass
+
 
 def sparse_fc_network(
-    model: nn.Module, pool: Pool, seed: int, progress: Progress
+    model: nn.Module, pool: Pool, seed: int, scratch: Path, progress: Progress
 ) -> tuple[nn.Module, str]:
     """The model with a last layer that was retrained to be sparse on the pool, and a sentence on it.
+
+    The features of the pool lie in a temporary file in the folder `scratch`, so that memory does not grow with it.
 
     Raises:
         LeftOut: The model ends in no linear layer, or the pool does not have every class.
@@ -37,13 +41,16 @@ def sparse_fc_network(
     device = device_of(model)
 
     def batches() -> Iterator[Tensor]:
-        for k in range(len(pool.files)):
-            yield pool.preprocessing.normalize(pool.image(k)[None]).to(device)
+        for start in range(0, len(pool.files), BATCH):
+            places = range(start, min(start + BATCH, len(pool.files)))
+            pictures = torch.stack([pool.image(k) for k in places])
+            yield pool.preprocessing.normalize(pictures).to(device)
 
     try:
         network, point = sparse_fc(
-            model, layer, batches(), torch.tensor(labels), seed=seed, progress=progress
-        )
+            model, layer, batches(), torch.tensor(labels), seed=seed, scratch=scratch,
+            progress=progress,
+        )  # fmt: skip
     except ValueError as error:  # such as a class that is in the held-out part alone
         raise LeftOut(f"{error}: give more pictures by --pool") from None
     return network, (

@@ -156,8 +156,9 @@ class TableRun:
             )
         else:
             network, note = sparse_fc_network(
-                subject.given.model, subject.pool, self.settings.seed, self.settings.progress
-            )
+                subject.given.model, subject.pool, self.settings.seed, self.settings.out,
+                self.settings.progress,
+            )  # fmt: skip
         made.notes.append(f"{column.name}: {note}")
         return network
 
