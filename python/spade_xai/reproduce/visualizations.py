@@ -8,7 +8,8 @@ from torch import Tensor
 
 from spade_xai.commands.options import parse_augment
 from spade_xai.reports.answers import class_name
-from spade_xai.reports.facets import Facet, facet_figure, facets
+from spade_xai.reports.facets import Facet, facets
+from spade_xai.reports.figure import figure_of
 from spade_xai.reports.tables import Table
 from spade_xai.reproduce.result import described
 from spade_xai.reproduce.sparsity import column_sparsity
@@ -21,7 +22,7 @@ TROJAN, CLEAN = "with the patch", "clean, of the same class"
 def visualizations(
     table: PublishedTable, subject: Subject, settings: Settings, say: Callable[[str], object]
 ) -> tuple[dict[str, Any], list[Table], list[Figure]]:
-    """The result as JSON takes it, its table and a picture per network.
+    """The result as JSON takes it, its table and a picture per backdoor.
 
     Of each backdoor: the neuron of its target in the network, in the trace of a picture with its patch, and in that of
     a clean picture of the target's class.
@@ -36,9 +37,9 @@ def visualizations(
         except LeftOut as error:
             left_out[name] = str(error)
             continue
-        for facet in _facets(table, subject, settings, backdoor["target"], pictures, say):
-            rows.append(_row(name, backdoor["target"], facet))
-            figures.append(_titled(facet, f"{name}: {facet.name}"))
+        found = _facets(table, subject, settings, backdoor["target"], pictures, say)
+        rows += [_row(name, backdoor["target"], facet) for facet in found]
+        figures.append(_together(found, name))
     if not rows:
         reasons = "; ".join(left_out.values())
         raise ValueError(f"reproduce: nothing of the figure can be made: {reasons}")
@@ -116,9 +117,17 @@ def _row(backdoor: str, target: int, facet: Facet) -> dict[str, Any]:
     }
 
 
-def _titled(facet: Facet, title: str) -> Figure:
-    figure = facet_figure(facet)
-    figure.suptitle(title, fontsize=9)
+def _together(found: list[Facet], backdoor: str) -> Figure:
+    """The dense network's visualisation, then each picture and the visualisation in its trace."""
+    shown = [(f"{backdoor}: whole network", found[0].found[0])]
+    for facet in found[1:]:
+        assert facet.picture is not None
+        shown += [(facet.name, facet.picture), ("pruned for it", facet.found[0])]
+    figure = figure_of(2.4 * len(shown), 2.7)
+    for axis, (title, image) in zip(figure.subplots(1, len(shown)), shown, strict=True):
+        axis.imshow(image.permute(1, 2, 0).clamp(0, 1).cpu().numpy())
+        axis.set_title(title, fontsize=9)
+        axis.set_axis_off()
     return figure
 
 
