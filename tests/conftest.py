@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import tiny_bert
 import torch
 from fake_cuda import entered
 from hypothesis import settings
@@ -75,3 +76,17 @@ def fake_cuda(monkeypatch):
 def on_device(fake_cuda):
     """Puts tensors on the fake device."""
     return fake_cuda.place
+
+
+@pytest.fixture(scope="session")
+def berts(tmp_path_factory):
+    """Takes a kind of `tiny_bert`; gives the folder of a tiny BERT, trained once per process."""
+    pytest.importorskip("transformers")
+    base, made = tmp_path_factory.mktemp("berts"), {}
+
+    def folder(kind="sst2"):
+        if kind not in made:
+            made[kind] = tiny_bert.write(base / kind, kind)
+        return made[kind]
+
+    return folder

@@ -1,34 +1,34 @@
 """spade-xai evaluate: how good maps are before and after pruning, over many images."""
 
-import functools
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from spade_xai.commands import options as o
+from spade_xai.commands.evaluate_texts import evaluate_texts
 from spade_xai.commands.evaluation import Asked, Ready, write_pages
-from spade_xai.commands.inputs import InputOptions
+from spade_xai.commands.inputs import MixedOptions
 from spade_xai.commands.output import end, print_inputs, print_json, ready_folder, reporter
 from spade_xai.commands.pruning import PruningOptions
-from spade_xai.commands.records import RecordFiles, SampleList, tensors_of
-from spade_xai.commands.runs import RunFiles
+from spade_xai.commands.records import RecordFiles, SampleList, record_key
 from spade_xai.commands.shards import ShardOptions, evaluate_shards
 from spade_xai.commands.signature import flat
+from spade_xai.commands.texts import TextAsked, TextOptions, are_texts
 from spade_xai.commands.volume import say
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import Evaluation, records_of
 from spade_xai.reports.explain import DENSE
-from spade_xai.reports.scores import Work
 
 
 @flat
 def evaluate(
-    inputs: InputOptions,
+    inputs: MixedOptions,
     *,
     masks: o.Masks = None,
     methods: o.Maps = None,
     z_box: o.ZBox = False,
+    texts: TextOptions,
     tracers: o.Tracers = ["SPADE", "FastSPADE"],  # noqa: B006
     sparsity: o.Sparsity = None,
     pruning: PruningOptions,
@@ -52,11 +52,27 @@ def evaluate(
     controls. With --out, what an earlier run of the same command finished is kept. With --shard the images are done
     that many at a time, and memory does not grow with their number: for sets of thousands, on one machine or many.
 
+    Texts, such as SST-2 (.tsv) and AG News (.csv), go to a classifier of transformers. Their maps are scored by DFFOT
+    and DFMIT: how few tokens must go, by falling relevance, until the whole network's answer flips.
+
     Examples:
       spade-xai evaluate photos/ -m torchvision:resnet50 -w r50.pth -t FastSPADE
       spade-xai evaluate 'trojan/*.png' --masks trojan -m mypackage.nets:make
       spade-xai evaluate set/ -m mypackage.nets:make -t FastSPADE --shard 64 --engine ray -o scores
+      spade-xai evaluate dev.tsv -m transformers:bert-sst2/ -o scores
     """
+    if are_texts(inputs.images):
+        refused = {
+            "--masks": masks, "--z-box": z_box, "--depthwise": pruning.depthwise, "--shard": shards.shard,
+        }  # fmt: skip
+        asked_of_texts = TextAsked(
+            inputs, texts, pruning, methods, sparsity, list(tracers), (), refused
+        )
+        evaluate_texts(asked_of_texts, out=out, as_json=as_json, progress=progress)
+        return
+    if not inputs.images:
+        raise typer.BadParameter("give images or files of texts", param_hint="IMAGES")
+    texts.refuse()
     asked = Asked(
         inputs, masks, pruning.methods(methods), z_box, list(tracers), pruning.sparsity(sparsity),
         pruning,
@@ -87,7 +103,7 @@ def _at_once(ready: Ready, out: Path | None, progress: bool | None) -> dict[str,
         def path(part: str, place: int) -> Path:
             return out / "samples" / f"{stems[place]}.{part}.json"
 
-        store = RecordFiles(path, functools.partial(_key, ready.files))
+        store = RecordFiles(path, record_key(ready.files))
         pages = [out / "report.html", out / "scores.json"]
         every = [path(part, k) for part in (DENSE, *names) for k in range(len(stems))]
         ready.files.check([*pages, *every])
@@ -104,8 +120,3 @@ def _at_once(ready: Ready, out: Path | None, progress: bool | None) -> dict[str,
     if out is not None:
         write_pages(ready, out, record, {"images": [given.names[k] for k in usable]})
     return record
-
-
-def _key(files: RunFiles, part: str, work: Work) -> str:
-    place = work.place if part == DENSE else ""  # of the draws of noise
-    return files.key(f"{part} {place}", tensors_of(work))

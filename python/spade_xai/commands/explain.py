@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from spade_xai.commands import options as o
-from spade_xai.commands.inputs import InputOptions, load_inputs
+from spade_xai.commands.explain_texts import explain_texts
+from spade_xai.commands.inputs import MixedOptions, load_inputs
 from spade_xai.commands.output import (
     end,
     print_fidelity,
@@ -20,6 +21,7 @@ from spade_xai.commands.output import (
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import RunFiles
 from spade_xai.commands.signature import flat
+from spade_xai.commands.texts import PANEL, TextAsked, TextOptions, are_texts
 from spade_xai.commands.volume import say
 from spade_xai.reports.answers import class_name
 from spade_xai.reports.card import says, verdict
@@ -34,7 +36,7 @@ from spade_xai.reports.report import GrowingReport
 
 @flat
 def explain(
-    inputs: InputOptions,
+    inputs: MixedOptions,
     *,
     class_names: o.ClassNames = None,
     masks: o.Masks = None,
@@ -53,6 +55,11 @@ def explain(
         ),
     ] = None,
     z_box: o.ZBox = False,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", rich_help_panel=PANEL, help="A text itself, may be repeated."),
+    ] = None,
+    texts: TextOptions,
     tracers: o.Tracers = ["SPADE"],  # noqa: B006
     sparsity: o.Sparsity = None,
     pruning: PruningOptions,
@@ -62,7 +69,7 @@ def explain(
             "--out",
             "-o",
             rich_help_panel=o.OUTPUT,
-            help="Folder for IMAGE.png, IMAGE.safetensors and report.html.",
+            help="Folder for report.html, and IMAGE.png and IMAGE.safetensors, or TEXT.json.",
         ),
     ] = Path("explanations"),
     as_json: o.AsJson = False,
@@ -73,12 +80,30 @@ def explain(
     The report holds everything: maps, sparsity and loss of each layer, fidelity to the dense model, timings. Maps are
     kept as IMAGE.safetensors too. Images that an earlier run of the same command finished are kept.
 
+    Texts go to a classifier of transformers: its tokenizer is read from the same folder. Their words are coloured by
+    relevance, and their classification head is pruned, unless --layers says otherwise.
+
     Examples:
       spade-xai explain cat.jpg -m torchvision:resnet50 -w r50.pth -n 128
       spade-xai explain photos/ -m timm:resnet18 -w r18.pth -t FastSPADE -a lrp
       spade-xai explain hammer.jpg -m pretrained:efficientnet_lite0 --label hammer
       spade-xai explain dog.png -m mypackage.nets:make --target 3 --json
+      spade-xai explain reviews.txt -m transformers:bert-sst2/
+      spade-xai explain --text "a dull film" -m transformers:bert-sst2/ -t SPADE -t FastSPADE
     """
+    if text or are_texts(inputs.images):
+        refused = {"--masks": masks, "--z-box": z_box, "--depthwise": pruning.depthwise}
+        asked = TextAsked(
+            inputs, texts, pruning, methods, sparsity, list(tracers), text or (), refused
+        )
+        explain_texts(
+            asked, class_names=class_names, target=target, label=label, out=out, as_json=as_json,
+            progress=progress,
+        )  # fmt: skip
+        return
+    if not inputs.images:
+        raise typer.BadParameter("give images, files of texts, or --text", param_hint="IMAGES")
+    texts.refuse()
     methods, sparsity = pruning.methods(methods), pruning.sparsity(sparsity)
     given = load_inputs(inputs, class_names, masks, target, label)
     names = list(tracers)

@@ -25,6 +25,8 @@ from spade_xai.tracing.augment import ImageAugment
 
 LARGE, IMAGENET_SIZE = 448, 224  # pixels a side
 
+RANDOM = "RANDOM WEIGHTS: the network was never trained, so its answers mean nothing"
+
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -145,6 +147,14 @@ class Inputs:
             result["augment"] = ImageAugment(steps, mean=known.mean, std=known.std)
         return result
 
+    def reads(self) -> list[Path]:
+        """The files of images and masks."""
+        return [*self.paths, *self.masks]
+
+    def described(self) -> str:
+        """What is done to the images, without who says so."""
+        return str(self.preprocessing)
+
     def told(self) -> str:
         """What was done to the images."""
         return f"{self.preprocessing} ({self.preprocessing.source})"
@@ -163,9 +173,7 @@ class Inputs:
                 f"{len(self.paths)} images; passed over in their folders: {files} other files, {folders} folders"
             )
         if self.random:
-            lines.append(
-                "RANDOM WEIGHTS: the network was never trained, so its answers mean nothing"
-            )
+            lines.append(RANDOM)
         return lines
 
 
@@ -181,6 +189,13 @@ class InputOptions:
     size: o.Size = None
     normalize: o.Normalize = "auto"
     strict: o.Strict = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedOptions(InputOptions):
+    """Which model, and which images or texts."""
+
+    images: o.ImagesOrTexts = None  # type: ignore[assignment]
 
 
 def load_inputs(
@@ -202,14 +217,7 @@ def load_inputs(
         paths = [path for path in paths if not path.stem.endswith("_mask")]
         if not paths:
             raise ImageError("there must be an image beside the masks, got none")
-    say(f"loading {given.model}")
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        model = load_model(
-            given.model, given.weights, classes=given.classes, pretrained=given.pretrained
-        )
-    for one in warned:
-        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    model, random = load_network(given)
     preprocessing = _preprocessing(given, model)
     if preprocessing.fit is None:
         check_sizes(paths)
@@ -224,10 +232,23 @@ def load_inputs(
     count = count_classes(model, inputs.example(), given.model)
     inputs.classes = read_class_names(class_names, preprocessing.classes, count)
     inputs.beside = passed_over(given.images or [])
-    inputs.random = any(issubclass(one.category, RandomWeightsWarning) for one in warned)
+    inputs.random = random
     inputs.target = class_of("--target", target, inputs.classes, count)
     inputs.label = class_of("--label", label, inputs.classes, count)
     return inputs
+
+
+def load_network(given: InputOptions) -> tuple[nn.Module, bool]:
+    """Load the model; also whether its weights are random, about which it warns."""
+    say(f"loading {given.model}")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        model = load_model(
+            given.model, given.weights, classes=given.classes, pretrained=given.pretrained
+        )
+    for one in warned:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return model, any(issubclass(one.category, RandomWeightsWarning) for one in warned)
 
 
 def _preprocessing(given: InputOptions, model: nn.Module) -> Preprocessing:

@@ -15,6 +15,7 @@ from spade_xai.commands.volume import OUTPUT as OUTPUT
 from spade_xai.tracing import schedule
 from spade_xai.tracing.augment import RECIPES, STEPS, ImageAugment
 from spade_xai.tracing.pruning.registry import TRACERS, method_of
+from spade_xai.tracing.text_augment import OPERATIONS
 
 MODEL, PRUNING = "Model and images", "Pruning"
 
@@ -78,6 +79,13 @@ def _check_method(name: str) -> str:
 
 Images = Annotated[
     list[str], typer.Argument(help="Image files, folders or globs.", show_default=False)
+]
+ImagesOrTexts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Image files, folders or globs; or files of texts: .txt, .tsv or .csv.",
+        show_default=False,
+    ),
 ]
 OptionalImages = Annotated[
     list[str] | None, typer.Argument(help="Image files, folders or globs.", show_default=False)
@@ -166,10 +174,12 @@ Sparsity = Annotated[
     ),
 ]  # fmt: skip
 Augment = Annotated[
-    str,
+    str | None,
     typer.Option(
         rich_help_panel=PRUNING,
-        help=f"{', '.join(RECIPES)}, none, or steps joined by commas, of {', '.join(STEPS)}.",
+        show_default="resnet; of texts eda",
+        help=f"{', '.join(RECIPES)}, none, or steps joined by commas, of {', '.join(STEPS)}. Of texts: "
+        f"eda, none, or steps of {', '.join(OPERATIONS)}.",
     ),
 ]
 Augmentations = Annotated[

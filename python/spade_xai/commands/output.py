@@ -6,12 +6,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import typer
 
 from spade_ext.files import sweep
-from spade_xai.commands.inputs import Inputs
 from spade_xai.commands.volume import LogLines, json_output, loudness
 from spade_xai.progress import Progress
 from spade_xai.tracing.fidelity import spoken
@@ -55,14 +54,23 @@ def reporter(asked: bool | None) -> Progress:
     return show_progress(asked) or LogLines()
 
 
-def print_inputs(given: Inputs) -> None:
-    """Print what is done to the images, and what else the user should know of them and of the model."""
+class Told(Protocol):
+    """What a command works on, images or texts."""
+
+    broken: list[str]
+
+    def notes(self) -> list[str]:
+        """What the user should know of it, in lines."""
+
+
+def print_inputs(given: Told) -> None:
+    """Print what is done to the images or texts, and what else the user should know of them and of the model."""
     for line in given.notes():
         typer.echo(line)
 
 
-def end(given: Inputs) -> None:
-    """Say which images were skipped, if any, and exit with 3 then."""
+def end(given: Told) -> None:
+    """Say what was skipped, if anything, and exit with 3 then."""
     for line in given.broken:
         typer.echo(f"spade-xai: skipped: {line}", err=True)
     if given.broken:
@@ -84,11 +92,11 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         typer.echo("  ".join(cells).rstrip())
 
 
-def print_fidelity(prefix: str, fidelity: Mapping[str, Any]) -> None:
+def print_fidelity(prefix: str, fidelity: Mapping[str, Any], what: str = "image") -> None:
     """Print how a sparse model's answers agree with the dense model's, and whether it is faithful."""
     image, varied = fidelity["sample"], fidelity["augmentations"]
     typer.echo(
-        f"{prefix}same label as dense: image {'yes' if image['label'] else 'no'}, "
+        f"{prefix}same label as dense: {what} {'yes' if image['label'] else 'no'}, "
         f"augmentations {varied['label']:.0%}; logit cosine {image['cosine']:.3f} and {varied['cosine']:.3f}"
     )
     verdict = spoken(fidelity)

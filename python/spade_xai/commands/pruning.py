@@ -13,7 +13,7 @@ from spade_xai.tracing.options import TraceOptions
 class PruningOptions:
     """The fields of `TraceOptions` that commands take, as text of a command line."""
 
-    augment: o.Augment = "resnet"
+    augment: o.Augment = None
     quality: o.QualityOption = o.Quality.QUICK
     augmentations: o.Augmentations = None
     layers: o.Layers = None
@@ -31,6 +31,11 @@ class PruningOptions:
             object.__setattr__(self, "augmentations", count)
 
     @property
+    def of_images(self) -> str:
+        """The text of --augment, or what stands for it where images are varied."""
+        return "resnet" if self.augment is None else self.augment
+
+    @property
     def paper(self) -> bool:
         """Whether what is not given is as in the paper."""
         return self.quality is o.Quality.PAPER
@@ -46,14 +51,15 @@ class PruningOptions:
     def told(self) -> dict[str, str]:
         """What results depend on, as text."""
         rounding = ("max_memory", "batch_size", "quality")  # what changes no more than that
-        return {k: str(v) for k, v in vars(self).items() if k not in rounding}
+        told = {**vars(self), "augment": self.of_images}
+        return {k: str(v) for k, v in told.items() if k not in rounding}
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `trace`, `trace_many` and `tune` that these texts stand for."""
         given = {k: v for k, v in vars(self).items() if k != "quality"}
         return {
             **given,
-            "augment": o.parse_augment(self.augment),
+            "augment": o.parse_augment(self.of_images),
             "layers": self.layers or None,
             "forward_precision": self.forward_precision.value,
         }

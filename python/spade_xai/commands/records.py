@@ -8,7 +8,9 @@ from torch import Tensor
 
 from spade_ext.files import read_json, write_json
 from spade_xai.commands.inputs import Inputs
+from spade_xai.commands.runs import RunFiles
 from spade_xai.models.inputs import device_of
+from spade_xai.reports.explain import DENSE
 from spade_xai.reports.scores import Sample, Work
 
 _FORMAT = "spade_xai.Scores.2"
@@ -56,3 +58,13 @@ class RecordFiles:
 def tensors_of(work: Work) -> list[Tensor | None]:
     """Images and masks that a record is of."""
     return [tensor for sample in (work.sample, *work.following) for tensor in sample]
+
+
+def record_key(files: RunFiles) -> Callable[[str, Work], str]:
+    """What names the record of a part of a sample; the dense one's draws of noise depend on the place."""
+
+    def key(part: str, work: Work) -> str:
+        place = work.place if part == DENSE else ""
+        return files.key(f"{part} {place}", tensors_of(work))
+
+    return key

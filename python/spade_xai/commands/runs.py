@@ -4,14 +4,14 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from spade_ext.files import format_of
-from spade_xai.commands.inputs import Inputs
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.models.forward_pass import outputs_of
+from spade_xai.models.inputs import Inputs
 from spade_xai.models.weights import first_line
 from spade_xai.tracing.file import describe, fingerprint
 from spade_xai.tuning.identity import coarse, digest_of_text
@@ -21,11 +21,26 @@ _HEAD = 4096  # bytes in which a file of ours says so
 _TAIL = 1 << 16  # the same for Parquet
 
 
+class Given(Protocol):
+    """What a command works on, images or texts."""
+
+    model: nn.Module
+
+    def reads(self) -> list[Path]:
+        """The files that are read."""
+
+    def described(self) -> str:
+        """What is done to make inputs of them."""
+
+    def example(self) -> Inputs:
+        """An input of the model."""
+
+
 class RunFiles:
     """The files of a command's run: their names, and whether one that is there is of the same run.
 
     Args:
-        given: Model and images.
+        given: Model, and images or texts.
         pruning: How to prune.
         sparsity: Text of the option, which may name a file.
         settings: All else that results depend on, as JSON takes it.
@@ -34,21 +49,21 @@ class RunFiles:
 
     def __init__(
         self,
-        given: Inputs,
+        given: Given,
         pruning: PruningOptions,
         sparsity: str,
         settings: dict[str, Any],
         read: Iterable[Path | None],
     ) -> None:
         file = Path(sparsity) if Path(sparsity).is_file() else None
-        self._reads = [*given.paths, *given.masks, *(path for path in (file, *read) if path)]
+        self._reads = [*given.reads(), *(path for path in (file, *read) if path)]
         settings = {
             **settings,
-            "images": str(given.preprocessing),
+            "images": given.described(),
             "pruning": pruning.told(),
             "sparsity": [sparsity, told_file(file)],
         }
-        example = next(given.pictures()).x
+        example = given.example()
         model = [
             fingerprint(given.model),
             _kind(given.model),

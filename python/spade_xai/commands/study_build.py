@@ -165,7 +165,7 @@ def build(
     schedule_file = Path(text) if Path(text).is_file() else None
     about = {
         "model": inputs.model, "sparsity": text, "sparsity_file": told_file(schedule_file),
-        "augment": pruning.augment, "images": given.told(),
+        "augment": pruning.of_images, "images": given.told(),
     }  # fmt: skip
     made = build_study(
         out, given.model, len(given.paths), read, options, preprocessing=given.preprocessing,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.models.copies import duplicate
-from spade_xai.models.inputs import call, device_of
+from spade_xai.models.inputs import Inputs, call, device_of, map_tensors
 
 SHOWN = 5
 """How many answers are kept."""
@@ -21,7 +21,7 @@ class Answer:
     probability: float
 
 
-def answers_of(model: nn.Module, x: Tensor, count: int = SHOWN) -> list[Answer]:
+def answers_of(model: nn.Module, x: Inputs, count: int = SHOWN) -> list[Answer]:
     """The most probable classes of one input [1, ...]; of a model with one logit, class 0 by its sigmoid.
 
     Args:
@@ -34,7 +34,7 @@ def answers_of(model: nn.Module, x: Tensor, count: int = SHOWN) -> list[Answer]:
     return [Answer(k, p) for k, p in zip(places.tolist(), values.tolist(), strict=True)]
 
 
-def probability_of(model: nn.Module, x: Tensor, index: int) -> float:
+def probability_of(model: nn.Module, x: Inputs, index: int) -> float:
     """The probability of one class for one input [1, ...].
 
     Raises:
@@ -57,7 +57,8 @@ def share(probability: float) -> str:
     return {"1.00": "1.0", "0.00": "< .01"}.get(text, text.removeprefix("0"))
 
 
-def _probabilities(model: nn.Module, x: Tensor) -> Tensor:
+def _probabilities(model: nn.Module, x: Inputs) -> Tensor:
     with torch.no_grad():
-        logits = call(duplicate(model), x.to(device_of(model))).double().flatten()
+        there = map_tensors(x, lambda t: t.to(device_of(model)))
+        logits = call(duplicate(model), there).double().flatten()
     return logits.sigmoid() if len(logits) == 1 else logits.softmax(0)

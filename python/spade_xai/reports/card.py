@@ -9,7 +9,7 @@ from torch import Tensor
 from spade_xai.attribution.methods import RECORDS
 from spade_xai.reports import heatmap
 from spade_xai.reports.answers import class_name, share
-from spade_xai.reports.explain import DENSE, Explanation
+from spade_xai.reports.explain import DENSE, Explained, Explanation
 from spade_xai.reports.page import heat, outline, photograph
 from spade_xai.tracing.fidelity import Fidelity
 from spade_xai.tracing.layer_report import LayerReport
@@ -32,16 +32,27 @@ def card(
         mask: Ground truth bool [H, W], outlined on every picture; None: none.
         introduction: A sentence below the name.
     """
-    stages: list[str] = []
-    for seconds in explanation.seconds.values():
-        stages += [stage for stage in seconds if stage not in stages]
     outlined = mask is not None and bool(mask.any())
     return {
-        "name": explanation.name,
+        **common(explanation, classes),
         "introduction": introduction,
         "photograph": photograph(explanation.image),
         "ratio": f"{explanation.image.shape[2]} / {explanation.image.shape[1]}",
         "outline": outline(mask) if mask is not None and outlined else None,
+        "methods": [
+            {"name": spaced(method), "views": _views(explanation, method, classes)}
+            for method in explanation.maps
+        ],
+    }
+
+
+def common(explanation: Explained, classes: Sequence[str] | None) -> dict[str, Any]:
+    """What cards of images and of texts share: verdicts, answers, agreement, layers and times."""
+    stages: list[str] = []
+    for seconds in explanation.seconds.values():
+        stages += [stage for stage in seconds if stage not in stages]
+    return {
+        "name": explanation.name,
         "says": says(explanation, classes),
         "verdicts": [verdict(tracer, f, classes) for tracer, f in explanation.fidelity.items()],
         "explained": class_name(classes, explanation.target),
@@ -59,10 +70,6 @@ def card(
                 ],
             }
             for column, found in explanation.answers.items()
-        ],
-        "methods": [
-            {"name": spaced(method), "views": _views(explanation, method, classes)}
-            for method in explanation.maps
         ],
         "equal": [
             f"{spaced(method).capitalize()} is left out: its maps equal those of {spaced(other)}."
@@ -86,7 +93,7 @@ def spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
-def says(explanation: Explanation, classes: Sequence[str] | None) -> str:
+def says(explanation: Explained, classes: Sequence[str] | None) -> str:
     """What the whole network answers, and what the user says, in a sentence."""
     answer, label = class_name(classes, explanation.prediction), explanation.label
     found = explanation.answers.get(DENSE)

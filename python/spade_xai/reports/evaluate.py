@@ -19,11 +19,14 @@ from spade_xai.progress import Progress
 from spade_xai.reports.controls import controls_of, partners
 from spade_xai.reports.explain import check_tracers
 from spade_xai.reports.plain import from_plain
-from spade_xai.reports.scores import Sample, Scores, Scoring, Work
+from spade_xai.reports.scores import Sample, Scorer, Scores, Scoring, Work
 from spade_xai.tracing.fidelity import Fidelity
 
 AVERAGE = "average"
 """Stands for the mean over methods of each sample."""
+
+BLIND = ("edges", "random")
+"""Maps that know nothing of the model; texts have no edges."""
 
 
 @dataclass
@@ -60,8 +63,9 @@ class Evaluation:
                     if part in controls:
                         other = [scores[metric][method] for scores in controls[part]]
                         columns[f"{part}, other image"] = other
-                for name in ("edges", "random"):
-                    columns[name] = [record[name][metric] for record in dense]
+                for name in BLIND:
+                    if name in dense[0]:
+                        columns[name] = [record[name][metric] for record in dense]
                 by_method[method] = {
                     column: torch.tensor(values, dtype=torch.float64)
                     for column, values in columns.items()
@@ -271,8 +275,8 @@ class Store(Protocol):
 
 
 def records_of(
-    scoring: Scoring,
-    samples: Sequence[Sample],
+    scoring: Scorer,
+    samples: Sequence[Any],
     tracers: Sequence[str],
     controls: Sequence[str],
     store: Store | None = None,
@@ -295,7 +299,7 @@ def records_of(
     networks = networks or {}
     result: Records = {}
     after: list[int] = []
-    further: list[list[Sample]] = [[] for _ in samples]
+    further: list[list[Any]] = [[] for _ in samples]
     for part in ("dense", *tracers, *networks):
         if say is not None:
             say(part)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,23 @@ from spade_xai.trojans.trojan import predictions
 
 DENSE = "dense"
 """The column of the whole network, beside those of the tracers."""
+
+
+class Explained(Protocol):
+    """What explanations of images and of texts have in common; see `Explanation`."""
+
+    name: str
+    target: int
+    prediction: int
+    maps: dict[str, dict[str, Tensor]]
+    layers: dict[str, list[LayerReport]]
+    fidelity: dict[str, Fidelity]
+    seconds: dict[str, dict[str, float]]
+    answers: dict[str, list[Answer]]
+    label: int | None
+    label_probability: dict[str, float]
+    label_maps: dict[str, dict[str, Tensor]]
+    equal: dict[str, str]
 
 
 @dataclass
@@ -63,28 +80,32 @@ class Explanation:
 
     def summary(self) -> dict[str, Any]:
         """All but image and maps, as JSON takes it."""
-        return {
-            "image": self.name,
-            "target": self.target,
-            "prediction": self.prediction,
-            "label": self.label,
-            "label_probability": self.label_probability,
-            "answers": {
-                column: [asdict(answer) for answer in found]
-                for column, found in self.answers.items()
-            },
-            "methods": list(self.maps),
-            "equal_methods": self.equal,
-            "traces": {
-                tracer: {
-                    "layers": [asdict(layer) for layer in self.layers[tracer]],
-                    **spoken(asdict(self.fidelity[tracer])),
-                    "fidelity": asdict(self.fidelity[tracer]),
-                    "seconds": self.seconds[tracer],
-                }
-                for tracer in self.layers
-            },
-        }
+        return {"image": self.name, **summary_of(self)}
+
+
+def summary_of(found: Explained) -> dict[str, Any]:
+    """All of an explanation but its name and its maps, as JSON takes it."""
+    return {
+        "target": found.target,
+        "prediction": found.prediction,
+        "label": found.label,
+        "label_probability": found.label_probability,
+        "answers": {
+            column: [asdict(answer) for answer in answers]
+            for column, answers in found.answers.items()
+        },
+        "methods": list(found.maps),
+        "equal_methods": found.equal,
+        "traces": {
+            tracer: {
+                "layers": [asdict(layer) for layer in found.layers[tracer]],
+                **spoken(asdict(found.fidelity[tracer])),
+                "fidelity": asdict(found.fidelity[tracer]),
+                "seconds": found.seconds[tracer],
+            }
+            for tracer in found.layers
+        },
+    }
 
 
 def explain(
@@ -151,10 +172,10 @@ def explain(
         result = Explanation(name, shown[k], explained, answer, empty, label=label)
         if label is not None and label != explained:
             result.label_maps = {method: {} for method in methods}
-        with _whole_time(result, DENSE):
+        with whole_time(result, DENSE):
             add_maps(result, DENSE, model, x, seed, z_box, progress)
         for tracer in tracers:
-            with _whole_time(result, tracer):
+            with whole_time(result, tracer):
                 found = trace(
                     model, x, method=TRACERS[tracer], seed=seed, progress=progress, **trace_options
                 )
@@ -166,7 +187,7 @@ def explain(
 
 
 @contextmanager
-def _whole_time(result: Explanation, column: str) -> Iterator[None]:
+def whole_time(result: Explained, column: str) -> Iterator[None]:
     """Note the time that no stage of a column took as a stage "other"."""
     start = time.perf_counter()
     yield
@@ -199,7 +220,7 @@ def add_maps(
     result.seconds.setdefault(column, {})["maps"] = time.perf_counter() - start
 
 
-def drop_equal(result: Explanation) -> None:
+def drop_equal(result: Explained) -> None:
     """Leave out methods whose maps all equal those of a method before them, and note which."""
     kept: list[str] = []
     for method, columns in list(result.maps.items()):
@@ -241,7 +262,7 @@ def image_map(
     ).cpu()
 
 
-def add_trace(result: Explanation, tracer: str, found: Trace) -> None:
+def add_trace(result: Explained, tracer: str, found: Trace) -> None:
     """Note a trace's layers, fidelity and times."""
     order = {name: place for place, (name, _) in enumerate(found.dense.named_modules())}
     result.layers[tracer] = in_place(found.layers, order)

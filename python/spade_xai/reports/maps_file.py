@@ -37,7 +37,7 @@ def write_maps(
     for method, columns in found.label_maps.items():
         tensors.update({f"label/{method}/{column}": map for column, map in columns.items()})
     notes = {
-        field.name: _plain(getattr(found, field.name))
+        field.name: plain(getattr(found, field.name))
         for field in fields(found)
         if field.name not in ("image", "maps", "label_maps")
     }
@@ -70,10 +70,10 @@ def read_maps(path: Path) -> tuple[Explanation, Tensor | None, dict[str, str]]:
         raise ValueError(f"read_maps: {path} is damaged: {error!r}") from None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Dataclasses inside dicts and lists as dicts."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return asdict(value) if hasattr(value, "__dataclass_fields__") else value

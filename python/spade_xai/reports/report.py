@@ -53,6 +53,8 @@ class GrowingReport:
         classes: Names of the model's classes.
         count: How many explanations there will be.
         notes: Sentences at the end.
+        template: Of the page.
+        what: What is explained, in the plural.
     """
 
     def __init__(
@@ -62,17 +64,25 @@ class GrowingReport:
         classes: Sequence[str] | None,
         count: int,
         notes: Sequence[str] = (),
+        template: str = "report.html",
+        what: str = "images",
     ) -> None:
         self.path, self.title, self.classes, self.count = path, title, classes, count
+        self.template, self.what = template, what
         self._notes = list(notes)
         self._cards: list[dict[str, Any]] = []
         self._written, self._took = 0.0, 0.0
 
     def add(self, explanation: Explanation, mask: Tensor | None = None) -> None:
         """Add an explanation, and write the page if there was time enough."""
-        self._cards.append(card(explanation, self.classes, mask))
+        self.add_card(card(explanation, self.classes, mask))
+
+    def add_card(self, made: dict[str, Any]) -> None:
+        """Add a card as the template takes it, and write the page if there was time enough."""
+        self._cards.append(made)
         if time.perf_counter() - self._written >= self._took / SHARE_OF_TIME:
-            self._write(f"{len(self._cards)} of {self.count} images so far: load this page again.")
+            so_far = f"{len(self._cards)} of {self.count} {self.what} so far"
+            self._write(f"{so_far}: load this page again.")
 
     def close(self) -> None:
         """Write the page of all explanations."""
@@ -82,7 +92,7 @@ class GrowingReport:
         start = time.perf_counter()
         notes = self._notes if note is None else [*self._notes, note]
         page = render(
-            "report.html", title=self.title, cards=self._cards, tables=(), notes=notes, figures=()
+            self.template, title=self.title, cards=self._cards, tables=(), notes=notes, figures=()
         )
         write_page(self.path, page)
         self._written = time.perf_counter()

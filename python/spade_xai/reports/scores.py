@@ -36,15 +36,13 @@ class Work(NamedTuple):
     """A sample to trace."""
 
     place: int
-    sample: Sample
-    following: Sequence[
-        Sample
-    ] = ()  # whose maps are scored after pruning for this one, as their control
+    sample: Any  # an image's `Sample`, or the `Tokens` of a text
+    following: Sequence[Any] = ()  # whose maps are scored after pruning for this one, as control
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """How maps are made and scored; see `evaluate`.
+class Scorer:
+    """How maps are made and scored; see `evaluate`. What a sample is, and how its maps are scored, a subclass says.
 
     `trace_options` are those of `trace_many`; with "sequential" each sample is traced alone, layer after layer.
     """
@@ -57,26 +55,19 @@ class Scoring:
     trace_options: Mapping[str, Any]
     first: int = 0  # place of the first sample in the whole set, from which the noise is drawn
 
-    def dense(self, index: int, sample: Sample) -> dict[str, Any]:
-        """Scores of the dense model's maps, of edges and of noise, as JSON takes them."""
-        seconds: dict[str, float] = {}
-        scores = self._scores(self.model, sample, seconds)
-        start = time.perf_counter()
-        edges = self._score(baselines.edge_map(sample.x.cpu()), sample)
-        noise = self._score(
-            baselines.random_map(sample.x.cpu(), seed=self.seed + self.first + index), sample
-        )
-        seconds["metrics"] += time.perf_counter() - start
-        answer = int(predictions(self.model, sample.x))
-        return {
-            "scores": scores, "edges": edges, "random": noise, "answer": answer, "seconds": seconds,
-        }  # fmt: skip
+    def dense(self, index: int, sample: Any) -> dict[str, Any]:
+        """Scores of the dense model's maps and of controls that know nothing of it, as JSON takes them."""
+        raise NotImplementedError
+
+    def _scores(self, model: nn.Module, sample: Any, seconds: dict[str, float]) -> Scores:
+        """Of the maps of a model for the class that the dense model answers."""
+        raise NotImplementedError
 
     def traced(self, tracer: str, work: Iterable[Work]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Index and scores of each sample after pruning for it, in order; samples are read a group at a time."""
         read: deque[Work] = deque()
 
-        def samples() -> Iterator[Tensor]:
+        def samples() -> Iterator[Any]:
             for item in work:
                 read.append(item)
                 yield item.sample.x
@@ -94,12 +85,12 @@ class Scoring:
             record["following"] = [self._scores(found.model, x, seconds) for x in following]
             yield place, {**record, "seconds": seconds}
 
-    def of(self, network: nn.Module, sample: Sample) -> dict[str, Any]:
+    def of(self, network: nn.Module, sample: Any) -> dict[str, Any]:
         """Scores of another network's maps, as JSON takes them."""
         seconds: dict[str, float] = {}
         return {"scores": self._scores(network, sample, seconds), "seconds": seconds}
 
-    def _traces(self, method: str, samples: Iterator[Tensor]) -> Iterator[Trace]:
+    def _traces(self, method: str, samples: Iterator[Any]) -> Iterator[Trace]:
         """The trace of each sample, in order."""
         options = {
             **self.trace_options,
@@ -110,6 +101,26 @@ class Scoring:
         if options.pop("sequential", False):
             return (trace(self.model, x, sequential=True, **options) for x in samples)
         return trace_many(self.model, samples, **options)
+
+
+@dataclass(frozen=True)
+class Scoring(Scorer):
+    """How maps of images are made and scored."""
+
+    def dense(self, index: int, sample: Sample) -> dict[str, Any]:
+        """Scores of the dense model's maps, of edges and of noise, as JSON takes them."""
+        seconds: dict[str, float] = {}
+        scores = self._scores(self.model, sample, seconds)
+        start = time.perf_counter()
+        edges = self._score(baselines.edge_map(sample.x.cpu()), sample)
+        noise = self._score(
+            baselines.random_map(sample.x.cpu(), seed=self.seed + self.first + index), sample
+        )
+        seconds["metrics"] += time.perf_counter() - start
+        answer = int(predictions(self.model, sample.x))
+        return {
+            "scores": scores, "edges": edges, "random": noise, "answer": answer, "seconds": seconds,
+        }  # fmt: skip
 
     def _scores(self, model: nn.Module, sample: Sample, seconds: dict[str, float]) -> Scores:
         """Of the maps of a model for the class that the dense model answers."""

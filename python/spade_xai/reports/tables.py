@@ -15,6 +15,8 @@ TITLES = {
     "pointing_game": "Pointing game: share of maps whose highest pixel lies on the patch",
     "insertion": "Insertion on clean images",
     "deletion": "Deletion on clean images (less is better)",
+    "dffot": "DFFOT: share of texts whose answer flips without the token that the map names first",
+    "dfmit": "DFMIT: share of a text's tokens to remove, by falling value, until the answer flips (less is better)",
 }
 
 BETTER = {
@@ -22,10 +24,14 @@ BETTER = {
     "not beat them shows nothing.",
     "pointing_game": "Higher is better; chance is the patch's share of the image.",
     "insertion": "Higher is better: the pixels that the map names first convince the whole network sooner.",
+    "dffot": "Higher is better. Random maps know nothing of the network: a map that does not beat them shows nothing.",
+    "dfmit": "Lower is better; a text whose answer never flips counts 1.",
 }
-GAINS = (
-    "Above 0 is better than the whole network's map. Less than two standard errors may be chance."
-)
+LOWER = ("deletion", "dfmit")
+"""Metrics of which less is better."""
+CHANCE = "Less than two standard errors may be chance."
+GAINS = f"Above 0 is better than the whole network's map. {CHANCE}"
+LOSSES = f"Below 0 is better than the whole network's map. {CHANCE}"
 AGREEMENT = "Labels and cosines near 1 and errors near 0 are better."
 
 OTHER = (
@@ -138,11 +144,11 @@ def _differences(found: Mapping[str, Any], metric: str) -> Table:
         cells.append([m, *(_cell(*pair, sign="+") for pair in line)])
     head = [*others, *(f"{c} - other image" for c in controlled)]
     title = f"{TITLES.get(metric, metric)}: paired differences to dense and standard error, n = {_n(rows)}"
-    note = GAINS
+    less = metric in LOWER
+    note = LOSSES if less else GAINS
     if controlled:
-        note += (
-            " The columns of another image's trace: above 0, pruning for the image itself matters."
-        )
+        side = "below" if less else "above"
+        note += f" The columns of another image's trace: {side} 0, pruning for the image itself matters."
     return {"title": title, "head": ["method", *head], "rows": cells, "note": note}
 
 
@@ -255,6 +261,17 @@ def _twins(found: Mapping[str, Any]) -> dict[str, str]:
         else:
             result[method] = other
     return result
+
+
+def of_texts(value: Any) -> Any:
+    """A record or tables of texts in place of images: the same with "text" for "image" in every string."""
+    if isinstance(value, str):
+        return value.replace("an image", "a text").replace("image", "text")
+    if isinstance(value, dict):
+        return {of_texts(key): of_texts(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [of_texts(entry) for entry in value]
+    return value
 
 
 def _values(evaluation: Evaluation, metric: str, method: str, column: str) -> tuple[Tensor, Tensor]:

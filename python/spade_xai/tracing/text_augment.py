@@ -36,7 +36,7 @@ class TextAugment:
         pad: Id that fills rows up to the longest variant; required for insert and delete.
         alpha: Share of the tokens that an operation changes.
         operations: Which to draw from.
-        max_length: Longest text; insertions beyond it are not made. None: twice alpha longer than the sample.
+        max_length: Longest text that the model takes; insertions beyond it are not made. None: no limit.
 
     Example:
         >>> import torch
@@ -115,11 +115,14 @@ class TextAugment:
         columns = [[i for i, here in enumerate(row) if here] for row in both[1]]
         lists = [[row[i] for i in kept] for row, kept in zip(both[0], columns, strict=True)]
         longest = max((len(row) for row in lists), default=0)
-        width = self.max_length or longest + self._changes(longest)
-        if longest > width:
-            raise ValueError(
-                f"TextAugment: max_length must be at least the {longest} tokens of the sample, got {width}"
-            )
+        width = longest + self._changes(longest)
+        most = self.max_length
+        if most is not None:
+            if longest > most:
+                raise ValueError(
+                    f"TextAugment: max_length must be at least the {longest} tokens of the sample, got {most}"
+                )
+            width = min(width, most)
         # Of each variant: for every place, which place of the sample it came from, and its token.
         varied = [self._vary(row, width) for row in lists]
         tokens = _padded([[token for _, token in row] for row in varied], width, self.pad)

@@ -1,0 +1,77 @@
+"""Scores of the maps of one text: how much of it has to go, by falling relevance, until the answer flips."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spade_xai.attribution.tokens import token_map
+from spade_xai.measures.text import dffot, dfmit
+from spade_xai.models.answers import class_logits, labels
+from spade_xai.models.copies import duplicate
+from spade_xai.models.inputs import device_of
+from spade_xai.models.tokens import Tokens
+from spade_xai.reports.scores import Scorer, Scores
+
+FLIPS = {"dffot": dffot, "dfmit": dfmit}
+"""What scores a map of a text."""
+
+
+@dataclass(frozen=True)
+class TextScoring(Scorer):
+    """How maps of texts are made and scored, on the dense model and for its answer.
+
+    Attributes:
+        pad: Id of the padding.
+        baseline: As in `token_map`.
+    """
+
+    pad: int = 0
+    baseline: str = "pad"
+
+    def dense(self, index: int, sample: Tokens) -> dict[str, Any]:
+        """Scores of the dense model's maps and of random ones, as JSON takes them."""
+        seconds: dict[str, float] = {}
+        scores = self._scores(self.model, sample, seconds)
+        start = time.perf_counter()
+        generator = torch.Generator().manual_seed(self.seed + self.first + index)
+        noise = self._score(torch.rand(sample.ids.shape[1], generator=generator), sample)
+        seconds["metrics"] += time.perf_counter() - start
+        answer = answer_of(self.model, sample)
+        return {"scores": scores, "random": noise, "answer": answer, "seconds": seconds}
+
+    def _scores(self, model: nn.Module, sample: Tokens, seconds: dict[str, float]) -> Scores:
+        label = answer_of(self.model, sample)
+        result: Scores = {}
+        for method in self.methods:
+            start = time.perf_counter()
+            found = token_map(
+                model, sample, label, method, pad=self.pad, baseline=self.baseline, seed=self.seed
+            )
+            middle = time.perf_counter()
+            for metric, value in self._score(found, sample).items():
+                result.setdefault(metric, {})[method] = value
+            seconds["maps"] = seconds.get("maps", 0.0) + middle - start
+            seconds["metrics"] = seconds.get("metrics", 0.0) + time.perf_counter() - middle
+        return result
+
+    def _score(self, found: Tensor, sample: Tokens) -> dict[str, float]:
+        """Scores of a map [T] by metric."""
+        tokens = sample.to(device_of(self.model))
+        scores = found[None].to(tokens.ids.device)
+        return {
+            name: float(
+                measure(self.model, tokens.ids, scores, tokens.free, mask=tokens.mask, pad=self.pad)
+            )
+            for name, measure in FLIPS.items()
+        }
+
+
+def answer_of(model: nn.Module, tokens: Tokens) -> int:
+    """The class that a model answers for a text; of a model with one logit its one class, 0."""
+    with torch.no_grad():
+        output = duplicate(model)(**tokens.to(device_of(model)).x)
+    logits = class_logits("answer_of", output, 1)
+    return 0 if logits.shape[1] == 1 else int(labels(logits))
