@@ -44,6 +44,7 @@ def test_links(page):
         "docs/imagenet-study.md",
         "docs/human-study.md",
         "docs/reproduce.md",
+        "docs/texts.md",
         *HELP,
     ],
 )

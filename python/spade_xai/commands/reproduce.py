@@ -1,7 +1,8 @@
 """spade-xai reproduce: a table of the paper on a backdoored network, beside the published figures."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from matplotlib.figure import Figure
@@ -11,11 +12,13 @@ from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import finite, print_json, ready_folder, reporter
 from spade_xai.commands.runs import check_outputs
+from spade_xai.commands.signature import flat
+from spade_xai.commands.texts import Synonyms, SynonymsOption, TextFormat
 from spade_xai.commands.volume import say
 from spade_xai.reports.figure import embedded
 from spade_xai.reports.page import write_page
 from spade_xai.reports.report import html
-from spade_xai.reports.tables import text
+from spade_xai.reports.tables import Table, text
 from spade_xai.reproduce.accuracies import accuracies
 from spade_xai.reproduce.figures import FigureRun
 from spade_xai.reproduce.result import result_of, sentences, tables_of
@@ -23,6 +26,7 @@ from spade_xai.reproduce.run import TableRun
 from spade_xai.reproduce.selection import Pool
 from spade_xai.reproduce.subject import Settings, Subject
 from spade_xai.reproduce.table import PublishedTable, load_table, names
+from spade_xai.reproduce.texts import TextSet, TextTable
 from spade_xai.reproduce.tuned import KINDS as TUNED
 from spade_xai.reproduce.tuned import tuned_figure
 from spade_xai.reproduce.visualizations import visualizations
@@ -31,13 +35,46 @@ from spade_xai.trojans.class_folder import class_folder
 from spade_xai.trojans.planted import Planted, read_planted
 
 FORMAT = "spade_xai.Reproduced.1"
+PANEL = "Texts of Table 9"
 
 
+@dataclass(frozen=True)
+class TextSets:
+    """The texts of Table 9, and the models that classify them."""
+
+    sst2: Annotated[
+        Path | None,
+        typer.Option("--sst2", rich_help_panel=PANEL, help="SST-2 as GLUE has it, such as dev.tsv."),
+    ] = None  # fmt: skip
+    sst2_model: Annotated[
+        str | None,
+        typer.Option("--sst2-model", rich_help_panel=PANEL, help="Its classifier: transformers:FOLDER."),
+    ] = None  # fmt: skip
+    ag_news: Annotated[
+        Path | None, typer.Option("--ag-news", rich_help_panel=PANEL, help="AG News, such as test.csv.")
+    ] = None  # fmt: skip
+    ag_news_model: Annotated[
+        str | None,
+        typer.Option("--ag-news-model", rich_help_panel=PANEL, help="Its classifier: transformers:FOLDER."),
+    ] = None  # fmt: skip
+    pretrained: o.Pretrained = False
+    synonyms: SynonymsOption = Synonyms.AUTO
+
+    def sets(self) -> list[TextSet]:
+        """The rows of the table."""
+        return [
+            TextSet("SST-2", "--sst2", TextFormat.SST2, self.sst2, self.sst2_model),
+            TextSet("AG News", "--ag-news", TextFormat.AG_NEWS, self.ag_news, self.ag_news_model),
+        ]
+
+
+@flat
 def reproduce(
     table: Annotated[
         str | None,
         typer.Argument(help="The number of a table, such as 2; without it the tables are listed."),
     ] = None,
+    *,
     planted: Annotated[
         str,
         typer.Option(
@@ -46,7 +83,11 @@ def reproduce(
     ] = "toy",
     limit: Annotated[
         int | None,
-        typer.Option(min=2, show_default="as in the paper", help="The number of pictures."),
+        typer.Option(
+            min=2,
+            show_default="as in the paper",
+            help="The number of pictures, or of texts per set.",
+        ),
     ] = None,
     augmentations: Annotated[
         int | None,
@@ -98,6 +139,7 @@ def reproduce(
             help="Folder with a folder of pictures per class: for Sparse FC, and for the columns of Table 18.",
         ),
     ] = None,
+    texts: TextSets,
     layers: o.Layers = None,
     seed: o.Seed = 0,
     batch_size: o.BatchSize = 64,
@@ -127,6 +169,7 @@ def reproduce(
       spade-xai reproduce 2 --limit 8 -n 64
       spade-xai reproduce 2 --planted planted/ --limit 100
       spade-xai reproduce 2 --planted planted/ --tuned tuned/ --pool imagenet/train
+      spade-xai reproduce 9 --sst2 dev.tsv --sst2-model transformers:bert-sst2/
     """
     if table is None:
         for name in names():
@@ -142,9 +185,6 @@ def reproduce(
     elif wanted.kind == "accuracies":
         result, shown = accuracies(wanted, _planted(planted, folder)[0])
     else:
-        network, place = _planted(planted, folder)
-        subject = _subject(wanted, network, place, limit, pool)
-        subject.given.to(device)
         settings = Settings(
             folder, list(methods or wanted.methods), augmentations, sparsity, tuned, checkpoint, seed,
             {
@@ -153,13 +193,11 @@ def reproduce(
             },
             reporter(progress),
         )  # fmt: skip
-        if wanted.kind == "scores":
-            result = result_of(wanted, subject, TableRun(wanted, subject, settings, say).run())
-            shown = tables_of(result, wanted)
-        elif wanted.kind == "visualizations":
-            result, shown, drawn = visualizations(wanted, subject, settings, say)
+        if wanted.kind == "texts":
+            made = TextTable(wanted, settings, limit, texts.synonyms, texts.pretrained, say)
+            result, shown = made.run(texts.sets())
         else:
-            result, shown = FigureRun(wanted, subject, settings, say).run()
+            result, shown, drawn = _of_pictures(wanted, settings, planted, limit, pool)
     lines = sentences(result)
     page = html([], title=wanted.title, tables=shown, notes=lines, figures=map(embedded, drawn))
     write_page(folder / "report.html", page)
@@ -171,6 +209,21 @@ def reproduce(
         typer.echo(text(found) + "\n")
     for line in lines:
         typer.echo(line)
+
+
+def _of_pictures(
+    wanted: PublishedTable, settings: Settings, planted: str, limit: int | None, pool: Path | None
+) -> tuple[dict[str, Any], list[Table], list[Figure]]:
+    """The result of a table of pictures, its tables and its figures."""
+    network, place = _planted(planted, settings.out)
+    subject = _subject(wanted, network, place, limit, pool)
+    subject.given.to((settings.trace or {}).get("device"))
+    if wanted.kind == "scores":
+        result = result_of(wanted, subject, TableRun(wanted, subject, settings, say).run())
+        return result, tables_of(result, wanted), []
+    if wanted.kind == "visualizations":
+        return visualizations(wanted, subject, settings, say)
+    return *FigureRun(wanted, subject, settings, say).run(), []
 
 
 def _planted(given: str, out: Path) -> tuple[Planted, Path]:

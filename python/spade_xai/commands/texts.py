@@ -55,6 +55,16 @@ class Synonyms(str, enum.Enum):
     EMBEDDING = "embedding"
 
 
+SynonymsOption = Annotated[
+    Synonyms,
+    typer.Option(
+        rich_help_panel=PANEL,
+        help="Synonyms of --augment eda: wordnet (EDA's, by nltk and its data), embedding (the nearest words of "
+        "the model's embedding), or auto: wordnet if it is at hand, else embedding, which is said.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class TextOptions:
     """How texts are read, varied and explained."""
@@ -80,14 +90,7 @@ class TextOptions:
             help="What counts as no text: pad ([PAD] between the kept [CLS] and [SEP], as published) or zero.",
         ),
     ] = Baseline.PAD
-    synonyms: Annotated[
-        Synonyms,
-        typer.Option(
-            rich_help_panel=PANEL,
-            help="Synonyms of --augment eda: wordnet (EDA's, by nltk and its data), embedding (the nearest words of "
-            "the model's embedding), or auto: wordnet if it is at hand, else embedding, which is said.",
-        ),
-    ] = Synonyms.AUTO  # fmt: skip
+    synonyms: SynonymsOption = Synonyms.AUTO
 
     def refuse(self) -> None:
         """Refuse options of texts where images are given.

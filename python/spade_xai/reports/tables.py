@@ -264,9 +264,11 @@ def _twins(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def of_texts(value: Any) -> Any:
-    """A record or tables of texts in place of images: the same with "text" for "image" in every string."""
+    """A record or tables of texts in place of images: the same with "text" for "image" and "picture" in each string."""
     if isinstance(value, str):
-        return value.replace("an image", "a text").replace("image", "text")
+        return (
+            value.replace("an image", "a text").replace("image", "text").replace("picture", "text")
+        )
     if isinstance(value, dict):
         return {of_texts(key): of_texts(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

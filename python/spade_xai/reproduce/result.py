@@ -9,7 +9,7 @@ from spade_xai.measures import metrics
 from spade_xai.measures.metrics import Estimate
 from spade_xai.reports.evaluate import AVERAGE
 from spade_xai.reports.explain import DENSE
-from spade_xai.reports.tables import OTHER, Table
+from spade_xai.reports.tables import LOWER, OTHER, Table
 from spade_xai.reproduce.subject import Made, Subject
 from spade_xai.reproduce.table import PublishedTable
 from spade_xai.trojans.planted import Planted
@@ -29,7 +29,7 @@ def result_of(table: PublishedTable, subject: Subject, made: Made) -> dict[str, 
         for column in found.columns(metric):
             for method in found.methods(metric):
                 mean, gain = found.mean(metric, method, column), found.gain(metric, method, column)
-                rows.append(_row(table, metric, method, column, mean, gain))
+                rows.append(row_of(table, metric, method, column, mean, gain))
                 if column.endswith(OTHER):
                     own = found.values(metric, method, column.removesuffix(OTHER))
                     paired = metrics.paired(own, found.values(metric, method, column))
@@ -43,7 +43,7 @@ def result_of(table: PublishedTable, subject: Subject, made: Made) -> dict[str, 
                 at = torch.tensor(places)
                 own, dense = (found.values(metric, AVERAGE, c)[at] for c in (column, DENSE))
                 by_backdoor.append(
-                    _row(
+                    row_of(
                         table,
                         metric,
                         backdoor,
@@ -96,9 +96,10 @@ def of_table(table: PublishedTable) -> dict[str, Any]:
     }
 
 
-def _row(
+def row_of(
     table: PublishedTable, metric: str, row: str, column: str, mean: Estimate, gain: Estimate
 ) -> dict[str, Any]:
+    """A row of a result, in percent, with the published figure if there is one."""
     figures = table.published.get(metric)
     name = "Dense" if column == DENSE else column
     published = None if figures is None else figures.figure(row, name)
@@ -134,23 +135,22 @@ def tables_of(result: Mapping[str, Any], table: PublishedTable) -> list[Table]:
         if table.by_backdoor:
             main = [*backdoors, *(r for r in rows if r["row"] == AVERAGE)]
         what = f"{metric.replace('_', ' ')}, percent, n = {result['pictures']} pictures"
-        found.append(_beside(f"{what}: ours, and the paper's", main, columns, kind))
-        found.append(_differences(what, main, columns[1:], result, metric, kind))
-        found.append(_controls(what, rows))
+        found.append(beside(f"{what}: ours, and the paper's", main, columns, kind))
+        found.append(differences(what, main, columns[1:], result, metric, kind))
+        found.append(controls(what, rows))
         if backdoors and not table.by_backdoor:
             found.append(
-                _beside(
-                    f"{what}: by backdoor, average over methods", backdoors, columns, "backdoor"
-                )
+                beside(f"{what}: by backdoor, average over methods", backdoors, columns, "backdoor")
             )
     if result["faithful"]:
-        found.append(_faithful(result))
+        found.append(faithful_table(result))
     return found
 
 
-def _beside(
+def beside(
     title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str
 ) -> Table:
+    """Our figures and the published ones, a row per method, backdoor or data set."""
     of = {(r["row"], r["column"]): r for r in rows}
     head, cells = [kind], []
     published = {
@@ -170,7 +170,7 @@ def _beside(
     return {"title": title, "head": head, "rows": cells, "note": note}
 
 
-def _differences(
+def differences(
     what: str,
     rows: Sequence[Mapping[str, Any]],
     columns: Sequence[str],
@@ -178,6 +178,7 @@ def _differences(
     metric: str,
     kind: str,
 ) -> Table:
+    """Differences to the dense network's maps, and to those after pruning for another sample."""
     of = {(r["row"], r["column"]): r for r in rows}
     control = {
         (r["row"], r["column"]): r for r in result["own_minus_other_image"] if r["metric"] == metric
@@ -207,22 +208,25 @@ def _differences(
         "head": head,
         "rows": cells,
         "note": "Less than two standard errors may be chance. The last columns are differences to the maps after "
-        "pruning for another picture: above 0, pruning for the picture itself matters.",
+        f"pruning for another picture: {'below' if metric in LOWER else 'above'} 0, pruning for the picture itself "
+        "matters.",
     }
 
 
-def _controls(what: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def controls(what: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What knows nothing of the network or of the sample."""
     names = [c for c in dict.fromkeys(r["column"] for r in rows) if _is_control(c)]
     of = {(r["row"], r["column"]): r for r in rows}
     cells = [
         [name, *(_cell(of[name, c]["mean"], of[name, c]["standard_error"]) for c in names)]
         for name in dict.fromkeys(r["row"] for r in rows)
     ]
+    blind = "Edges and random maps" if "edges" in names else "Random maps"
     return {
         "title": f"{what}: controls",
         "head": ["method", *names],
         "rows": cells,
-        "note": "Edges and random maps know nothing of the network. Magnitude pruning knows nothing of the picture.",
+        "note": f"{blind} know nothing of the network. Magnitude pruning knows nothing of the picture.",
     }
 
 
@@ -230,7 +234,8 @@ def _is_control(column: str) -> bool:
     return column in CONTROLS or column == "Magnitude" or column.endswith(OTHER)
 
 
-def _faithful(result: Mapping[str, Any]) -> Table:
+def faithful_table(result: Mapping[str, Any]) -> Table:
+    """How many traces are faithful."""
     rows = [[c, f"{found['yes']} of {found['of']}"] for c, found in result["faithful"].items()]
     return {
         "title": "Traces that answer as the dense network does",
@@ -244,7 +249,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     """What the reader of a result must know, and why columns are left out."""
     lines = [f"Network: {result['network']}. The paper's: {result['paper_network']}."]
     if "pictures" not in result:
-        return [*lines, *result["differs"]]
+        return [*lines, *result.get("notes", ()), *result["differs"]]
     if not result["paper_architecture"]:
         lines.append(
             "This is another network than the paper's: figures are not to be compared one by one."

@@ -14,8 +14,6 @@ else:
 REFUSED = {
     "1": "Table 1 holds run times: `python -m benchmarks latency` of a source checkout measures them",
     "4": "Table 4 needs people: see `spade-xai study`",
-    "9": "Table 9 is of text, which no command reads yet: trace, attribute and the measures dffot and dfmit of "
-    "spade_xai.measures.text are its parts",
     "11": "Table 11 holds the backdoors of ImageNet: `spade-xai plant imagenet` plants them",
     "12": "Table 12 holds the label vectors of CelebA, whose images have 40 labels each: planting and explaining one "
     "of several labels is not there yet",
@@ -110,9 +108,9 @@ class PublishedTable:
         columns: Beside "Dense".
         published: Metric -> figures.
         by_backdoor: Whether the rows are backdoors instead of methods.
-        kind: "scores" of maps, "accuracies" of the network itself, "similarity" of gradients, "agreement" of masks,
-            "visualizations" of classes, or what tuned sparsities show: "ratios" and "ratios by method" of layers, and
-            "tuning", the scores.
+        kind: "scores" of maps, "texts" for scores of maps of texts, "accuracies" of the network itself, "similarity" of
+            gradients, "agreement" of masks, "visualizations" of classes, or what tuned sparsities show: "ratios" and
+            "ratios by method" of layers, and "tuning", the scores.
         copies: Noisy copies of a picture, for "similarity".
         steps: Steps of a visualisation.
         differs: Sentences on what differs from the paper.
