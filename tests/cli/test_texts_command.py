@@ -167,3 +167,27 @@ def test_networks_and_images_that_texts_do_not_go_with(run, spec, pictures):
     assert code == 1 and "--shard is for images" in err
     code, _, err = run("explain", "-m", "command_line:make")
     assert code == 2 and "--text" in err
+
+
+def test_a_model_of_one_logit(run, berts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    two = load_model(f"transformers:{berts()}")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.from_pretrained(
+        berts(), id2label={0: "positive"}, label2id={"positive": 0}, problem_type="regression"
+    )
+    one = transformers.BertForSequenceClassification(config)
+    weights = two.state_dict()
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name][1:] - weights[name][:1]
+    one.load_state_dict(weights)
+    one.save_pretrained("one")
+    Tokenizer(f"transformers:{berts()}", two).tokenizer.save_pretrained("one")
+    tiny_bert.write_set(tmp_path / "dev.tsv", count=6)
+    records = []
+    for spec in ("transformers:one", f"transformers:{berts()}"):
+        options = ["-s", "0", "-t", "FastSPADE", "--json"]
+        code, out, err = run("evaluate", "dev.tsv", "-m", spec, *FAST, *options)
+        assert code == 0, err
+        records.append(json.loads(out))
+    assert records[0]["accuracy"] == records[1]["accuracy"]

@@ -129,3 +129,27 @@ def test_roberta_counts_positions_from_behind_the_padding():
     model(torch.full((1, most), 5))
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, most + 1), 5))
+
+
+@pytest.mark.parametrize("spaces", [True, False])
+def test_words_of_bytes_begin_behind_their_space(tmp_path, spaces):
+    import tokenizers
+    import transformers
+
+    made = tokenizers.ByteLevelBPETokenizer(trim_offsets=not spaces)
+    text = "a  naïve film, finely made"
+    made.train_from_iterator([text], 300, special_tokens=["<|endoftext|>"])
+    made.save_model(str(tmp_path))
+    names = (str(tmp_path / name) for name in ("vocab.json", "merges.txt"))
+    tokenizer = transformers.GPT2Tokenizer(*names, pad_token="<|endoftext|>")
+    config = transformers.GPT2Config(
+        vocab_size=300, n_embd=8, n_layer=1, n_head=1, n_positions=64, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    transformers.GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    spec = f"transformers:{tmp_path}"
+    found = Tokenizer(spec, load_model(spec))(text)
+    words = [text[w.start : w.end] for w in found.words]
+    assert [w for w in words if w] == ["a", "naïve", "film", ",", "finely", "made"]
+    assert "token_type_ids" not in found.tokens.x and found.tokens.free.all()

@@ -1,5 +1,6 @@
 """Texts as token ids, by the tokenizer of a model of transformers."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,10 @@ class Tokenizer:
         self.pad = int(self.tokenizer.pad_token_id)
         self.special = frozenset(int(i) for i in self.tokenizer.all_special_ids)
         self.most = _longest(self.tokenizer, model)
-        self.has_kinds = "token_type_ids" in self.tokenizer.model_input_names
+        taken = inspect.signature(model.forward).parameters
+        self.has_kinds = "token_type_ids" in self.tokenizer.model_input_names and (
+            "token_type_ids" in taken
+        )
         rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
         if len(self.tokenizer) > rows:
             raise ModelError(
@@ -128,10 +132,10 @@ class Tokenizer:
         free = ~found["special_tokens_mask"].bool()
         if not free.any():
             raise ValueError(f"Tokenizer: text must have a token, got {text[:40]!r}")
-        kinds = found["token_type_ids"] if self.has_kinds else None
+        kinds = found.get("token_type_ids") if self.has_kinds else None
         tokens = Tokens(ids, found["attention_mask"], kinds, free)
         spans = found["offset_mapping"][0].tolist()
-        words = _words(found.word_ids(0), spans, free[0].tolist())
+        words = _words(text, found.word_ids(0), spans, free[0].tolist())
         pieces = tuple(self.tokenizer.convert_ids_to_tokens(ids[0].tolist()))
         whole = self.most is None or ids.shape[1] < self.most
         cut = not whole and len(self.tokenizer(text)["input_ids"]) > ids.shape[1]
@@ -178,9 +182,12 @@ def _longest(tokenizer: Any, model: nn.Module) -> int | None:
 
 
 def _words(
-    numbers: Sequence[int | None], spans: Sequence[Sequence[int]], free: Sequence[bool]
+    text: str,
+    numbers: Sequence[int | None],
+    spans: Sequence[Sequence[int]],
+    free: Sequence[bool],
 ) -> tuple[Word, ...]:
-    """Tokens that follow each other and are of one word, as the tokenizer numbers words."""
+    """Tokens that follow each other and are of one word, as the tokenizer numbers words; spaces before it are left."""
     groups: list[tuple[int | None, list[int]]] = []
     for place, (number, own) in enumerate(zip(numbers, free, strict=True)):
         if not own:
@@ -189,6 +196,9 @@ def _words(
             groups[-1][1].append(place)
         else:
             groups.append((number, [place]))
-    return tuple(
-        Word(spans[places[0]][0], spans[places[-1]][1], tuple(places)) for _, places in groups
-    )
+    words = []
+    for _, places in groups:
+        start, end = spans[places[0]][0], spans[places[-1]][1]
+        found = text[start:end]
+        words.append(Word(start + len(found) - len(found.lstrip()), end, tuple(places)))
+    return tuple(words)

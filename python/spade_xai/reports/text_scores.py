@@ -39,7 +39,7 @@ class TextScoring(Scorer):
         generator = torch.Generator().manual_seed(self.seed + self.first + index)
         noise = self._score(torch.rand(sample.ids.shape[1], generator=generator), sample)
         seconds["metrics"] += time.perf_counter() - start
-        answer = answer_of(self.model, sample)
+        answer = label_of(self.model, sample)
         return {"scores": scores, "random": noise, "answer": answer, "seconds": seconds}
 
     def _scores(self, model: nn.Module, sample: Tokens, seconds: dict[str, float]) -> Scores:
@@ -71,7 +71,16 @@ class TextScoring(Scorer):
 
 def answer_of(model: nn.Module, tokens: Tokens) -> int:
     """The class that a model answers for a text; of a model with one logit its one class, 0."""
+    logits = _logits(model, tokens)
+    return 0 if logits.shape[1] == 1 else int(labels(logits))
+
+
+def label_of(model: nn.Module, tokens: Tokens) -> int:
+    """The label that a model gives a text; of a model with one logit 1 where it is above 0."""
+    return int(labels(_logits(model, tokens)))
+
+
+def _logits(model: nn.Module, tokens: Tokens) -> Tensor:
     with torch.no_grad():
         output = duplicate(model)(**tokens.to(device_of(model)).x)
-    logits = class_logits("answer_of", output, 1)
-    return 0 if logits.shape[1] == 1 else int(labels(logits))
+    return class_logits("answer_of", output, 1)
