@@ -165,6 +165,10 @@ def test_networks_and_images_that_texts_do_not_go_with(run, spec, pictures):
     assert code == 1 and "--limit is for texts, and the files given are images" in err
     code, _, err = run("evaluate", "pictures/a.txt", "-m", spec, *fast, "--shard", "2", "-o", "x")
     assert code == 1 and "--shard is for images" in err
+    code, _, err = run("explain", "pictures/a.png", "-m", spec, *fast)
+    assert code == 1 and "reads texts, not images" in err
+    code, _, err = run("trace", "pictures/a.txt", "-m", spec, *fast)
+    assert code == 1 and "a.txt holds texts, and this command takes images" in err
     code, _, err = run("explain", "-m", "command_line:make")
     assert code == 2 and "--text" in err
 

@@ -18,6 +18,10 @@ def count_classes(model: nn.Module, image: Tensor, spec: str) -> int:
         with torch.no_grad():
             logits = unwrap(model(image))
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        if getattr(model, "main_input_name", None) == "input_ids":  # of transformers
+            raise ModelError(
+                f"{spec} reads texts, not images: `explain` and `evaluate` take files of texts"
+            ) from error
         raise ModelError(
             f"{spec} cannot be run on an image of shape {shape} (--size changes it): {error}"
         ) from error

@@ -21,6 +21,7 @@ from spade_xai.models.preprocessing import (
     checked_normalization,
     preprocessing_of,
 )
+from spade_xai.models.texts import SUFFIXES
 from spade_xai.tracing.augment import ImageAugment
 
 LARGE, IMAGENET_SIZE = 448, 224  # pixels a side
@@ -212,6 +213,11 @@ def load_inputs(
     Raises:
         ImageError, ModelError, ValueError: A file is missing or cannot be read; model, weights and images do not fit.
     """
+    for source in given.images or ():
+        if Path(source).suffix.lower() in SUFFIXES:
+            raise ImageError(
+                f"{source} holds texts, and this command takes images: `explain` and `evaluate` take texts too"
+            )
     paths = find_images(given.images) if given.images else []
     if masks is not None:
         paths = [path for path in paths if not path.stem.endswith("_mask")]

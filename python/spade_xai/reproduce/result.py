@@ -213,7 +213,7 @@ def differences(
     }
 
 
-def controls(what: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def controls(what: str, rows: Sequence[Mapping[str, Any]], kind: str = "method") -> Table:
     """What knows nothing of the network or of the sample."""
     names = [c for c in dict.fromkeys(r["column"] for r in rows) if _is_control(c)]
     of = {(r["row"], r["column"]): r for r in rows}
@@ -224,7 +224,7 @@ def controls(what: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     blind = "Edges and random maps" if "edges" in names else "Random maps"
     return {
         "title": f"{what}: controls",
-        "head": ["method", *names],
+        "head": [kind, *names],
         "rows": cells,
         "note": f"{blind} know nothing of the network. Magnitude pruning knows nothing of the picture.",
     }

@@ -24,7 +24,7 @@ from spade_xai.exceptions import UnfaithfulTraceWarning
 from spade_xai.measures import metrics
 from spade_xai.reports.evaluate import Evaluation, Records, records_of
 from spade_xai.reports.explain import DENSE
-from spade_xai.reports.tables import OTHER, Table, of_texts
+from spade_xai.reports.tables import LOWER, OTHER, Table, of_texts
 from spade_xai.reproduce.records import KnownRecords
 from spade_xai.reproduce.result import (
     beside,
@@ -229,11 +229,12 @@ def _tables(table: PublishedTable, result: Mapping[str, Any]) -> list[Table]:
     numbered = ", ".join(f"{n} of {row}" for row, n in counts.items())
     for metric in table.metrics:
         rows = [r for r in result["rows"] if r["metric"] == metric]
-        what = f"{metric.upper()}, percent, texts: {numbered}"
+        better = "lower" if metric in LOWER else "higher"
+        what = f"{metric.upper()} ({better} is better), percent, texts: {numbered}"
         found += [
             beside(f"{what}: ours, and the paper's", rows, columns, "data set"),
             differences(what, rows, columns[1:], result, metric, "data set"),
-            controls(what, rows),
+            controls(what, rows, "data set"),
         ]
     shown: list[Table] = of_texts([*found, faithful_table(result)])
     return shown
