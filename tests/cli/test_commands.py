@@ -106,6 +106,29 @@ def test_explain(run, pictures):
     assert list(found["images"][0]["traces"]) == ["SPADE"]
 
 
+def test_explain_says_first_what_it_takes(run, pictures):
+    command = [
+        "explain",
+        "pictures/a.png",
+        "pictures/b.png",
+        *FAST,
+        "-t",
+        "SPADE",
+        "-t",
+        "FastSPADE",
+    ]
+    code, _, err = run(*command)
+    assert code == 0
+    for tracer in ("SPADE", "FastSPADE"):
+        assert (
+            len(re.findall(rf"^ *\d+ s  {tracer}: about .* s and 0.00 GB per image", err, re.M))
+            == 1
+        )
+    assert err.index("GB per image") < err.index("image 2 of 2")
+    assert "GB per image" not in run(*command)[2]  # all is there already
+    assert "GB per image" not in run(*command, "--no-progress", "-o", "other")[2]
+
+
 def test_a_label_is_explained_beside_the_answer_and_kept(run, pictures):
     Path("names.txt").write_text("zero\none\ntwo\n")
     arguments = ["explain", "pictures", "--masks", "pictures", *FAST, "-a", "input_x_gradient"]

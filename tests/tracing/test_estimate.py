@@ -82,3 +82,30 @@ def test_a_memory_limit_takes_more_passes():
     whole = estimate(network(), IMAGE, augmentations=32)
     found = estimate(network(), IMAGE, augmentations=32, max_memory=int(whole.bytes * 0.97))
     assert found.passes > 1 and found.bytes < whole.bytes
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_rough_estimate_runs_few_variants_and_one_kind_of_layer(method, monkeypatch):
+    seen, pruned = [], []
+    own, prune = module.TracingRun.hessians, module._seconds
+
+    def counted(self, source, *arguments, **options):
+        seen.append(source.augmentations)
+        return own(self, source, *arguments, **options)
+
+    def measured(layer, *arguments):
+        pruned.append(layer.name)
+        return prune(layer, *arguments)
+
+    monkeypatch.setattr(module.TracingRun, "hessians", counted)
+    monkeypatch.setattr(module, "_seconds", measured)
+    found = module.rough_estimate(network(), IMAGE, method=method, augmentations=640)
+    assert seen == [8] and pruned == ["3"] and found.augmentations == 640
+    whole = estimate(network(), IMAGE, method=method, augmentations=640)
+    assert {x.name for x in found.layers} == {x.name for x in whole.layers}
+    assert found.bytes == whole.bytes and found.layers[0].name == "3"
+    cost = {x.name: x.seconds / found.layers[0].seconds for x in found.layers}
+    if method == "obc":  # rows times columns cubed
+        assert cost["0"] == pytest.approx(16 * 27**3 / (32 * 72**3))
+    if method == "sparsegpt":
+        assert cost["6"] == pytest.approx((5 * 32**2 + 32**3) / (32 * 72**2 + 2 * 72**3))

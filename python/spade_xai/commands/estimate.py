@@ -1,16 +1,20 @@
 """spade-xai estimate: what a trace takes on this machine, before it is made."""
 
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from torch import nn
 
 from spade_xai.commands import options as o
 from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import end, print_inputs, print_json, print_table
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.signature import flat
-from spade_xai.tracing.estimate import Estimate
+from spade_xai.commands.volume import loudness, say
+from spade_xai.tracing.estimate import Estimate, rough_estimate
 from spade_xai.tracing.estimate import estimate as estimate_one
 from spade_xai.tracing.pruning.registry import TRACERS
 
@@ -67,6 +71,23 @@ def estimate(
             dearest = ", ".join(f"{x.name} {_time(x.seconds)}" for x in e.layers[:SHOWN])
             typer.echo(f"{tracer}: the layers that cost most are {dearest}")
     end(given)
+
+
+def say_roughly(
+    model: nn.Module, x: Any, tracers: Sequence[str], arguments: Mapping[str, Any]
+) -> None:
+    """Say about what a trace of x takes, in some hundredths of its time; nothing where nobody reads such lines."""
+    if not loudness.lines:
+        return
+    options: Any = {k: v for k, v in arguments.items() if k != "sparsity"}
+    for tracer in tracers:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the trace says them again
+            found = rough_estimate(model, x, method=TRACERS[tracer], **options)
+        say(
+            f"{tracer}: about {_time(found.seconds)} and {found.bytes / 1e9:.2f} GB per image; choosing sparsities and "
+            "making maps come on top"
+        )
 
 
 def _row(tracer: str, e: Estimate, samples: int) -> list[str]:

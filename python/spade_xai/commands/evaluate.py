@@ -14,7 +14,8 @@ from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.records import RecordFiles, SampleList, record_key
 from spade_xai.commands.shards import ShardOptions, evaluate_shards
 from spade_xai.commands.signature import flat
-from spade_xai.commands.texts import TextAsked, TextOptions, are_texts
+from spade_xai.commands.text_options import TextOptions, are_texts
+from spade_xai.commands.texts import TextAsked
 from spade_xai.commands.volume import say
 from spade_xai.reports import tables
 from spade_xai.reports.evaluate import Evaluation, records_of

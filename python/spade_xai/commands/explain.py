@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from spade_xai.commands import options as o
+from spade_xai.commands.estimate import say_roughly
 from spade_xai.commands.explain_texts import explain_texts
 from spade_xai.commands.inputs import MixedOptions, load_inputs
 from spade_xai.commands.output import (
@@ -21,7 +22,8 @@ from spade_xai.commands.output import (
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.runs import RunFiles
 from spade_xai.commands.signature import flat
-from spade_xai.commands.texts import PANEL, TextAsked, TextOptions, are_texts
+from spade_xai.commands.text_options import PANEL, TextOptions, are_texts
+from spade_xai.commands.texts import TextAsked
 from spade_xai.commands.volume import say
 from spade_xai.reports.answers import class_name
 from spade_xai.reports.card import says, verdict
@@ -127,13 +129,16 @@ def explain(
     page = GrowingReport(report, title, given.classes, len(given.paths), given.notes())
     entries: list[dict[str, Any]] = []
     given.to(pruning.device)
-    bars = reporter(progress)
+    bars, estimated = reporter(progress), False
     for number, picture in enumerate(given.pictures(), 1):
         say(f"image {number} of {len(given.paths)}: {picture.name}")
         grid_file, maps_file = (out / f"{picture.stem}{kind}" for kind in kinds)
         key = files.key(picture.name, [picture.x, picture.mask])
         found = _finished(maps_file, key) if grid_file.exists() else None
         if found is None:
+            if not estimated:
+                say_roughly(given.model, picture.x, names, arguments)
+                estimated = True
             (found,) = explain_images(
                 given.model, picture.x, [picture.name], pictures=picture.image[None],
                 target=given.target, label=given.label,

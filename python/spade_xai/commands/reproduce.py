@@ -13,7 +13,7 @@ from spade_xai.commands.inputs import InputOptions, load_inputs
 from spade_xai.commands.output import finite, print_json, ready_folder, reporter
 from spade_xai.commands.runs import check_outputs
 from spade_xai.commands.signature import flat
-from spade_xai.commands.texts import Synonyms, SynonymsOption, TextFormat
+from spade_xai.commands.text_options import Synonyms, SynonymsOption, TextFormat
 from spade_xai.commands.volume import say
 from spade_xai.reports.figure import embedded
 from spade_xai.reports.page import write_page

@@ -12,14 +12,8 @@ from spade_xai.commands.inputs import InputOptions
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.commands.records import RecordFiles, record_key
 from spade_xai.commands.runs import RunFiles
-from spade_xai.commands.texts import (
-    Synonyms,
-    TextFormat,
-    TextInputs,
-    TextOptions,
-    load_texts,
-    text_methods,
-)
+from spade_xai.commands.text_options import Synonyms, TextFormat, TextOptions
+from spade_xai.commands.texts import TextInputs, load_texts, text_methods
 from spade_xai.exceptions import UnfaithfulTraceWarning
 from spade_xai.measures import metrics
 from spade_xai.reports.evaluate import Evaluation, Records, records_of
