@@ -151,18 +151,11 @@ def _by_operations(
     layers: Sequence[Layer], method: PruningMethod, damp: float, device: torch.device
 ) -> list[LayerCost]:
     """Of each layer in proportion to its operations, from the time of the one that takes most."""
-    exact = "obc" in method.name
-
-    def operations(layer: Layer) -> float:
-        rows, cols = float(layer.rows), float(layer.cols)
-        # of each row exact OBC eliminates all columns; SparseGPT factors a Hessian for all rows of a group
-        return rows * cols**3 if exact else rows * cols**2 + layer.groups * cols**3
-
     if not layers:
         return []
-    dearest = max(layers, key=operations)
-    rate = _seconds(dearest, method, damp, device) / operations(dearest)
-    found = [LayerCost(x.name, x.rows, x.cols, rate * operations(x)) for x in layers]
+    dearest = max(layers, key=method.operations)
+    rate = _seconds(dearest, method, damp, device) / method.operations(dearest)
+    found = [LayerCost(x.name, x.rows, x.cols, rate * method.operations(x)) for x in layers]
     return sorted(found, key=lambda x: -x.seconds)
 
 

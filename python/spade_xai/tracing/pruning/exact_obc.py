@@ -106,6 +106,10 @@ class ExactOBC(PruningMethod):
         found: list[float] = torch.stack(taken).tolist()
         return found
 
+    def operations(self, layer: Layer) -> float:
+        """R D^3: each row eliminates all of its columns."""
+        return float(layer.rows) * layer.cols**3
+
     def pruning_bytes(self, layer: Layer, samples: int) -> int:
         """Inverse and damped Hessian, a triangle per thread; order, losses and weights."""
         square = layer.cols**2 * FLOAT32
