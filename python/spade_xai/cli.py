@@ -26,7 +26,9 @@ class Entry(NamedTuple):
 
 
 ENTRIES = {
-    "explain": Entry("Show saliency maps before and after pruning for each image.", ESSENTIALS),
+    "explain": Entry(
+        "Show saliency maps before and after pruning for images or texts.", ESSENTIALS
+    ),
     "demo": Entry("Explain pictures of a backdoored ImageNet network that ships.", ESSENTIALS),
     "models": Entry("List the models that --model takes.", ESSENTIALS),
     "methods": Entry("List the saliency methods that --method takes.", ESSENTIALS),

@@ -54,7 +54,8 @@ def evaluate(
     that many at a time, and memory does not grow with their number: for sets of thousands, on one machine or many.
 
     Texts, such as SST-2 (.tsv) and AG News (.csv), go to a classifier of transformers. Their maps are scored by DFFOT
-    and DFMIT: how few tokens must go, by falling relevance, until the whole network's answer flips.
+    and DFMIT: how few tokens must go, by falling relevance, until the whole network's answer flips. The head is pruned
+    and the method is integrated_gradients, unless --layers and --method say otherwise.
 
     Examples:
       spade-xai evaluate photos/ -m torchvision:resnet50 -w r50.pth -t FastSPADE

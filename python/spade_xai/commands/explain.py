@@ -77,13 +77,14 @@ def explain(
     as_json: o.AsJson = False,
     progress: o.Progress = None,
 ) -> None:
-    """Show saliency maps before and after pruning for each image: a PNG grid per image, and one HTML report.
+    """Show saliency maps before and after pruning for images or texts: a PNG grid per image, and one HTML report.
 
     The report holds everything: maps, sparsity and loss of each layer, fidelity to the dense model, timings. Maps are
     kept as IMAGE.safetensors too. Images that an earlier run of the same command finished are kept.
 
     Texts go to a classifier of transformers: its tokenizer is read from the same folder. Their words are coloured by
-    relevance, and their classification head is pruned, unless --layers says otherwise.
+    relevance, and one file TEXT.json holds what is found. Unless --layers and --method say otherwise, the
+    classification head is pruned and the method is integrated_gradients, as in the paper.
 
     Examples:
       spade-xai explain cat.jpg -m torchvision:resnet50 -w r50.pth -n 128

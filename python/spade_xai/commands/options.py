@@ -177,8 +177,8 @@ Augment = Annotated[
     str | None,
     typer.Option(
         rich_help_panel=PRUNING,
-        show_default="resnet; of texts eda",
-        help=f"{', '.join(RECIPES)}, none, or steps joined by commas, of {', '.join(STEPS)}. Of texts: "
+        show_default="resnet; eda for the texts of explain and evaluate",
+        help=f"{', '.join(RECIPES)}, none, or steps joined by commas, of {', '.join(STEPS)}. For texts: "
         f"eda, none, or steps of {', '.join(OPERATIONS)}.",
     ),
 ]
