@@ -89,7 +89,8 @@ def controls(traces: Traces, k: int, methods: Sequence[str]) -> dict[str, Any]:
         models[f"{tracer} of the picture without its patch"] = traces(k, tracer, "clean").model
         models[f"{tracer} of another Trojan picture"] = traces(k + 1, tracer, "trojan").model
         about[f"{tracer}, fixed sparsity"] = described(fixed)
-    ratios = {layer.name: layer.sparsity_got for layer in traces(k, "SPADE", "trojan").layers}
+    found = traces(k, "SPADE", "trojan").layers
+    ratios = {layer.name: layer.sparsity_got for layer in found if layer.status == "pruned"}
     models["magnitude pruning, SPADE's sparsities"] = baselines.magnitude_prune(
         traces.pictures.network, ratios
     )
