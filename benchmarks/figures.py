@@ -326,6 +326,12 @@ def of_a_full_set() -> str:
     return f"{note}\n\n{table(head, full_set.rows())}"
 
 
+def of_many_images() -> str:
+    """The most memory of an evaluation by the number of images."""
+    few, many = full_set.COUNTS
+    return table(["engine", f"{few} images", f"{many} images"], full_set.memory_rows())
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "work": work,
     "latency": latency,
@@ -340,6 +346,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "language-model": language_model,
     "runs": runs,
     "full-set": of_a_full_set,
+    "many-images-memory": of_many_images,
 }
 
 
