@@ -8,10 +8,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import RESULTS, ROOT, costs, full_set
+from benchmarks import RESULTS, ROOT, costs, full_set, peer_tables
 from benchmarks.configurations import configurations
 from benchmarks.layers import MODELS, LayerShape, layers_of
-from benchmarks.report import beside, fits, kernels, latencies, published
+from benchmarks.markdown import device, seconds, table
+from benchmarks.report import beside, fits, kernels, latencies
 from benchmarks.result_file import read_results, write_text
 
 DOCUMENTS = ("README.md", "docs/performance.md", "docs/other-projects.md", "docs/many-images.md")
@@ -30,26 +31,6 @@ def results() -> dict[str, dict[str, Any]]:
         if data.get("failed"):
             raise ValueError(f"figures: {name} is incomplete, some of its benchmarks failed")
     return found
-
-
-def device(data: dict[str, Any]) -> str:
-    """What a result file was measured on, in short."""
-    machine = data["machine"]
-    return f"{machine['threads']} CPU threads" if machine["device"] == "cpu" else machine["device"]
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, the first column to the left."""
-    ruler = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ruler, *rows]) + "\n"
-
-
-def seconds(value: float) -> str:
-    """Three digits and a unit."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
-    return f"{value / 1e-6:.3g} µs"
 
 
 def _latency_rows(names: tuple[str, ...]) -> list[list[str]]:
@@ -235,63 +216,6 @@ def _range(values: list[float]) -> str:
     return f"{values[0]:.0f} to {values[-1]:.0f}"
 
 
-def published_code() -> str:
-    """The published classes beside ours."""
-    rows = [
-        [
-            p["problem"], p["stage"], device(data), p["clock"], seconds(p["published"]), seconds(p["spade"]),
-            f"{p['speedup']:.3g}", "" if p["same_mask"] is None else f"{100 * p['same_mask']:.2f} %",
-        ]
-        for data in results().values()
-        for p in published(data)
-    ]  # fmt: skip
-    return table(
-        ["problem", "stage", "on", "clock", "published", "ours", "ratio", "same mask"], rows
-    )
-
-
-def flows() -> str:
-    """Whole flows of the published programs, with their classes and with ours."""
-    rows = []
-    for data in results().values():
-        for b in data["benchmarks"]:
-            if "flow" not in b:
-                continue
-            of_processor = "processor_seconds" in b
-            theirs = b[
-                "reference_processor_seconds" if of_processor else "rounds_reference_seconds"
-            ]
-            theirs = theirs if of_processor else theirs[0]
-            ours = b["processor_seconds"] if of_processor else b["seconds"]["median"]
-            rows.append(
-                [
-                    b["peer"], b["what"], b["size"], "processor" if of_processor else "wall",
-                    seconds(theirs), seconds(ours), f"{theirs / ours:.2g}", f"{100 * b['same_mask_of_flow']:.2f} %",
-                ]
-            )  # fmt: skip
-    head = ["peer", "flow", "size", "clock", "their classes", "ours", "ratio", "equal masks"]
-    return table(head, rows)
-
-
-def wide_layers() -> str:
-    """prune_model on layers of large language models: processor time, and memory beyond layer and batches."""
-    rows = [
-        [
-            b["wide_layer"], device(data), f"{b['tokens']}",
-            seconds(b["processor_seconds"]),
-            f"{b['peak_extra_bytes'] / 1e9:.2f} GB",
-            f"{b['peak_extra_bytes'] / b['columns'] ** 2:.1f} D²", f"{b['relative_loss']:.3f}",
-        ]
-        for data in results().values()
-        for b in data["benchmarks"]
-        if "wide_layer" in b and "processor_seconds" in b
-    ]  # fmt: skip
-    head = [
-        "layer", "on", "tokens", "processor time", "peak memory", "in bytes", "relative loss",
-    ]  # fmt: skip
-    return table(head, rows)
-
-
 def language_model() -> str:
     """What examples/prune_llm.py has found."""
     methods = ["dense", "magnitude", "sparsegpt", "obc"]
@@ -340,9 +264,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "widths": widths,
     "operations": operations,
     "scaling": scaling,
-    "published-code": published_code,
-    "published-flows": flows,
-    "wide-layers": wide_layers,
+    "published-code": lambda: peer_tables.published_code(results()),
+    "published-flows": lambda: peer_tables.flows(results()),
+    "wide-layers": lambda: peer_tables.wide_layers(results()),
     "language-model": language_model,
     "runs": runs,
     "full-set": of_a_full_set,

@@ -1,4 +1,4 @@
-"""Ratios per block tuned for the study's maps, the same for all pictures, as section 3.2 of the paper does."""
+"""One ratio per block for all pictures, tuned by the study's maps as section 3.2 of the paper describes."""
 
 from torch import nn
 

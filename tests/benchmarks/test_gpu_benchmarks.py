@@ -23,6 +23,7 @@ from benchmarks import (
 from benchmarks.configurations import configurations, goals
 from benchmarks.costs import Work
 from benchmarks.layers import layer_table, layers_of
+from benchmarks.markdown import device
 from benchmarks.rates import Rates
 from spade_ext import reference
 from spade_xai.models.layers import find_layers
@@ -209,9 +210,7 @@ def test_goals_are_compared_on_a_gpu(tmp_path):
 
 
 def test_documents_say_whether_gpu_times_are_measured():
-    measured = any(
-        figures.device(data) == data["machine"]["device"] for data in figures.results().values()
-    )
+    measured = any(device(data) == data["machine"]["device"] for data in figures.results().values())
     for name in ("README.md", "docs/performance.md"):
         assert ("not measured yet" in (main.ROOT / name).read_text()) == (not measured)
 

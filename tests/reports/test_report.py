@@ -42,7 +42,7 @@ def explanation():
     }
     maps["saliency"] = {name: values.abs() for name, values in maps["saliency"].items()}
     image = torch.rand(3, 8, 8, generator=generator)
-    result = Explanation("cat <1>.png", image, 1, 0, maps)
+    result = Explanation(name="cat <1>.png", image=image, target=1, prediction=0, maps=maps)
     result.layers["SPADE"] = [layer("conv", 0.25), layer("fc", 0.75)]
     agreement = Agreement(1.0, 0.98765, 0.12345, 1)
     result.fidelity["SPADE"] = Fidelity(agreement, Agreement(0.5, 0.9, 0.4, 64))

@@ -18,7 +18,9 @@ def explanation():
     pruned = torch.tensor([0.0, 1.0, -0.25, -0.25, 0.0, 1.0, 0.0])
     maps = {"integrated_gradients": {"dense": dense, "SPADE": pruned}}
     pieces = ("[CLS]", "fine", "act", "##ing", ",", "plot", "[SEP]")
-    return TextExplanation("text-1", TEXT, pieces, WORDS, 1, 1, maps)
+    return TextExplanation(
+        name="text-1", text=TEXT, pieces=pieces, words=WORDS, target=1, prediction=1, maps=maps
+    )
 
 
 def values(line):

@@ -77,6 +77,8 @@ def test_scores_along_the_tuning(tuned, run, tmp_path):
 def test_what_is_refused(tuned, run, tmp_path):
     code, _, err = run("reproduce", "h3")
     assert code == 1 and "--tuned must be given" in err
+    code, _, err = run("reproduce", "h3", "--tuned", tuned, "--limit", "8")
+    assert code == 1 and "--limit has no effect on Figure H.3" in err
     (tmp_path / "empty").mkdir()
     code, _, err = run("reproduce", "h3", "--tuned", "empty")
     assert code == 1 and "got none in empty" in err

@@ -18,8 +18,9 @@ from spade_xai.commands.text_options import TextOptions, are_texts
 from spade_xai.commands.texts import TextAsked
 from spade_xai.commands.volume import say
 from spade_xai.reports import tables
-from spade_xai.reports.evaluate import Evaluation, records_of
+from spade_xai.reports.evaluate import Evaluation
 from spade_xai.reports.explain import DENSE
+from spade_xai.reports.records import records_of
 
 
 @flat

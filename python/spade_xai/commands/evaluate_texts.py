@@ -22,9 +22,10 @@ from spade_xai.commands.volume import say
 from spade_xai.measures import metrics
 from spade_xai.progress import Progress
 from spade_xai.reports import tables
-from spade_xai.reports.evaluate import Evaluation, Records, records_of
+from spade_xai.reports.evaluate import Evaluation
 from spade_xai.reports.explain import DENSE
 from spade_xai.reports.page import write_page
+from spade_xai.reports.records import Records, records_of
 from spade_xai.reports.report import html
 from spade_xai.reports.text_scores import TextScoring
 

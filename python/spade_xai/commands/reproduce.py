@@ -35,6 +35,21 @@ from spade_xai.trojans.class_folder import class_folder
 from spade_xai.trojans.planted import Planted, read_planted
 
 FORMAT = "spade_xai.Reproduced.1"
+
+_FIGURE = {"--planted", "--limit", "--augmentations", "--sparsity"}
+_TAKES: dict[str, set[str]] = {
+    "scores": {*_FIGURE, "--method", "--tuned", "--checkpoint", "--pool"},
+    "accuracies": {"--planted"},
+    "similarity": _FIGURE,
+    "agreement": _FIGURE,
+    "visualizations": {"--planted", "--augmentations", "--sparsity", "--pool"},
+    "texts": {
+        "--limit", "--augmentations", "--method", "--sparsity", "--sst2", "--sst2-model", "--ag-news",
+        "--ag-news-model",
+    },
+    **{kind: {"--tuned"} for kind in TUNED},
+}  # fmt: skip
+"""The options that tables of a kind take; others are refused."""
 PANEL = "Texts of Table 9"
 
 
@@ -176,6 +191,15 @@ def reproduce(
             typer.echo(f"{name:>4}  {load_table(name).title}")
         return
     wanted = load_table(table)
+    asked = {
+        "--planted": planted != "toy", "--limit": limit, "--augmentations": augmentations,
+        "--method": methods, "--sparsity": sparsity, "--tuned": tuned, "--checkpoint": checkpoint,
+        "--pool": pool, "--sst2": texts.sst2, "--sst2-model": texts.sst2_model,
+        "--ag-news": texts.ag_news, "--ag-news-model": texts.ag_news_model,
+    }  # fmt: skip
+    for option, value in asked.items():
+        if value and option not in _TAKES[wanted.kind]:
+            raise ValueError(f"reproduce: {option} has no effect on {wanted.title}")
     folder = out or Path(f"spade-table-{wanted.name}")
     check_outputs([folder / "report.html", folder / "result.json"], [])
     ready_folder(folder)

@@ -19,7 +19,8 @@ from spade_xai.commands.output import ready_folder
 from spade_xai.commands.records import SampleList
 from spade_xai.commands.volume import say
 from spade_xai.models.images import ImageError
-from spade_xai.reports.evaluate import Evaluation, records_of
+from spade_xai.reports.evaluate import Evaluation
+from spade_xai.reports.records import records_of
 from spade_xai.shards.engines import here, on_ray
 from spade_xai.shards.file import is_shard, read_shard, write_shard, write_table
 from spade_xai.shards.rows import rows_of

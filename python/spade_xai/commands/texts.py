@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from spade_xai.attribution.tokens import TEXT_METHODS
@@ -258,8 +259,6 @@ def _encoded(tokenizer: Tokenizer, text: Text) -> Encoded:
 
 
 def _count_classes(model: nn.Module, encoded: Encoded, spec: str) -> int:
-    import torch
-
     try:
         with torch.no_grad():
             output = model(**encoded.tokens.x)

@@ -76,7 +76,7 @@ def cache_features(
     copy = duplicate(model)
     module = _find_linear(function, copy, layer)
     seen: list[Tensor] = []
-    written = 0
+    written = columns = 0
     module.register_forward_pre_hook(lambda m, args: seen.append(args[0].flatten(1)))
     with torch.no_grad(), nullcontext() if file is None else open(file, "wb") as output:
         for batch in batches:
@@ -89,10 +89,9 @@ def cache_features(
                 if output is not None:
                     for values in seen:
                         values.float().cpu().numpy().tofile(output)
-                        written += len(values)
+                        written, columns = written + len(values), values.shape[1]
                     seen.clear()
     if file is not None and written:
-        columns = module.in_features
         mapped = torch.from_file(os.fspath(file), size=written * columns, dtype=torch.float32)
         return mapped.view(written, columns)
     if not seen:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,45 +27,26 @@ DENSE = "dense"
 """The column of the whole network, beside those of the tracers."""
 
 
-class Explained(Protocol):
-    """What explanations of images and of texts have in common; see `Explanation`."""
-
-    name: str
-    target: int
-    prediction: int
-    maps: dict[str, dict[str, Tensor]]
-    layers: dict[str, list[LayerReport]]
-    fidelity: dict[str, Fidelity]
-    seconds: dict[str, dict[str, float]]
-    answers: dict[str, list[Answer]]
-    label: int | None
-    label_probability: dict[str, float]
-    label_maps: dict[str, dict[str, Tensor]]
-    equal: dict[str, str]
-
-
-@dataclass
-class Explanation:
-    """What one image's saliency maps are before and after pruning for it.
+@dataclass(kw_only=True)
+class Explained:
+    """What one input's maps are before and after pruning for it: what images and texts have in common.
 
     Attributes:
-        name: The name of the image.
-        image: [3, H, W] in [0, 1], to be shown.
+        name: The name of the input.
         target: The class explained.
         prediction: The class that the dense model answers.
-        maps: method -> "dense" or tracer -> [H, W], for the target.
+        maps: method -> "dense" or tracer -> the map for the target.
         layers: Report of each layer, of each tracer; as they stand in the model.
         fidelity: Of each tracer's trace.
-        seconds: "dense" or tracer -> stage -> seconds; they add up to the time that the image took.
+        seconds: "dense" or tracer -> stage -> seconds; they add up to the time that the input took.
         answers: The five most probable classes, of "dense" and each tracer.
-        label: The class that the user says the image is; None: none said.
+        label: The class that the user says the input is; None: none said.
         label_probability: That "dense" and each tracer give the label.
         label_maps: As maps, for the label; empty if there is none or it is the target.
         equal: Methods left out, as their maps equal those of another: method -> the other.
     """
 
     name: str
-    image: Tensor
     target: int
     prediction: int
     maps: dict[str, dict[str, Tensor]]
@@ -78,34 +59,44 @@ class Explanation:
     label_maps: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     equal: dict[str, str] = field(default_factory=dict)
 
+    def common(self) -> dict[str, Any]:
+        """All but the name and the maps, as JSON takes it."""
+        return {
+            "target": self.target,
+            "prediction": self.prediction,
+            "label": self.label,
+            "label_probability": self.label_probability,
+            "answers": {
+                column: [asdict(answer) for answer in answers]
+                for column, answers in self.answers.items()
+            },
+            "methods": list(self.maps),
+            "equal_methods": self.equal,
+            "traces": {
+                tracer: {
+                    "layers": [asdict(layer) for layer in self.layers[tracer]],
+                    **spoken(asdict(self.fidelity[tracer])),
+                    "fidelity": asdict(self.fidelity[tracer]),
+                    "seconds": self.seconds[tracer],
+                }
+                for tracer in self.layers
+            },
+        }
+
+
+@dataclass(kw_only=True)
+class Explanation(Explained):
+    """What one image's saliency maps are before and after pruning for it.
+
+    Attributes:
+        image: [3, H, W] in [0, 1], to be shown; maps are [H, W].
+    """
+
+    image: Tensor
+
     def summary(self) -> dict[str, Any]:
         """All but image and maps, as JSON takes it."""
-        return {"image": self.name, **summary_of(self)}
-
-
-def summary_of(found: Explained) -> dict[str, Any]:
-    """All of an explanation but its name and its maps, as JSON takes it."""
-    return {
-        "target": found.target,
-        "prediction": found.prediction,
-        "label": found.label,
-        "label_probability": found.label_probability,
-        "answers": {
-            column: [asdict(answer) for answer in answers]
-            for column, answers in found.answers.items()
-        },
-        "methods": list(found.maps),
-        "equal_methods": found.equal,
-        "traces": {
-            tracer: {
-                "layers": [asdict(layer) for layer in found.layers[tracer]],
-                **spoken(asdict(found.fidelity[tracer])),
-                "fidelity": asdict(found.fidelity[tracer]),
-                "seconds": found.seconds[tracer],
-            }
-            for tracer in found.layers
-        },
-    }
+        return {"image": self.name, **self.common()}
 
 
 def explain(
@@ -169,7 +160,9 @@ def explain(
         x, answer = images[k : k + 1], int(predicted[k])
         explained = answer if target is None else target
         empty: dict[str, dict[str, Tensor]] = {method: {} for method in methods}
-        result = Explanation(name, shown[k], explained, answer, empty, label=label)
+        result = Explanation(
+            name=name, image=shown[k], target=explained, prediction=answer, maps=empty, label=label
+        )
         if label is not None and label != explained:
             result.label_maps = {method: {} for method in methods}
         with whole_time(result, DENSE):

@@ -59,9 +59,31 @@ class Scorer:
         """Scores of the dense model's maps and of controls that know nothing of it, as JSON takes them."""
         raise NotImplementedError
 
+    def _answer(self, sample: Any) -> Any:
+        """The class that the dense model answers, which maps explain."""
+        raise NotImplementedError
+
+    def _map(self, model: nn.Module, sample: Any, label: Any, method: str) -> Tensor:
+        """The map of a model for a class."""
+        raise NotImplementedError
+
+    def _score(self, found: Tensor, sample: Any) -> dict[str, float]:
+        """Scores of a map by metric."""
+        raise NotImplementedError
+
     def _scores(self, model: nn.Module, sample: Any, seconds: dict[str, float]) -> Scores:
         """Of the maps of a model for the class that the dense model answers."""
-        raise NotImplementedError
+        label = self._answer(sample)
+        result: Scores = {}
+        for method in self.methods:
+            start = time.perf_counter()
+            found = self._map(model, sample, label, method)
+            middle = time.perf_counter()
+            for metric, value in self._score(found, sample).items():
+                result.setdefault(metric, {})[method] = value
+            seconds["maps"] = seconds.get("maps", 0.0) + middle - start
+            seconds["metrics"] = seconds.get("metrics", 0.0) + time.perf_counter() - middle
+        return result
 
     def traced(self, tracer: str, work: Iterable[Work]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Index and scores of each sample after pruning for it, in order; samples are read a group at a time."""
@@ -122,19 +144,11 @@ class Scoring(Scorer):
             "scores": scores, "edges": edges, "random": noise, "answer": answer, "seconds": seconds,
         }  # fmt: skip
 
-    def _scores(self, model: nn.Module, sample: Sample, seconds: dict[str, float]) -> Scores:
-        """Of the maps of a model for the class that the dense model answers."""
-        label = predictions(self.model, sample.x)
-        result: Scores = {}
-        for method in self.methods:
-            start = time.perf_counter()
-            found = image_map(model, sample.x, label, method, self.seed, self.z_box)
-            middle = time.perf_counter()
-            for metric, value in self._score(found, sample).items():
-                result.setdefault(metric, {})[method] = value
-            seconds["maps"] = seconds.get("maps", 0.0) + middle - start
-            seconds["metrics"] = seconds.get("metrics", 0.0) + time.perf_counter() - middle
-        return result
+    def _answer(self, sample: Sample) -> Tensor:
+        return predictions(self.model, sample.x)
+
+    def _map(self, model: nn.Module, sample: Sample, label: Tensor, method: str) -> Tensor:
+        return image_map(model, sample.x, label, method, self.seed, self.z_box)
 
     def _score(self, found: Tensor, sample: Sample) -> dict[str, float]:
         """Scores of a map [1, H, W] by metric."""

@@ -1,7 +1,7 @@
 """Maps of a text's tokens in the dense model and in its traces, side by side."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,52 +10,33 @@ from spade_xai.attribution.tokens import token_map
 from spade_xai.models.inputs import device_of
 from spade_xai.models.tokens import Encoded, Word
 from spade_xai.progress import Progress, reporting
-from spade_xai.reports.answers import Answer, answers_of, probability_of
+from spade_xai.reports.answers import answers_of, probability_of
 from spade_xai.reports.explain import (
     DENSE,
+    Explained,
     add_trace,
     check_tracers,
     drop_equal,
-    summary_of,
     whole_time,
 )
 from spade_xai.reports.text_scores import answer_of
-from spade_xai.tracing.fidelity import Fidelity
-from spade_xai.tracing.layer_report import LayerReport
 from spade_xai.tracing.pruning.registry import TRACERS
 from spade_xai.tracing.trace import trace
 
 
-@dataclass
-class TextExplanation:
+@dataclass(kw_only=True)
+class TextExplanation(Explained):
     """What one text's maps are before and after pruning for it.
 
     Attributes:
-        name: The name of the text.
         text: The text.
-        pieces: Its tokens, special ones among them.
+        pieces: Its tokens, special ones among them; maps are [T], a value per token.
         words: Its words; each says which tokens are its own.
-        target: The class explained.
-        prediction: The class that the dense model answers.
-        maps: method -> "dense" or tracer -> [T], one value per token, for the target.
-        layers, fidelity, seconds, answers, label, label_probability, label_maps, equal: As in `Explanation`.
     """
 
-    name: str
     text: str
     pieces: tuple[str, ...]
     words: tuple[Word, ...]
-    target: int
-    prediction: int
-    maps: dict[str, dict[str, Tensor]]
-    layers: dict[str, list[LayerReport]] = field(default_factory=dict)
-    fidelity: dict[str, Fidelity] = field(default_factory=dict)
-    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
-    answers: dict[str, list[Answer]] = field(default_factory=dict)
-    label: int | None = None
-    label_probability: dict[str, float] = field(default_factory=dict)
-    label_maps: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    equal: dict[str, str] = field(default_factory=dict)
 
     def of_words(self, values: Tensor) -> Tensor:
         """The values of words, each the sum of its tokens' [T]."""
@@ -67,7 +48,7 @@ class TextExplanation:
             "name": self.name,
             "text": self.text,
             "words": [self.text[word.start : word.end] for word in self.words],
-            **summary_of(self),
+            **self.common(),
             "maps": self._by_word(self.maps),
             "label_maps": self._by_word(self.label_maps),
             "tokens": list(self.pieces),
@@ -118,7 +99,8 @@ def explain_text(
     answer = answer_of(model, encoded.tokens)
     explained = answer if target is None else target
     result = TextExplanation(
-        name, text, encoded.pieces, encoded.words, explained, answer, {m: {} for m in methods}, label=label
+        name=name, text=text, pieces=encoded.pieces, words=encoded.words, target=explained,
+        prediction=answer, maps={m: {} for m in methods}, label=label,
     )  # fmt: skip
     if label is not None and label != explained:
         result.label_maps = {method: {} for method in methods}

@@ -13,7 +13,7 @@ from spade_xai.models.answers import class_logits, labels
 from spade_xai.models.copies import duplicate
 from spade_xai.models.inputs import device_of
 from spade_xai.models.tokens import Tokens
-from spade_xai.reports.scores import Scorer, Scores
+from spade_xai.reports.scores import Scorer
 
 FLIPS = {"dffot": dffot, "dfmit": dfmit}
 """What scores a map of a text."""
@@ -42,20 +42,13 @@ class TextScoring(Scorer):
         answer = label_of(self.model, sample)
         return {"scores": scores, "random": noise, "answer": answer, "seconds": seconds}
 
-    def _scores(self, model: nn.Module, sample: Tokens, seconds: dict[str, float]) -> Scores:
-        label = answer_of(self.model, sample)
-        result: Scores = {}
-        for method in self.methods:
-            start = time.perf_counter()
-            found = token_map(
-                model, sample, label, method, pad=self.pad, baseline=self.baseline, seed=self.seed
-            )
-            middle = time.perf_counter()
-            for metric, value in self._score(found, sample).items():
-                result.setdefault(metric, {})[method] = value
-            seconds["maps"] = seconds.get("maps", 0.0) + middle - start
-            seconds["metrics"] = seconds.get("metrics", 0.0) + time.perf_counter() - middle
-        return result
+    def _answer(self, sample: Tokens) -> int:
+        return answer_of(self.model, sample)
+
+    def _map(self, model: nn.Module, sample: Tokens, label: int, method: str) -> Tensor:
+        return token_map(
+            model, sample, label, method, pad=self.pad, baseline=self.baseline, seed=self.seed
+        )
 
     def _score(self, found: Tensor, sample: Tokens) -> dict[str, float]:
         """Scores of a map [T] by metric."""

@@ -13,8 +13,9 @@ from spade_xai.commands import options as o
 from spade_xai.commands.records import RecordFiles, SampleList, tensors_of
 from spade_xai.commands.runs import check_outputs, told_file
 from spade_xai.exceptions import UnfaithfulTraceWarning
-from spade_xai.reports.evaluate import Evaluation, Store, records_of
+from spade_xai.reports.evaluate import Evaluation
 from spade_xai.reports.explain import DENSE
+from spade_xai.reports.records import Store, records_of
 from spade_xai.reports.scores import Scoring, Work
 from spade_xai.reproduce.networks import checkpoint_network, sparse_fc_network
 from spade_xai.reproduce.records import KnownRecords, Ordered, merged

@@ -16,8 +16,9 @@ from spade_xai.commands.text_options import Synonyms, TextFormat, TextOptions
 from spade_xai.commands.texts import TextInputs, load_texts, text_methods
 from spade_xai.exceptions import UnfaithfulTraceWarning
 from spade_xai.measures import metrics
-from spade_xai.reports.evaluate import Evaluation, Records, records_of
+from spade_xai.reports.evaluate import Evaluation
 from spade_xai.reports.explain import DENSE
+from spade_xai.reports.records import Records, records_of
 from spade_xai.reports.tables import LOWER, OTHER, Table, of_texts
 from spade_xai.reproduce.records import KnownRecords
 from spade_xai.reproduce.result import (
