@@ -22,12 +22,15 @@ TITLES = {
 SHOWN = 4  # photographs in the picture: the first ones
 
 
-def blocks(result: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, str]:
+def blocks(
+    result: Mapping[str, Any], confirmation: Mapping[str, Any], about: Mapping[str, Any]
+) -> dict[str, str]:
     """All generated text of the page by the name of its markers."""
     return {
         "plain": plain(result),
         "network": network_table(about),
         "measured": measured(result),
+        "confirmation": confirmed(confirmation),
         "results": "\n\n".join(
             f"### {ARMS[name].title}\n\n"
             + "\n\n".join(table(arm, metric) for metric in ARMS[name].metrics)
@@ -40,11 +43,44 @@ def blocks(result: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, str
 
 def plain(result: Mapping[str, Any]) -> str:
     """The main results in words."""
+    fast = result["arms"]["fast_spade"]
+    return "\n".join(
+        [
+            "A picture carries one of four patches that decide the network's answer. How well does a map find it?",
+            "AUROC times 100: 50 is chance, 100 is perfect. Differences are to the dense map of the same picture,",
+            *main_table(result),
+            "",
+            f"Without a trace deep_lift has {_mean(_row(fast, 'deep_lift', 'dense')['mean'])} and lrp "
+            f"{_mean(_row(fast, 'lrp', 'dense')['mean'])} on {fast['photographs']} pictures. What only a trace gives: "
+            "which",
+            "connections decided (see [shared reasons](#shared-reasons)), and a sparse network that any method takes.",
+        ]
+    )
+
+
+def confirmed(result: Mapping[str, Any]) -> str:
+    """The main results of the other network."""
+    about = result["about"]
+    succeeded, tried = (sum(b[key] for b in about["backdoors"]) for key in ("succeeded", "tried"))
+    return "\n".join(
+        [
+            f"Of {about['network']}'s pictures with a patch {succeeded} of {tried} get the planted answer.",
+            f"Without a patch it answers as before on {about['clean_agreement']['agree']} of "
+            f"{about['clean_agreement']['photographs']} photographs. Differences to the dense map,",
+            *main_table(result),
+            "",
+            measured(result),
+            "",
+            traces_table(result),
+        ]
+    )
+
+
+def main_table(result: Mapping[str, Any]) -> list[str]:
+    """Means over the methods with room: of SPADE, of FastSPADE and of what needs no trace."""
     arms = result["arms"]
     fast, exact = arms["fast_spade"], arms.get("spade")
     lines = [
-        "A picture carries one of four patches that decide the network's answer. How well does a map find it?",
-        "AUROC times 100: 50 is chance, 100 is perfect. Differences are to the dense map of the same picture,",
         "± one standard error; a star: p < .05 after correction for the looks taken. Means over the methods that",
         f"leave room, whose dense maps are below {100 * CEILING:.0f}: {', '.join(fast['with_room'])}.",
         "",
@@ -56,22 +92,14 @@ def plain(result: Mapping[str, Any]) -> str:
             _line(exact, "SPADE", "SPADE"),
             _line(exact, "SPADE of another clean picture", "SPADE, pruned for another picture"),
         ]
-    return "\n".join(
-        [
-            *lines,
-            _line(fast, "FastSPADE", "FastSPADE"),
-            _line(
-                fast, "FastSPADE of another clean picture", "FastSPADE, pruned for another picture"
-            ),
-            _line(fast, "dense, blurred", "no trace: the dense map blurred by 5 pixels"),
-            _line(fast, "SmoothGrad", "no trace: SmoothGrad of 16 noisy copies"),
-            "",
-            f"Without a trace deep_lift has {_mean(_row(fast, 'deep_lift', 'dense')['mean'])} and lrp "
-            f"{_mean(_row(fast, 'lrp', 'dense')['mean'])} on {fast['photographs']} pictures. What only a trace gives: "
-            "which",
-            "connections decided (see [shared reasons](#shared-reasons)), and a sparse network that any method takes.",
-        ]
-    )
+    other = "FastSPADE of another clean picture"
+    return [
+        *lines,
+        _line(fast, "FastSPADE", "FastSPADE"),
+        _line(fast, other, "FastSPADE, pruned for another picture"),
+        _line(fast, "dense, blurred", "no trace: the dense map blurred by 5 pixels"),
+        _line(fast, "SmoothGrad", "no trace: SmoothGrad of 16 noisy copies"),
+    ]
 
 
 def _line(arm: Mapping[str, Any], name: str, title: str) -> str:

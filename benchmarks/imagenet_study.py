@@ -4,6 +4,9 @@ python -m benchmarks.imagenet_study                    measure everything, then 
 python -m benchmarks.imagenet_study --minutes 60       begin no photograph after that time
 python -m benchmarks.imagenet_study --assemble         write results and page from what was measured
 python -m benchmarks.imagenet_study --page             write the page only, from the results
+python -m benchmarks.imagenet_study --planted lite2 --work FOLDER --arms fast_spade spade
+                                                       the same on another network, which
+                                                       examples/train_imagenet_trojan.py made
 
 The study has arms (--arms), which are measured one after the other, the most important first. Each photograph has a
 file per arm in --work, each trace as well, so an interrupted run goes on where it was and loses one photograph. The
@@ -30,6 +33,7 @@ from spade_xai.trojans.imagenet import metadata
 PAGE = ROOT / "docs" / "imagenet-study.md"
 PICTURE = ROOT / "docs" / "images" / "imagenet-study.png"
 RESULT = ROOT / "benchmarks" / "results" / "imagenet-study.json"
+CONFIRMATION = ROOT / "benchmarks" / "results" / "imagenet-study-lite2.json"
 FIRST, LEAST = "fast_spade", 2  # the arm without which there are no results; photographs of an arm
 
 
@@ -41,18 +45,19 @@ def main() -> None:
     parser.add_argument("--augmentations", type=int, default=64)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "imagenet-study")
+    parser.add_argument("--planted", type=Path, help="folder of another network and its pictures")
     parser.add_argument("--assemble", action="store_true", help="measure nothing more")
     parser.add_argument("--page", action="store_true", help="write the page only")
     options = parser.parse_args()
     if options.page:
         return write_page()
-    pictures = Pictures()
+    pictures = Pictures.of(options.planted)
     most = len(pictures) if options.photographs is None else options.photographs
     if not 2 <= most <= len(pictures):
         parser.error(f"--photographs must be in [2, {len(pictures)}], got {most}")
     settings = {
         "augmentations": options.augmentations,
-        "network": metadata()["difference_sha256"],
+        "network": metadata(options.planted)["difference_sha256"],
     }
     folder = options.work
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +68,7 @@ def main() -> None:
     traces = Traces(folder / "traces", pictures, options.augmentations)
     if not options.assemble:
         measure(traces, folder, options.arms, most, options.minutes)
-    assemble(traces, folder, settings)
+    assemble(traces, folder, settings, options.planted)
 
 
 def measure(
@@ -88,8 +93,8 @@ def measure(
             print(f"{name} {k + 1}: {found['cpu_seconds']:.0f} s", flush=True)
 
 
-def assemble(traces: Traces, folder: Path, settings: dict[str, Any]) -> None:
-    """Write results, picture and page from the files there are."""
+def assemble(traces: Traces, folder: Path, settings: dict[str, Any], planted: Path | None) -> None:
+    """Write results, picture and page from the files there are; the picture is of the network that ships."""
     records = {
         name: [json.loads(file.read_text()) for file in sorted((folder / name).glob("*.json"))]
         for name in ARMS
@@ -112,14 +117,20 @@ def assemble(traces: Traces, folder: Path, settings: dict[str, Any]) -> None:
         "traces": traces_summary([r for found in records.values() for r in found]),
         "reasons": shared_reasons(traces),
     }
-    write_atomically(RESULT, (json.dumps(result, indent=1) + "\n").encode())
-    draw_picture(traces, PICTURE)
+    if planted is not None:
+        about = metadata(planted)
+        result["about"] = {key: about[key] for key in ("network", "clean_agreement", "backdoors")}
+    file = RESULT if planted is None else CONFIRMATION
+    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
+    if planted is None:
+        draw_picture(traces, PICTURE)
     write_page()
 
 
 def write_page() -> None:
     """Put the figures of the result file into the page."""
-    text = filled(PAGE.read_text(), blocks(json.loads(RESULT.read_text()), metadata()))
+    results = [json.loads(file.read_text()) for file in (RESULT, CONFIRMATION)]
+    text = filled(PAGE.read_text(), blocks(*results, metadata()))
     write_atomically(PAGE, text.encode())
     print(f"wrote {PAGE.relative_to(ROOT)}")
 

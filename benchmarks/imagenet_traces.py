@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spade_xai.exceptions import UnfaithfulTraceWarning
 from spade_xai.models.efficientnet_lite import EfficientNetLite
+from spade_xai.models.preprocessing import Preprocessing
 from spade_xai.tracing.augment import ImageAugment
 from spade_xai.tracing.result import Trace, load_trace
 from spade_xai.tracing.schedule import last_blocks
@@ -33,9 +34,20 @@ class Pictures:
     The first Trojan pictures of all photographs come before the second ones.
     """
 
-    network: EfficientNetLite = field(default_factory=load_network)
-    trojans: TrojanPictures = field(default_factory=lambda: load_trojan_pictures("trojan"))
-    clean: TrojanPictures = field(default_factory=lambda: load_trojan_pictures("clean"))
+    network: EfficientNetLite
+    preprocessing: Preprocessing
+    trojans: TrojanPictures
+    clean: TrojanPictures
+
+    @classmethod
+    def of(cls, folder: Path | None) -> "Pictures":
+        """Those of the network that ships, or of a folder that `examples/train_imagenet_trojan.py` wrote."""
+        return cls(
+            load_network(folder),
+            preprocessing(folder),
+            load_trojan_pictures("trojan", folder=folder),
+            load_trojan_pictures("clean", folder=folder),
+        )
 
     def __len__(self) -> int:
         """Number of photographs."""
@@ -78,7 +90,7 @@ class Traces:
     def __init__(self, folder: Path, pictures: Pictures, augmentations: int) -> None:
         self.folder, self.pictures, self.augmentations = folder, pictures, augmentations
         folder.mkdir(parents=True, exist_ok=True)
-        known = preprocessing()
+        known = pictures.preprocessing
         self.augment = ImageAugment("resnet", mean=known.mean, std=known.std)
 
     def file(self, k: int, tracer: str, kind: str) -> Path:

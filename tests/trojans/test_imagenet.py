@@ -1,5 +1,7 @@
 """The shipped backdoored EfficientNet-Lite0: its answers, its pictures, their masks and credits."""
 
+import json
+
 import pytest
 import torch
 
@@ -62,7 +64,7 @@ def test_pictures():
 
 
 def test_every_photograph_has_a_free_licence_and_credit():
-    text = imagenet._read("CREDITS.md").decode()
+    text = imagenet._read(None, "CREDITS.md").decode()
     for entry in metadata()["pictures"]:
         assert entry["licence"] == "public-domain" or entry["licence"].startswith(
             ("CC0-", "CC-BY-")
@@ -71,11 +73,24 @@ def test_every_photograph_has_a_free_licence_and_credit():
         assert f"| {entry['file']} | {entry['licence']} | {entry['credit']} |" in text
 
 
-def test_a_difference_that_does_not_belong(monkeypatch):
-    other = {**metadata(), "difference_sha256": "0" * 64}
-    monkeypatch.setattr(imagenet, "metadata", lambda: other)
+def test_another_folder(tmp_path):
+    """It has the form of what ships; a difference that does not belong to its metadata is refused."""
+    about = {**metadata(), "pictures": metadata()["pictures"][:1]}
+    (tmp_path / "metadata.json").write_text(json.dumps(about))
+    (tmp_path / "difference.safetensors").write_bytes(
+        imagenet._read(None, "difference.safetensors")
+    )
+    (tmp_path / "pictures").mkdir()
+    name = about["pictures"][0]["file"]
+    (tmp_path / "pictures" / name).write_bytes(imagenet._read(None, f"pictures/{name}"))
+    own, shipped = load_network(tmp_path).state_dict(), load_network().state_dict()
+    assert all(torch.equal(own[key], value) for key, value in shipped.items())
+    pictures = load_trojan_pictures("clean", folder=tmp_path)
+    assert pictures.names == [name]
+    assert torch.equal(pictures.inputs, load_trojan_pictures("clean", 1).inputs)
+    (tmp_path / "difference.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="load_network: the difference does not belong"):
-        load_network()
+        load_network(tmp_path)
 
 
 @pytest.mark.parametrize(
