@@ -140,6 +140,26 @@ def test_nothing_of_the_callers_model_changes():
     assert not torch.equal(state, torch.get_rng_state())  # drawn by this test alone
 
 
+@pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 2, 0, 3), (2, 0, 1, 1), (0, 0, 0, 7)])
+@pytest.mark.parametrize("size", [11, 12])
+@pytest.mark.parametrize("of", [{"stride": 2}, {"stride": (1, 3), "dilation": 2, "groups": 4}])
+def test_convolutions_that_are_not_pruned_pad_themselves(padding, size, of):
+    def convolution(**options):
+        return nn.Sequential(
+            nn.ZeroPad2d(padding), nn.Conv2d(4, 8, 3, **options), nn.BatchNorm2d(8), nn.ReLU6()
+        )
+
+    model = trained(nn.Sequential(convolution(**of), nn.Conv2d(8, 4, 1), convolution()))
+    x = torch.randn(2, 4, size, size)
+    layers = [layer for layer in find_layers(model) if layer.name != "0.1"]
+    with torch.no_grad():
+        fast = fast_forward(model, layers, x)
+        torch.testing.assert_close(fast(x), model(x))
+    assert [type(m) for m in fast.modules()].count(nn.ZeroPad2d) == 1  # of the pruned one
+    for name, h in hessians(model, layers, x).items():
+        torch.testing.assert_close(hessians(fast, layers, x)[name], h, rtol=1e-4, atol=1e-4)
+
+
 def test_an_activation_that_others_read_around_is_not_in_place():
     class Around(nn.Module):
         def __init__(self):

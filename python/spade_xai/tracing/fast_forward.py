@@ -1,11 +1,13 @@
 """A copy of a model for the passes of a trace: faster, and its layers read the same inputs up to rounding.
 
 Batch norms are folded into the convolutions before them, activations work in place where nothing else reads what they
-overwrite, and the weights of convolutions lie channels last, as the inputs do. All of it needs a graph of the model
+overwrite, convolutions that are not pruned pad their inputs themselves, and the weights of convolutions lie channels
+last, as the inputs do. All of it needs a graph of the model
 or of parts of it; what torch.fx cannot trace stays as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from spade_ext.geometry import Conv2dGeometry
 from spade_xai.models.copies import duplicate
 from spade_xai.models.inputs import Inputs, call, channels_last, device_of, take
 from spade_xai.models.layers import Layer
+from spade_xai.models.pads import PaddedConvolution, pad_within, padded_convolutions
 from spade_xai.models.rewrite import fuse_batch_norms, graphs
 from spade_xai.models.unfold import Reading
 from spade_xai.tracing.hessians import layer_inputs
@@ -28,7 +31,14 @@ ROUNDING = 1e-4
 """How far, relatively, the norms of a layer's inputs may differ from those of the model."""
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_FRESH = (*_CONVOLUTIONS, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_FRESH = (
+    *_CONVOLUTIONS,
+    PaddedConvolution,
+    nn.Linear,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+)
 _IN_PLACE = (F.relu, F.relu6, F.leaky_relu, F.elu, F.silu, F.hardswish)
 
 
@@ -52,7 +62,9 @@ def fast_forward(model: nn.Module, layers: Sequence[Layer], inputs: Inputs) -> n
             own = _passed(model, layers, row)
             if _noted(model) != before:
                 return model  # a graph would not repeat what its passes note
-            fast = graphs(duplicate(model), _hasten, whole=isinstance(inputs, Tensor))
+            copy = duplicate(model)
+            pruned = {id(copy.get_parameter(name)) for layer in layers for name in layer.parameters}
+            fast = graphs(copy, partial(_hasten, pruned), whole=isinstance(inputs, Tensor))
             _lay_channels_last(fast)
             same = _alike(own, _passed(fast, layers, row))
         except Exception:  # the model's own code runs, which may raise anything
@@ -73,8 +85,10 @@ def _noted(model: nn.Module) -> list[Any]:
     return [versions, values]
 
 
-def _hasten(traced: fx.GraphModule) -> None:
+def _hasten(pruned: Collection[int], traced: fx.GraphModule) -> None:
+    padded = padded_convolutions(traced, pruned)
     fuse_batch_norms(traced)
+    pad_within(traced, padded)
     _work_in_place(traced)
 
 
