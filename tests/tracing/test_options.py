@@ -10,6 +10,7 @@ from torch import nn
 from spade_xai import TraceOptions, trace, trace_many, tune
 from spade_xai.commands.pruning import PruningOptions
 from spade_xai.tracing.options import TraceKeywords
+from spade_xai.tracing.sample import default_batch_size, read_sample
 
 NAMES = [f.name for f in fields(TraceOptions) if f.name != "function"]
 
@@ -44,3 +45,14 @@ def test_unknown_keywords_and_names_of_methods():
         ("Batched FastSPADE", "sparsegpt"),
     ):
         assert trace(model, x, method=name, **options).settings["method"] == method
+
+
+def test_the_default_batch_is_smaller_for_large_inputs_on_a_cpu():
+    def batch_of(x, **options):
+        return read_sample(TraceOptions(augment=None, **options), x, torch.device("cpu")).batch_size
+
+    assert batch_of(torch.zeros(1, 3, 32, 32)) == 64
+    assert batch_of(torch.zeros(1, 3, 224, 224)) == 16
+    assert batch_of({"a": torch.zeros(2, 1_000_000), "b": torch.zeros(2, 250_000)}) == 2
+    assert batch_of(torch.zeros(1, 3, 224, 224), batch_size=5) == 5
+    assert default_batch_size(torch.zeros(1, 3, 224, 224), torch.device("cuda")) == 64

@@ -216,13 +216,12 @@ Damp = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int,
+    int | None,
     typer.Option(
-        min=1,
-        rich_help_panel=PRUNING,
+        min=1, rich_help_panel=PRUNING, show_default="64; on a CPU fewer large ones",
         help="The number of augmentations in one pass of the network.",
     ),
-]
+]  # fmt: skip
 Seed = Annotated[int, typer.Option(rich_help_panel=PRUNING, help="The seed of all random draws.")]
 MaxMemory = Annotated[
     str | None,

@@ -157,7 +157,7 @@ def reproduce(
     texts: TextSets,
     layers: o.Layers = None,
     seed: o.Seed = 0,
-    batch_size: o.BatchSize = 64,
+    batch_size: o.BatchSize = None,
     max_memory: o.MaxMemory = None,
     device: o.Device = None,
     forward_precision: o.ForwardPrecision = o.Precision.FLOAT32,

@@ -27,7 +27,7 @@ def as_inputs(function: str, sample: Any) -> Inputs:
         inputs = tuple(sample)
     else:
         inputs = sample
-    tensors = _tensors(inputs)
+    tensors = tensors_of(inputs)
     if not tensors or not isinstance(inputs, (Tensor, tuple, dict)):
         raise TypeError(
             f"{function}: sample must be a tensor, or a tuple or dict with one, got {type(sample).__name__}"
@@ -40,7 +40,8 @@ def as_inputs(function: str, sample: Any) -> Inputs:
     return inputs
 
 
-def _tensors(inputs: Inputs) -> list[Tensor]:
+def tensors_of(inputs: Inputs) -> list[Tensor]:
+    """All tensors of the inputs, in order."""
     if isinstance(inputs, Tensor):
         return [inputs]
     values = inputs.values() if isinstance(inputs, dict) else inputs
@@ -49,7 +50,7 @@ def _tensors(inputs: Inputs) -> list[Tensor]:
 
 def first_tensor(inputs: Inputs) -> Tensor:
     """The first tensor; its first dimension is the batch."""
-    return _tensors(inputs)[0]
+    return tensors_of(inputs)[0]
 
 
 def map_tensors(inputs: Inputs, apply: Callable[[Tensor], Tensor]) -> Inputs:

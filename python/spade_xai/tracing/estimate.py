@@ -128,7 +128,7 @@ def _measured(
         setup = time.perf_counter() - start
         stages.seconds.clear()
         source = run.sources[0]
-        some = min(source.augmentations, FEW if rough else BATCHES * given.batch_size)
+        some = min(source.augmentations, FEW if rough else BATCHES * source.batch_size)
         plan = plan_memory(
             run.layers, method=given.pruning, samples=1, max_memory=given.most_memory,
             function=function, device=run.device,

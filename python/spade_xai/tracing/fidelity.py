@@ -64,15 +64,13 @@ def spoken(fidelity: Mapping[str, Any]) -> dict[str, Any]:
     return {name: verdict[name] for name in ("answer", "probability", "faithful", "reasons")}
 
 
-def compare(
-    dense: nn.Module, sparse: nn.Module, sample: TracedSample, count: int, batch_size: int
-) -> Fidelity:
+def compare(dense: nn.Module, sparse: nn.Module, sample: TracedSample, count: int) -> Fidelity:
     """Run both models on the sample, on inputs near it and on `count` of its augmentations."""
     with torch.no_grad():
         return Fidelity(
             _agreement(dense, sparse, [sample.inputs]),
-            _agreement(dense, sparse, sample.batches(FUNCTION, batch_size, count)),
-            Probe(FUNCTION, dense, sample, batch_size).judge(sparse),
+            _agreement(dense, sparse, sample.batches(FUNCTION, count)),
+            Probe(FUNCTION, dense, sample).judge(sparse),
         )
 
 

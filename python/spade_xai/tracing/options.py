@@ -37,7 +37,8 @@ class TraceOptions:
         layers: Dotted globs or `re:` patterns of the layers to prune; None for all.
         depthwise: Prune depthwise convolutions too.
         damp: Damping relative to the mean diagonal of a layer's Hessian.
-        batch_size: Augmentations in one pass of the model. Results do not depend on it beyond rounding.
+        batch_size: Augmentations in one pass of the model. Results do not depend on it beyond rounding. None: 64, and
+            on a CPU fewer of large inputs, for instance 16 images of 224 x 224 pixels.
         seed: The seed of the augmentations, the same for every sample. The global random states are restored.
         device: Where to run a copy of the model and to prune it; None: where the model is.
         progress: True for bars, or callback(stage, done, total) for the stages "forward", "hessian", "prune" and
@@ -62,7 +63,7 @@ class TraceOptions:
     layers: str | Iterable[str] | None = None
     depthwise: bool = False
     damp: float = 0.01
-    batch_size: int = 64
+    batch_size: int | None = None
     seed: int = 0
     device: torch.device | str | None = None
     progress: Progress = True
@@ -73,8 +74,9 @@ class TraceOptions:
     def __post_init__(self) -> None:
         name = self.function
         method_of(name, self.method)
-        for argument in ("augmentations", "batch_size"):
-            check_count(name, argument, getattr(self, argument))
+        check_count(name, "augmentations", self.augmentations)
+        if self.batch_size is not None:
+            check_count(name, "batch_size", self.batch_size)
         check_range(name, "damp", self.damp, 0.0, MOST_DAMP)
         check_seed(name, self.seed)
         parse_memory(name, self.max_memory)
@@ -105,7 +107,7 @@ class TraceKeywords(TypedDict, total=False):
     layers: str | Iterable[str] | None
     depthwise: bool
     damp: float
-    batch_size: int
+    batch_size: int | None
     seed: int
     device: torch.device | str | None
     progress: Progress

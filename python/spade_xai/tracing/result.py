@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spade_xai.models.copies import duplicate
-from spade_xai.models.inputs import check_count
+from spade_xai.models.inputs import check_count, device_of
 from spade_xai.models.layers import Layer
 from spade_xai.models.modes import outside_inference_mode
 from spade_xai.tracing.augment import Augmentation, vary
@@ -23,7 +23,7 @@ from spade_xai.tracing.layer_report import LayerReport, left_report, pruned_repo
 from spade_xai.tracing.packed import Packed
 from spade_xai.tracing.prepared import PreparedLayers
 from spade_xai.tracing.pruning.method import PrunedLayer
-from spade_xai.tracing.sample import TracedSample
+from spade_xai.tracing.sample import TracedSample, default_batch_size
 from spade_xai.tracing.schedule import FAITHFUL, Sparsity, resolve_sparsity
 from spade_xai.tracing.trial import Trial
 from spade_xai.tracing.verdict import Probe, Verdict
@@ -184,7 +184,7 @@ class Trace:
         augment: str | Augmentation | None = "auto",
         augmentations: int | None = None,
         seed: int = 0,
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ) -> Fidelity:
         """Compare the sparse model's outputs with the dense model's.
 
@@ -197,14 +197,15 @@ class Trace:
             augment: For a given sample, as in trace.
             augmentations: How many; None takes as many as the trace was made of (64 for a given sample).
             seed: For a given sample: of its augmentations.
-            batch_size: Inputs in one pass.
+            batch_size: Inputs in one pass; None: as many as `trace` takes by default.
 
         Raises:
             ValueError: No sample given to a trace that was read from a file; a count below 1; logits that
                 are not finite or do not fit the batch.
         """
         function = "Trace.fidelity"
-        check_count(function, "batch_size", batch_size)
+        if batch_size is not None:
+            check_count(function, "batch_size", batch_size)
         if augmentations is not None:
             check_count(function, "augmentations", augmentations)
         source = self._source
@@ -213,7 +214,9 @@ class Trace:
         if source is None:
             raise ValueError(f"{function}: sample must be given for a trace read from a file")
         count = source.augmentations if augmentations is None else augmentations
-        return compare(duplicate(self.dense), self.model, source, count, batch_size)
+        size = batch_size or default_batch_size(source.inputs, device_of(self.model))
+        source = replace(source, batch_size=size)
+        return compare(duplicate(self.dense), self.model, source, count)
 
     def plot(self, method: str = "saliency", target: int | None = None) -> "Picture":
         """Draw the sparsity of each layer, and of an image the maps of the dense and of the sparse model.

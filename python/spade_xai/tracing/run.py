@@ -69,7 +69,7 @@ class TracingRun:
 
     def batches(self, source: TracedSample) -> Iterator[Inputs]:
         """The augmentations of a sample in batches; the time to make them is counted."""
-        whole = source.batches(self.options.function, self.options.batch_size)
+        whole = source.batches(self.options.function)
         while True:
             with self.stages.timed("augment"):
                 batch = next(whole, None)
@@ -95,7 +95,7 @@ class TracingRun:
             stop_early: End each pass of the working copy, whose weights may be sparse, where the last of the layers was
                 read; otherwise the passes are of the fast copy.
         """
-        passes = -(-source.augmentations // self.options.batch_size)
+        passes = -(-source.augmentations // source.batch_size)
         reads = passes * sum(self.calls[layer.name] for layer in layers)
         model = self.model if stop_early else self.fast
         sums = Hessians(model, layers, self.options.function, self.options.forward_precision)
@@ -270,8 +270,7 @@ class TracingRun:
             self.stages.report("fidelity", done, total)
 
         with self.stages.timed("fidelity"):
-            size = self.options.batch_size
-            trial = Trial(function, reference, self.layers, builder.source, size, self.fast)
+            trial = Trial(function, reference, self.layers, builder.source, self.fast)
             found = FaithfulSearch(function, reference, self.layers, prepared, trial, report).run()
         builder.ratios = {**dict.fromkeys(self.ratios, 0.0), **found.ratios}
         seconds = (time.perf_counter() - start) / max(1, len(found.results))
@@ -286,6 +285,5 @@ class TracingRun:
                 if builder.verdict is None:
                     sparse = duplicate(reference)
                     builder.pruned(sparse)
-                    size = self.options.batch_size
-                    probe = Probe(self.options.function, reference, builder.source, size)
+                    probe = Probe(self.options.function, reference, builder.source)
                     builder.verdict = probe.judge(sparse)

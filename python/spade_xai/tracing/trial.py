@@ -26,7 +26,6 @@ class Trial:
         model: The dense model. Not modified.
         layers: Those that may get other weights.
         sample: That is traced.
-        batch_size: Inputs in one pass.
         fast: As from `fast_forward`, whose layers have the rows of the model's, each times a number. Not modified.
 
     Attributes:
@@ -39,14 +38,13 @@ class Trial:
         model: nn.Module,
         layers: Sequence[Layer],
         sample: TracedSample,
-        batch_size: int = 64,
         fast: nn.Module | None = None,
     ) -> None:
         self.model = model
         self.scales = None if fast is None or fast is model else row_scales(model, fast, layers)
         self.dense = model if fast is None or self.scales is None else fast
         self.sparse = duplicate(self.dense)
-        self.probe = Probe(function, self.dense, sample, batch_size)
+        self.probe = Probe(function, self.dense, sample)
         self._own: Probe | None = None  # of the model, where the copy is not enough
         self._weights: dict[str, tuple[Layer, Tensor]] = {}
 

@@ -66,13 +66,10 @@ class Probe:
         function: Named in errors.
         dense: Not modified.
         sample: That was traced.
-        batch_size: Inputs in one pass.
     """
 
-    def __init__(
-        self, function: str, dense: nn.Module, sample: TracedSample, batch_size: int = 64
-    ) -> None:
-        self.function, self.batch_size = function, batch_size
+    def __init__(self, function: str, dense: nn.Module, sample: TracedSample) -> None:
+        self.function, self.batch_size = function, sample.batch_size
         self.batches: list[Inputs] = [sample.inputs]
         close = nearby(function, sample)
         if close is not None:
