@@ -125,7 +125,7 @@ def train_round(
         validation: Pictures to choose the best epoch by.
         checkpoint: File written whole after each epoch, with all that the next epoch needs.
         workers: Processes that read pictures.
-        on_epoch: Called with the records so far after each epoch.
+        on_epoch: Called with the records so far, after each epoch and when a checkpoint was read.
 
     Raises:
         RunError: The loss is not finite, or the checkpoint is of another round.
@@ -138,6 +138,8 @@ def train_round(
     done = Trained({}, 0, [], None)
     if checkpoint.is_file():
         _resume(checkpoint, job, optimizer, done)
+        if on_epoch is not None:
+            on_epoch(done.epochs)  # the run may have ended before it heard of the last one
     apply_masks(model, job.masks)
     moved = {name: mask.to(next(model.parameters()).device) for name, mask in job.masks.items()}
     for epoch in range(len(done.epochs), training.epochs_of(job.number)):
