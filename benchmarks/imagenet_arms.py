@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -111,16 +112,16 @@ def second(traces: Traces, k: int, methods: Sequence[str]) -> dict[str, Any]:
     return {"scores": scores, "traces": about, "name": name}
 
 
-def tuned(traces: Traces, k: int, methods: Sequence[str]) -> dict[str, Any]:
+def tuned(tracer: str, traces: Traces, k: int, methods: Sequence[str]) -> dict[str, Any]:
     """Ratios tuned on other photographs, beside faithful traces."""
-    tune_ratios(traces, "FastSPADE")
-    own = traces(k, "FastSPADE", "tuned")
+    tune_ratios(traces, tracer)
+    own = traces(k, tracer, "tuned")
     models = {
         "dense": traces.pictures.network,
-        "FastSPADE": traces(k, "FastSPADE", "trojan").model,
-        "FastSPADE, tuned sparsity": own.model,
+        tracer: traces(k, tracer, "trojan").model,
+        f"{tracer}, tuned sparsity": own.model,
     }
-    about = {"FastSPADE, tuned sparsity": described(own)}
+    about = {f"{tracer}, tuned sparsity": described(own)}
     return {"scores": planted(traces, k, methods, models, {}), "traces": about}
 
 
@@ -194,7 +195,10 @@ ARMS = {
     "fast_spade": Arm("FastSPADE, and what needs no trace", CHEAP, FOUND, fast_spade),
     "spade": Arm("SPADE", CHEAP, FOUND, spade),
     "second": Arm("A second draw of Trojan pictures", FEW, FOUND, second),
-    "tuned": Arm("Tuned sparsity", FEW, FOUND, tuned, PHOTOGRAPHS),
+    "tuned": Arm("Tuned sparsity", FEW, FOUND, partial(tuned, "FastSPADE"), PHOTOGRAPHS),
+    "tuned_spade": Arm(
+        "Tuned sparsity of SPADE", FEW, FOUND, partial(tuned, "SPADE"), PHOTOGRAPHS
+    ),
     "controls": Arm("Further controls", FEW, FOUND, controls),
     "costly": Arm(
         "Methods of many passes",
