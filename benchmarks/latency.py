@@ -30,7 +30,7 @@ from spade_xai.progress import Stages
 from spade_xai.tracing.builder import TraceBuilder
 from spade_xai.tracing.hessians import Hessians
 from spade_xai.tracing.options import TraceOptions
-from spade_xai.tracing.pruning.registry import METHODS
+from spade_xai.tracing.pruning.registry import PRUNING_METHODS
 from spade_xai.tracing.run import TracingRun
 
 SPARSITY = 0.9
@@ -216,7 +216,7 @@ def _some_rows(builder: TraceBuilder, layer: Layer, hessian: Tensor, rows: int) 
             damped_inverse(h, DAMP)
         inverting = time.perf_counter() - start
     start = time.perf_counter()
-    method = METHODS["obc"]
+    method = PRUNING_METHODS["obc"]
     prepared = method.prepare(replace(layer, rows=rows), weight[:, :rows], hessian, DAMP)
     (result,) = method.prune([prepared], [SPARSITY])
     spent = time.perf_counter() - start
@@ -233,7 +233,7 @@ def _some_samples(builder: TraceBuilder, layer: Layer, hessian: Tensor, samples:
     """Prune a layer with SparseGPT for so many samples at once; the time for each."""
     weight = layer.read(builder.dense)
     start = time.perf_counter()
-    method = METHODS["sparsegpt"]
+    method = PRUNING_METHODS["sparsegpt"]
     prepared = [method.prepare(layer, weight, hessian, DAMP)] * samples
     results = method.prune(prepared, [SPARSITY] * samples)
     seconds = (time.perf_counter() - start) / samples

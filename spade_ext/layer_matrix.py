@@ -1,5 +1,6 @@
 """The weight of a layer as the matrix that the ops prune, and back; a layer pruned by either method."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,7 +11,6 @@ from spade_ext.obc import obc_prune
 from spade_ext.sparsegpt import sparsegpt_prune, sparsegpt_prune_batch
 
 Method = Literal["obc", "sparsegpt"]
-METHODS: tuple[Method, ...] = ("obc", "sparsegpt")
 
 
 def weight_matrix(layer: nn.Module, name: str = "weight") -> torch.Tensor:
@@ -44,7 +44,7 @@ def prune_matrix(
     damp: float = 0.01,
     zeros: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Prune [R, D], or [G, R, D] with a Hessian per group, by one of METHODS.
+    """Prune [R, D], or [G, R, D] with a Hessian per group, by a method of `Method`.
 
     Args:
         function: The caller, for errors.
@@ -62,11 +62,34 @@ def prune_matrix(
         ValueError: Another method, or what the ops raise.
         SingularHessianError: As the ops.
     """
-    if method not in METHODS:
-        raise ValueError(f"{function}: method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_method(function, method)
     n, m = n_of_m or (None, None)
-    if method == "obc":
-        return obc_prune(weight, hessian, sparsity, n=n, m=m, damp=damp)
+    return _PRUNED_BY[method](function, weight, hessian, sparsity, n, m, block_size, damp, zeros)
+
+
+def check_method(function: str, method: object) -> None:
+    """Refuse a method that is none of `Method`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if method not in _PRUNED_BY:
+        raise ValueError(
+            f"{function}: method must be one of {', '.join(_PRUNED_BY)}, got {method!r}"
+        )
+
+
+def _obc(
+    function: str, weight: torch.Tensor, hessian: torch.Tensor, sparsity: float, n: int | None,
+    m: int | None, block_size: int, damp: float, zeros: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
+    return obc_prune(weight, hessian, sparsity, n=n, m=m, damp=damp)
+
+
+def _sparsegpt(
+    function: str, weight: torch.Tensor, hessian: torch.Tensor, sparsity: float, n: int | None,
+    m: int | None, block_size: int, damp: float, zeros: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
     if weight.ndim == 2:
         return sparsegpt_prune(
             weight, hessian, sparsity, block_size=block_size, n=n, m=m, damp=damp
@@ -79,3 +102,6 @@ def prune_matrix(
             f"{function}: the Hessian of group {group} is not positive definite", group
         )
     return batch.weights
+
+
+_PRUNED_BY: dict[str, Callable[..., torch.Tensor]] = {"obc": _obc, "sparsegpt": _sparsegpt}

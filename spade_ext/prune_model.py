@@ -13,7 +13,7 @@ from spade_ext._loss import quadratic
 from spade_ext.accumulator import HessianAccumulator
 from spade_ext.checks import MOST_DAMP, check_int, check_range
 from spade_ext.errors import SingularHessianError
-from spade_ext.layer_matrix import METHODS, Method, as_weight, prune_matrix, weight_matrix
+from spade_ext.layer_matrix import Method, as_weight, check_method, prune_matrix, weight_matrix
 from spade_ext.progress import Callback, reporting
 
 DEFAULT_MEMORY = 4 * 2**30
@@ -112,8 +112,7 @@ def prune_model(
         raise TypeError(f"{function}: model must be an nn.Module, got {type(model).__name__}")
     if iter(batches) is batches:
         raise TypeError(f"{function}: batches must be gone over more than once, got an iterator")
-    if method not in METHODS:
-        raise ValueError(f"{function}: method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_method(function, method)
     check_range(function, "damp", damp, 0.0, MOST_DAMP)
     check_int(function, "block_size", block_size, 1)
     check_int(function, "max_memory", max_memory, 1, 2**62)

@@ -14,7 +14,7 @@ from spade_xai import trace, tune
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing.memory import plan_memory
 from spade_xai.tracing.pruning.method import hessian_bytes
-from spade_xai.tracing.pruning.registry import METHODS
+from spade_xai.tracing.pruning.registry import PRUNING_METHODS
 
 
 @pytest.mark.parametrize("method", ["obc", "sparsegpt"])
@@ -54,9 +54,9 @@ def least_memory(model, method, device):
     """Bytes that pruning a model of one layer asks for at least, and what of them is scratch."""
     layers = find_layers(model)
     whole = plan_memory(
-        layers, method=METHODS[method], samples=1, max_memory=None, device=device
+        layers, method=PRUNING_METHODS[method], samples=1, max_memory=None, device=device
     ).bytes
-    return whole, whole - hessian_bytes(layers[0], 4) - METHODS[method].cuda_pruning_bytes(
+    return whole, whole - hessian_bytes(layers[0], 4) - PRUNING_METHODS[method].cuda_pruning_bytes(
         layers, 1
     )
 
@@ -108,7 +108,7 @@ def test_scratch_leaves_room_for_the_hessians_of_other_layers(
 ):
     model, x = placed(Heads(8, 8, 8, 8), fake_cuda.device), on_device(torch.rand(150, 100))
     layers = find_layers(model)
-    options = dict(method=METHODS["obc"], samples=1, device=fake_cuda.device)
+    options = dict(method=PRUNING_METHODS["obc"], samples=1, device=fake_cuda.device)
     memory = plan_memory(layers, max_memory=None, **options).bytes
     assert len(plan_memory(layers, max_memory=memory, **options).parts) == 1
     trace(model, x, sparsity=0.5, augment=None, max_memory=memory, progress=None)
@@ -116,7 +116,7 @@ def test_scratch_leaves_room_for_the_hessians_of_other_layers(
     assert len(traces) == 4
     for done, scratch in enumerate(traces):
         held = (4 - done) * hessian
-        assert scratch <= memory - held - METHODS["obc"].cuda_pruning_bytes(
+        assert scratch <= memory - held - PRUNING_METHODS["obc"].cuda_pruning_bytes(
             layers[done : done + 1], 1
         )
 

@@ -7,7 +7,7 @@ from torch import nn
 from spade_ext import hessian, obc_trace
 from spade_xai import trace
 from spade_xai.models.layers import find_layers
-from spade_xai.tracing.pruning.registry import METHODS, TRACERS
+from spade_xai.tracing.pruning.registry import PRUNING_METHODS, TRACERS
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def layer_and_hessian():
 
 def test_whole_kernels_go_as_the_op_says(layer_and_hessian):
     layer, weight, h = layer_and_hessian
-    method = METHODS["blocked_obc"]
+    method = PRUNING_METHODS["blocked_obc"]
     (found,) = method.prune([method.prepare(layer, weight, h, 0.01)], [0.5])
     expected = obc_trace(weight[0], h[0], block=9).prune(0.5)
     torch.testing.assert_close(found.weights[0], expected, rtol=0, atol=0)
@@ -33,7 +33,7 @@ def test_whole_kernels_go_as_the_op_says(layer_and_hessian):
 
 def test_losses_without_pruning_are_those_of_pruning(layer_and_hessian):
     layer, weight, h = layer_and_hessian
-    method = METHODS["blocked_obc"]
+    method = PRUNING_METHODS["blocked_obc"]
     prepared = method.prepare(layer, weight, h, 1e-3)
     ratios = [0.0, 0.25, 0.5, 1.0]
     pruned = [x.relative_loss for x in method.prune([prepared] * 4, ratios)]
@@ -42,7 +42,7 @@ def test_losses_without_pruning_are_those_of_pruning(layer_and_hessian):
 
 def test_saved_and_loaded(layer_and_hessian, tmp_path):
     layer, weight, h = layer_and_hessian
-    method = METHODS["blocked_obc"]
+    method = PRUNING_METHODS["blocked_obc"]
     prepared = method.prepare(layer, weight, h, 0.01)
     method.save(prepared, tmp_path / "layer.safetensors")
     again = method.load(tmp_path / "layer.safetensors", layer, weight, 0.01)

@@ -6,7 +6,7 @@ from torch import nn
 
 from spade_xai import estimate, trace
 from spade_xai.tracing import estimate as module
-from spade_xai.tracing.pruning.registry import METHODS
+from spade_xai.tracing.pruning.registry import PRUNING_METHODS
 
 
 def network():
@@ -20,7 +20,7 @@ def network():
 IMAGE = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(PRUNING_METHODS))
 def test_each_method_and_layer(method):
     model = network()
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -84,7 +84,7 @@ def test_a_memory_limit_takes_more_passes():
     assert found.passes > 1 and found.bytes < whole.bytes
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(PRUNING_METHODS))
 def test_a_rough_estimate_runs_few_variants_and_one_kind_of_layer(method, monkeypatch):
     seen, pruned = [], []
     own, prune = module.TracingRun.hessians, module._seconds

@@ -13,7 +13,7 @@ from spade_xai.tracing import faithful
 from spade_xai.tracing.layer_weights import layer_weights
 from spade_xai.tracing.memory import plan_memory
 from spade_xai.tracing.nearby import COUNT, nearby
-from spade_xai.tracing.pruning.registry import METHODS
+from spade_xai.tracing.pruning.registry import PRUNING_METHODS
 from spade_xai.tracing.sample import TracedSample
 from spade_xai.tracing.trial import Trial
 from spade_xai.tracing.verdict import Probe
@@ -68,7 +68,9 @@ def test_any_sparsity_comes_from_the_same_elimination(model, sample, method, mon
     options = {"method": method, "augment": noise, **OPTIONS}
     made = trace(model, sample, **options)
     expected = trace(model, sample, sparsity=0.5, **options)
-    monkeypatch.setattr(type(METHODS[method]), "prepare", None)  # nothing is eliminated again
+    monkeypatch.setattr(
+        type(PRUNING_METHODS[method]), "prepare", None
+    )  # nothing is eliminated again
     half = made.at(0.5)
     assert half.agreement(expected) == {"0": 1.0, "2": 1.0, "5": 1.0}
     for a, b in zip(half.model.parameters(), expected.model.parameters(), strict=True):
@@ -104,7 +106,9 @@ def test_an_unfaithful_trace_says_so(model, sample, tmp_path):
 
 def test_layers_that_do_not_fit_are_kept_in_files_and_give_the_same(model, sample):
     whole = trace(model, sample, augment=noise, **OPTIONS)
-    plan = plan_memory(find_layers(model), method=METHODS["obc"], samples=1, max_memory=None)
+    plan = plan_memory(
+        find_layers(model), method=PRUNING_METHODS["obc"], samples=1, max_memory=None
+    )
     with pytest.warns(MemoryLimitWarning):
         parts = trace(model, sample, augment=noise, max_memory=plan.bytes - 1, **OPTIONS)
     assert parts.agreement(whole) == whole.agreement(whole)

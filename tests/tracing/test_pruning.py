@@ -11,7 +11,7 @@ from spade_xai.exceptions import SparsityWarning
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing import pruning
 from spade_xai.tracing.pruning import registry
-from spade_xai.tracing.pruning.registry import METHODS, TRACERS, method_of
+from spade_xai.tracing.pruning.registry import PRUNING_METHODS, TRACERS, method_of
 from spade_xai.tracing.pruning.sparsegpt import block_width
 
 LAST_COLUMNS = '''
@@ -42,7 +42,7 @@ def test_another_method_is_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(pruning, "__path__", [*pruning.__path__, str(tmp_path)])
     found = {method.name: method for method in registry._found()}
     monkeypatch.delitem(sys.modules, f"{pruning.__name__}.last_columns")
-    assert set(found) == {*METHODS, "last_columns"}
+    assert set(found) == {*PRUNING_METHODS, "last_columns"}
     monkeypatch.setitem(registry._SPELLINGS, "lastcolumns", found["last_columns"])
     torch.manual_seed(0)
     model, x = nn.Linear(8, 3).eval(), torch.rand(20, 8)
@@ -53,14 +53,14 @@ def test_another_method_is_one_file(tmp_path, monkeypatch):
 
 
 def test_names_of_methods():
-    assert list(METHODS)[:2] == ["obc", "sparsegpt"]  # the paper's come first
+    assert list(PRUNING_METHODS)[:2] == ["obc", "sparsegpt"]  # the paper's come first
     assert {
         **TRACERS,
         "SPADE": "obc",
         "FastSPADE": "sparsegpt",
         "Magnitude": "magnitude",
     } == TRACERS
-    assert method_of("f", "batched fastspade") is METHODS["sparsegpt"]
+    assert method_of("f", "batched fastspade") is PRUNING_METHODS["sparsegpt"]
     with pytest.raises(
         ValueError, match=r"f: method must be one of obc, sparsegpt, .*magnitude, got 3"
     ):
@@ -105,7 +105,7 @@ def test_known_losses_of_exact_obc_are_those_of_the_pruned_layer(layer):
     options = {"damp": 1e-9, "augment": None, "progress": False}
     made = trace(layer, x, method="obc", sparsity=0.5, **options)
     (found,) = find_layers(layer)
-    method, prepared = METHODS["obc"], made._prepared.get(found.name)
+    method, prepared = PRUNING_METHODS["obc"], made._prepared.get(found.name)
     size = found.numel
     ratios = [0.0, 0.3, 0.5, 0.51, 0.7, 0.95, 1.0, 3 / size, 3.2 / size, 3.8 / size]
     expected = [made.at(ratio).layers[0].relative_loss if ratio else 0.0 for ratio in ratios]

@@ -14,7 +14,7 @@ from spade_xai.exceptions import MemoryLimitWarning, UnprunedLayerWarning
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing.augment import augmented
 from spade_xai.tracing.memory import parse_memory, plan_memory
-from spade_xai.tracing.pruning.registry import METHODS
+from spade_xai.tracing.pruning.registry import PRUNING_METHODS
 from spade_xai.tracing.result import load_trace
 from spade_xai.tracing.trace import trace, trace_many
 
@@ -103,7 +103,9 @@ def test_agreement_is_the_overlap_of_the_masks(model, sample):
 def test_a_memory_limit_splits_the_work_and_changes_nothing(model, sample, method):
     options = {**OPTIONS, "augment": noise, "method": method}
     whole = trace(model, sample, **options)
-    whole_plan = plan_memory(find_layers(model), method=METHODS[method], samples=1, max_memory=None)
+    whole_plan = plan_memory(
+        find_layers(model), method=PRUNING_METHODS[method], samples=1, max_memory=None
+    )
     needed = whole_plan.bytes
     with pytest.warns(MemoryLimitWarning, match="2 groups of layers"):
         parts = trace(model, sample, max_memory=needed - 1, **options)
@@ -115,7 +117,7 @@ def test_a_memory_limit_splits_the_work_and_changes_nothing(model, sample, metho
 
 def test_a_memory_limit_splits_samples_first(model):
     layers = find_layers(model)
-    options = {"method": METHODS["sparsegpt"]}
+    options = {"method": PRUNING_METHODS["sparsegpt"]}
     one, five = (plan_memory(layers, samples=n, max_memory=None, **options).bytes for n in (1, 5))
     plan = plan_memory(layers, samples=5, max_memory=five - 1, **options)
     assert plan.samples == 4 and len(plan.parts) == 1
@@ -305,8 +307,8 @@ def test_damping_of_a_grouped_layer_is_the_largest_of_its_groups(method, order):
     (layer,) = find_layers(conv)
     indefinite = torch.tensor([[1.0, 1.05], [1.05, 1.0]])  # least eigenvalue -0.05
     hessian = torch.stack([torch.eye(2), indefinite])[list(order)]
-    prepared = METHODS[method].prepare(layer, layer.read(conv), hessian, 0.0)
-    (result,) = METHODS[method].prune([prepared], [0.5])
+    prepared = PRUNING_METHODS[method].prepare(layer, layer.read(conv), hessian, 0.0)
+    (result,) = PRUNING_METHODS[method].prune([prepared], [0.5])
     assert result.damp == pytest.approx(0.1)
 
 

@@ -11,7 +11,7 @@ from spade_xai.tracing import faithful
 from spade_xai.tracing.faithful import BUDGETS, LEVELS, MOST_ERROR
 from spade_xai.tracing.fast_forward import fast_forward
 from spade_xai.tracing.layer_weights import layer_weights
-from spade_xai.tracing.pruning.registry import METHODS
+from spade_xai.tracing.pruning.registry import PRUNING_METHODS
 from spade_xai.tracing.sample import TracedSample
 from spade_xai.tracing.trial import Trial, row_scales
 from spade_xai.tracing.verdict import Probe
@@ -189,7 +189,7 @@ def test_a_rough_verdict_holds_whatever_the_errors(error):
 def test_levels_that_were_looked_at_are_not_pruned_again(monkeypatch):
     model, x = network(), image()
     pruned = []
-    kind = type(METHODS["sparsegpt"])
+    kind = type(PRUNING_METHODS["sparsegpt"])
     real = kind.prune
 
     def prune(self, prepared, ratios, *args, **kwargs):

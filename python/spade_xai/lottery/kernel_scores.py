@@ -51,7 +51,7 @@ def hessian_scores(
         if hessian is None:
             score = weight.abs()
         else:
-            score = (_sparsegpt if method == "sparsegpt" else _obc)(weight, hessian)
+            score = _SCORED_BY[method](weight, hessian)
         scores[name] = layer.shaped(score.float()).reshape(masks[name].shape).cpu()
     return scores
 
@@ -111,3 +111,6 @@ def gradcam_scores(
         name: (weight.detach().abs() * total / max(count, 1)).cpu()
         for name, weight, total in zip(masks, weights, totals, strict=True)
     }
+
+
+_SCORED_BY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sparsegpt": _sparsegpt, "obc": _obc}

@@ -20,7 +20,7 @@ from spade_xai.tracing.augment import ImageAugment
 from spade_xai.tracing.schedule import FAITHFUL, Sparsity
 from spade_xai.trojans import imagenet
 
-METHODS = ("saliency", "input_x_gradient")
+SHOWN_METHODS = ("saliency", "input_x_gradient")
 TRACERS = ("SPADE", "FastSPADE")
 
 WITH_PATCH, WITHOUT_PATCH = "With the patch, which is outlined.", "A picture without a patch."
@@ -31,7 +31,7 @@ def run_demo(
     *,
     trojan: int = 3,
     clean: int = 1,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = SHOWN_METHODS,
     augmentations: int = 64,
     sparsity: Sparsity = FAITHFUL,
     layers: str | Iterable[str] | None = None,

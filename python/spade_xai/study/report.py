@@ -24,7 +24,7 @@ from spade_xai.study.table import TITLES, Row, table
 FORMAT = "spade_xai.StudyReport.1"
 FILES = ("report.html", "table4.csv", "answers.csv", "raters.csv", "report.json")
 FEW_RATERS = 8  # below this many, intervals of a bootstrap over raters are not to be trusted
-METHODS = (
+NOTES = (
     "Agreement means: the rater chose the region of the class whose neuron was visualised, by Score-CAM on the whole "
     "network. It is not known to be what the network really looked at.",
     "Intervals are at 95 %, by a bootstrap over raters, over images and over single answers (Cameron, Gelbach and "
@@ -216,7 +216,7 @@ def _page(study: Study, report: Report) -> str:
     )
     return environment.from_string(source).render(
         title=study.title, lead=lead(report), warnings=warnings_of(study, report), tables=tables,
-        figure=_figure(report), methods=[*METHODS, built],
+        figure=_figure(report), methods=[*NOTES, built],
     )  # fmt: skip
 
 

@@ -23,13 +23,15 @@ def _found() -> list[PruningMethod]:
     return sorted((kind() for kind in kinds), key=lambda m: (m.place, m.name))
 
 
-METHODS: dict[str, PruningMethod] = {method.name: method for method in _found()}
+PRUNING_METHODS: dict[str, PruningMethod] = {method.name: method for method in _found()}
 """The methods by the names that `trace` takes."""
 
-TRACERS: dict[str, str] = {method.title: method.name for method in METHODS.values()}
+TRACERS: dict[str, str] = {method.title: method.name for method in PRUNING_METHODS.values()}
 """The paper's names of the methods, with the names that `trace` takes."""
 
-_SPELLINGS = {name.lower(): m for m in METHODS.values() for name in (m.name, m.title, *m.aliases)}
+_SPELLINGS = {
+    name.lower(): m for m in PRUNING_METHODS.values() for name in (m.name, m.title, *m.aliases)
+}
 
 
 def method_of(function: str, name: object) -> PruningMethod:
@@ -40,5 +42,5 @@ def method_of(function: str, name: object) -> PruningMethod:
     """
     method = _SPELLINGS.get(name.lower()) if isinstance(name, str) else None
     if method is None:
-        raise ValueError(f"{function}: {misnamed('method', METHODS, name)}")
+        raise ValueError(f"{function}: {misnamed('method', PRUNING_METHODS, name)}")
     return method
