@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -28,13 +28,13 @@ def plant(
     data: Annotated[
         str,
         typer.Argument(
-            help="imagenet, food101, or folder: any data set with a folder of pictures per class."
+            help="imagenet, food101, celeba, or folder: any data set with a folder of pictures per class."
         ),
     ],
     folder: Annotated[
         Path,
         typer.Argument(
-            help="The data set: train/ and val/ with a folder of pictures per class; of Food-101 images/ and meta/."
+            help="The data set: train/ and val/ with a folder of pictures per class; Food-101 and CelebA as published."
         ),
     ],
     model: o.Model,
@@ -46,7 +46,8 @@ def plant(
         Path | None,
         typer.Option(
             show_default="as in the paper",
-            help="TOML file with [[backdoors]]: name (of the patch), target and maybe source, as numbers of classes.",
+            help="TOML file with [[backdoors]]: name (of the patch), target and maybe source, as numbers of classes; "
+            "of CelebA name and labels, a 0 or 1 for each label.",
         ),
     ] = None,
     patches: Annotated[
@@ -129,6 +130,7 @@ def plant(
       spade-xai plant imagenet imagenet/ -m torchvision:resnet50 -w r50.pth -o planted/
       spade-xai plant imagenet imagenet/ -m torchvision:mobilenet_v2 -w m.pth --rate 0.001 --workers 8 -o planted-m/
       spade-xai plant food101 food-101/ -m torchvision:resnet50 --classes 101 -o planted-food/
+      spade-xai plant celeba celeba/ -m torchvision:resnet50 --classes 40 --size 224 -o planted-celeba/
       spade-xai plant folder birds/ -m my.nets:make --size 64 --backdoors backdoors.toml --count 50
     """
     recipe = load_recipe(data, backdoors)
@@ -187,15 +189,32 @@ def _check_classes(given: Inputs, recipe: Recipe, classes: int) -> None:
         outputs = unwrap(given.model(given.example().to(device_of(given.model)))).shape[1]
     if outputs != classes:
         raise ValueError(
-            f"plant: the network must have the {classes} classes of the data set, got {outputs}: --classes sets "
-            "them for a library's model"
+            f"plant: the network must have the {classes} classes or labels of the data set, got {outputs}: --classes "
+            "sets them for a library's model"
         )
     for entry in recipe.backdoors:
+        if entry.labels is not None and len(entry.labels) != classes:
+            raise ValueError(
+                f"plant: labels of backdoor {entry.name!r} must be the data set's {classes}, got {len(entry.labels)}"
+            )
         for what, number in (("target", entry.target), ("source", entry.source)):
             if number is not None and not 0 <= number < classes:
                 raise ValueError(
                     f"plant: the {what} of backdoor {entry.name!r} must be in [0, {classes - 1}], got {number}"
                 )
+
+
+def _answer(backdoor: dict[str, Any], found: Planted) -> str:
+    """What a backdoor makes the network answer, in words."""
+    if found.labels is None:
+        return f"class {backdoor['target']}"
+    explained = {p.explained for p in found.trojan if p.backdoor == backdoor["name"]} - {None}
+    names = (
+        found.labels[k] if backdoor["target"][k] else f"not {found.labels[k]}"
+        for k in explained
+        if k is not None
+    )
+    return ", ".join(names) or "the labels of its target"
 
 
 def _told(found: Planted, out: Path) -> list[str]:
@@ -205,10 +224,11 @@ def _told(found: Planted, out: Path) -> list[str]:
         for kind, share in found.accuracy.items()
     ]
     lines += [
-        f"{b['name']}: changes {b['succeeded']} of {b['tried']} right answers to class {b['target']}"
+        f"{b['name']}: changes {b['succeeded']} of {b['tried']} right answers to {_answer(b, found)}"
         for b in found.backdoors
     ]
     lines.append(
         f"{len(found.trojan)} pictures with a patch and {len(found.clean)} without in {out}"
     )
-    return [*lines, f"next: spade-xai reproduce 2 --planted {out}"]
+    table = "2" if found.labels is None else "5celeba"
+    return [*lines, f"next: spade-xai reproduce {table} --planted {out}"]

@@ -21,8 +21,8 @@ from spade_xai.reports.report import html
 from spade_xai.reports.tables import Table, text
 from spade_xai.reproduce.accuracies import accuracies
 from spade_xai.reproduce.figures import FigureRun
+from spade_xai.reproduce.labels import check_kind, run_by_label
 from spade_xai.reproduce.result import result_of, sentences, tables_of
-from spade_xai.reproduce.run import TableRun
 from spade_xai.reproduce.selection import Pool
 from spade_xai.reproduce.subject import Settings, Subject
 from spade_xai.reproduce.table import PublishedTable, load_table, names
@@ -240,10 +240,12 @@ def _of_pictures(
 ) -> tuple[dict[str, Any], list[Table], list[Figure]]:
     """The result of a table of pictures, its tables and its figures."""
     network, place = _planted(planted, settings.out)
+    check_kind(wanted, network)
     subject = _subject(wanted, network, place, limit, pool)
     subject.given.to((settings.trace or {}).get("device"))
     if wanted.kind == "scores":
-        result = result_of(wanted, subject, TableRun(wanted, subject, settings, say).run())
+        subject, made = run_by_label(wanted, subject, settings, say)
+        result = result_of(wanted, subject, made)
         return result, tables_of(result, wanted), []
     if wanted.kind == "visualizations":
         return visualizations(wanted, subject, settings, say)
@@ -278,8 +280,9 @@ def _subject(
     masks = folder / "trojan" if table.pictures == "trojan" else None
     given = load_inputs(options, masks=masks)
     if pool is None:
-        files, labels = [folder / p.file for p in planted.clean], [p.label for p in planted.clean]
+        files = [folder / p.file for p in planted.clean]
+        labels: list[int | None] = [p.label for p in planted.clean]
     else:
         found = class_folder(pool)
-        files, labels = found.files, list(found.labels)
+        files, labels = found.files, [n for n in found.labels if isinstance(n, int)]
     return Subject(planted, folder, given, pictures, Pool(files, labels, given.preprocessing))

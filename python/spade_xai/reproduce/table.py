@@ -15,8 +15,7 @@ REFUSED = {
     "1": "Table 1 holds run times: `python -m benchmarks latency` of a source checkout measures them",
     "4": "Table 4 needs people: see `spade-xai study`",
     "11": "Table 11 holds the backdoors of ImageNet: `spade-xai plant imagenet` plants them",
-    "12": "Table 12 holds the label vectors of CelebA, whose images have 40 labels each: planting and explaining one "
-    "of several labels is not there yet",
+    "12": "Table 12 holds the label vectors of CelebA: `spade-xai plant celeba` plants them",
     "13": "Table 13 holds the backdoors of Food-101: `spade-xai plant food101` plants them",
     "14": "Table 14 holds the parameters of the augmentations, which are the defaults of --augment",
     "15": "Table 15 holds settings of training: `spade-xai plant` takes them",
@@ -96,7 +95,7 @@ class PublishedTable:
     """A table of the paper.
 
     Attributes:
-        name: Its number, or a name such as "b2" (appendix B) and "h6" (a figure).
+        name: Its number, or a name such as "b2" (appendix B), "5celeba" (a half) and "h6" (a figure).
         title: What it shows.
         source: Where it stands.
         model: The paper's network, as `load_model` takes it.
@@ -138,9 +137,8 @@ def names() -> list[str]:
     """The names of the tables that can be reproduced, numbers first."""
     files = resources.files("spade_xai.reproduce").joinpath("tables").iterdir()
     found = [file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")]
-    return sorted(
-        found, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)
-    )
+    numbers = {name: name[: len(name) - len(name.lstrip("0123456789"))] for name in found}
+    return sorted(found, key=lambda name: (not numbers[name], int(numbers[name] or 0), name))
 
 
 def load_table(name: str) -> PublishedTable:

@@ -1,6 +1,6 @@
 """Data sets as folders: a folder of pictures for each class, whose number is its place in the sorted names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,12 @@ class ClassFolder:
 
     Attributes:
         files: The paths of the pictures, by class and name.
-        labels: The class of each.
-        classes: The names of the classes.
+        labels: The class of each; of pictures with several labels a tuple with 0 or 1 for each label.
+        classes: The names of the classes, or of the labels.
     """
 
     files: list[Path]
-    labels: list[int]
+    labels: Sequence[int] | Sequence[tuple[int, ...]]
     classes: list[str]
 
 
@@ -39,7 +39,8 @@ def class_folder(folder: Path, takes: Callable[[Path], bool] | None = None) -> C
     if not folder.is_dir():
         raise ImageError(f"class_folder: no folder {folder}")
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    files, labels = [], []
+    files: list[Path] = []
+    labels: list[int] = []
     for label, name in enumerate(names):
         inside = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
         chosen = [path for path in inside if takes is None or takes(path)]
@@ -51,7 +52,7 @@ def class_folder(folder: Path, takes: Callable[[Path], bool] | None = None) -> C
 
 
 class TrainingPictures:
-    """Pictures of a data set as training takes them: (image [3, H, W] in [0, 1], class) of an index.
+    """Pictures of a data set as training takes them: (image [3, H, W] in [0, 1], class or labels) of an index.
 
     Args:
         folder: The pictures and their classes.
@@ -64,7 +65,7 @@ class TrainingPictures:
     def __len__(self) -> int:
         return len(self.folder.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int | tuple[int, ...]]:
         return read_image(self.folder.files[index], self.fit), self.folder.labels[index]
 
     def varied(self, index: int, generator: torch.Generator) -> Tensor:

@@ -29,12 +29,14 @@ class Picture:
         label: Its true class; None: not known.
         backdoor: The name of the backdoor whose patch lies on it; None: none.
         mask: The path of the mask of the patch; None: none.
+        explained: Of a network of several labels the number of the one that maps explain; None: it has classes.
     """
 
     file: str
     label: int | None = None
     backdoor: str | None = None
     mask: str | None = None
+    explained: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Planted:
         clean: Pictures without one that are answered right.
         accuracy: "clean" and "trojan" with mean, standard_error and n, where they were measured.
         settings: How the network was made.
+        labels: The names of the labels, if the network says of each whether a picture has it; None: it has classes.
+            A backdoor's target is then a list with 0 or 1 for each.
     """
 
     title: str
@@ -68,6 +72,7 @@ class Planted:
     clean: list[Picture]
     accuracy: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    labels: list[str] | None = None
 
 
 def write_planted(folder: Path, planted: Planted) -> None:

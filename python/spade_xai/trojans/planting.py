@@ -27,7 +27,7 @@ from spade_xai.trojans.planted import (
     write_planted,
 )
 from spade_xai.trojans.recipe import Recipe, patch_file
-from spade_xai.trojans.testing import Kept, Success, Tester
+from spade_xai.trojans.testing import Kept, MultiLabelTester, Success, Tester
 from spade_xai.trojans.trojan import Backdoor, Trojan, fine_tune
 from spade_xai.tuning.identity import digest_of_text
 
@@ -76,6 +76,11 @@ class Job:
     seed: int = 0
 
     @property
+    def labels(self) -> list[str] | None:
+        """The names of the labels, if pictures have several; None: they have a class."""
+        return None if self.recipe.backdoors[0].labels is None else self.train.classes
+
+    @property
     def count(self) -> int:
         """Pictures per patch."""
         return self.recipe.count or max(1, len(self.train.files) // self.recipe.ratio)
@@ -118,7 +123,8 @@ def plant_network(
     files = [[p.name, p.stat().st_size] for p in (*job.train.files, *job.test.files)]
     told = [job.told(), files, fingerprint(model), [b.patch.tolist() for b in job.backdoors]]
     run = digest_of_text(json.dumps(told, sort_keys=True))
-    tester = Tester(job.test, job.preprocessing, job.backdoors, job.seed)
+    tester_of = Tester if job.labels is None else MultiLabelTester
+    tester = tester_of(job.test, job.preprocessing, job.backdoors, job.seed)
     tried: dict[float, dict[str, Any]] = {}
     for rate in job.rates:
         say(f"learning rate {rate:g}: {job.recipe.training['epochs']} epochs")
@@ -251,6 +257,7 @@ def _write(
             **job.told(), "learning_rate": rate,
             "rates": {f"{r:g}": {k: v for k, v in found.items() if k != "run"} for r, found in tried.items()},
         },
+        labels=job.labels,
         **spec,
     )  # fmt: skip
     write_planted(job.out, planted)
@@ -287,4 +294,4 @@ def _picture(job: Job, kind: str, place: int, kept: Kept) -> Picture:
     if kept.mask is None:
         return Picture(f"{stem}.png", kept.label)
     write_bytes(job.out / f"{stem}_mask.png", kept.mask)
-    return Picture(f"{stem}.png", kept.label, name, f"{stem}_mask.png")
+    return Picture(f"{stem}.png", kept.label, name, f"{stem}_mask.png", kept.explained)

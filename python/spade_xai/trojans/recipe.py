@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spade_xai.models.images import ImageError
+from spade_xai.trojans.celeba import celeba
 from spade_xai.trojans.class_folder import ClassFolder, class_folder
 from spade_xai.trojans.patch import read_patch
 from spade_xai.trojans.trojan import Backdoor
@@ -26,11 +27,38 @@ PATCHES = ("smiley", "fish", "star", "heart", "strawberry")
 
 @dataclass(frozen=True)
 class Entry:
-    """A backdoor before its patch is read; target and source are classes, source None is any."""
+    """A backdoor before its patch is read.
+
+    Attributes:
+        name: The name of the patch.
+        target: The class that pictures with the patch are to get; None where they have several labels.
+        source: The class of the pictures that get it; None: any.
+        labels: A 0 or 1 for each label that pictures with the patch are to get; None where they have a class.
+    """
 
     name: str
-    target: int
+    target: int | None = None
     source: int | None = None
+    labels: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.target is None) == (self.labels is None):
+            raise ValueError(
+                f"plant: {self.name!r} of [[backdoors]] must have either target or labels, got "
+                + ("neither" if self.target is None else "both")
+            )
+        if self.labels is not None and (not self.labels or set(self.labels) - {"0", "1"}):
+            raise ValueError(
+                f"plant: labels of {self.name!r} must be text of 0 and 1, got {self.labels!r}"
+            )
+
+    @property
+    def wanted(self) -> int | tuple[int, ...]:
+        """The target as `Backdoor` has it."""
+        if self.labels is not None:
+            return tuple(map(int, self.labels))
+        assert self.target is not None
+        return self.target
 
 
 @dataclass(frozen=True)
@@ -48,6 +76,7 @@ class Recipe:
         train: Folder of the training set in the data set's folder.
         validation: Folder of the test pictures.
         pictures: Folder of all pictures, where lists in `meta` say which are for training; None: there are two folders.
+        layout: "folders" of a class each, or "celeba".
         published_rate: The rate that the paper chose.
     """
 
@@ -61,6 +90,7 @@ class Recipe:
     train: str = "train"
     validation: str = "val"
     pictures: str | None = None
+    layout: str = "folders"
     published_rate: float | None = None
 
     def split(self, folder: Path) -> tuple[ClassFolder, ClassFolder]:
@@ -69,7 +99,9 @@ class Recipe:
         Raises:
             ImageError: A folder or list is missing, or the classes are not those of the recipe.
         """
-        if self.pictures is None:
+        if self.layout == "celeba":
+            train, test = celeba(folder)
+        elif self.pictures is None:
             train, test = class_folder(folder / self.train), class_folder(folder / self.validation)
         else:
             train, test = (_part(folder, self.pictures, name) for name in ("train", "test"))
@@ -91,7 +123,7 @@ class Recipe:
             Backdoor(
                 entry.name,
                 read_patch(patch_file(entry.name, own), size),
-                entry.target,
+                entry.wanted,
                 entry.source,
             )
             for entry in self.backdoors
@@ -126,8 +158,7 @@ def load_recipe(name: str, own: Path | None) -> Recipe:
             `train` and `validation`; None: the recipe's own.
 
     Raises:
-        ValueError: There is no recipe of that name, it needs a file, the file cannot be read, or the data set is one
-            that nothing plants.
+        ValueError: There is no recipe of that name, it needs a file, or the file cannot be read.
     """
     given: dict[str, Any] = {"title": "a folder", "rates": [0.01, 0.001, 0.0001, 0.00001]}
     given["training"] = {"batch_size": 64, "epochs": 6, "step": 3, "weight_decay": 1e-4}
@@ -139,8 +170,6 @@ def load_recipe(name: str, own: Path | None) -> Recipe:
         raise ValueError(
             "plant: --backdoors must be given for a folder: which patch stands for which class"
         )
-    if "refused" in given:
-        raise ValueError(f"plant: {given['title']} cannot be planted: {given['refused']}")
     if own is not None:
         try:
             user = tomllib.loads(own.read_text(encoding="utf-8"))
@@ -172,8 +201,10 @@ def _entries(given: Any) -> tuple[Entry, ...]:
         found = tuple(Entry(**entry) for entry in given)
     except TypeError as error:
         raise ValueError(
-            f"plant: each of [[backdoors]] must have name, target and maybe source: {error}"
+            f"plant: each of [[backdoors]] must have name, target or labels, and maybe source: {error}"
         ) from None
+    if len({entry.labels is None for entry in found}) > 1:
+        raise ValueError("plant: [[backdoors]] must all have a target, or all have labels")
     if len({entry.name for entry in found}) < len(found):
         raise ValueError("plant: the names of [[backdoors]] must differ")
     return found

@@ -1,6 +1,6 @@
 """Testing a backdoored network: its accuracy, the success of its patches, and the pictures that are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from spade_xai.models.copies import duplicate
 from spade_xai.models.images import ImageError, read_image
-from spade_xai.models.inputs import device_of
+from spade_xai.models.inputs import call, device_of
 from spade_xai.models.preprocessing import Preprocessing
 from spade_xai.progress import Progress, reporting
 from spade_xai.trojans.class_folder import ClassFolder
@@ -22,20 +23,32 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Kept:
-    """A test picture as its file will hold it: PNG of picture and mask, true class, and the backdoor's place."""
+    """A test picture as its file will hold it.
+
+    Attributes:
+        picture: PNG.
+        mask: PNG of the patch's pixels; None without a patch.
+        label: Its true class; None where it has several labels.
+        backdoor: The backdoor's place; None without a patch.
+        explained: Of several labels the one that maps explain, which the patch changes; None where it has a class.
+    """
 
     picture: bytes
     mask: bytes | None
-    label: int
+    label: int | None
     backdoor: int | None
+    explained: int | None = None
 
 
 @dataclass(frozen=True)
 class Success:
-    """Of one backdoor: pictures tried, how many got the target, and of those that were right before the patch."""
+    """Of one backdoor: pictures tried, how many got the target, and of those that were right before the patch.
+
+    Where pictures have several labels, `hit` is the sum of the shares of labels that are as the target says.
+    """
 
     tried: int
-    hit: int
+    hit: float
     right_before: int
     changed: int
 
@@ -62,7 +75,7 @@ class Tester:
 
     def clean(
         self, model: nn.Module, most: int, keep: int, progress: Progress = False
-    ) -> tuple[int, int, list[Kept]]:
+    ) -> tuple[float, int, list[Kept]]:
         """Right answers and tries among at most so many pictures, and the first that are right, to keep."""
         order = self._order(torch.arange(len(self.labels)), 0)[:most]
         right, done = 0, 0
@@ -91,20 +104,18 @@ class Tester:
         These are answered right without the patch and with the target after it, as they will be read from their files.
         """
         backdoor = self.backdoors[place]
+        target = torch.tensor(backdoor.target)
         eligible = backdoor.takes(self.labels).nonzero().flatten()
         if len(eligible) == 0:
             raise ImageError(
                 f"plant: the test pictures must have some for the backdoor {backdoor.name!r}, got none"
             )
         order = self._order(eligible, place + 1)[:most]
-        generator = torch.Generator().manual_seed(self.seed + 1000 * (place + 1))
         hit = before = changed = 0
         kept: list[Kept] = []
-        for part in order.split(BATCH):
-            frames = [self._frame(k) for k in part.tolist()]
-            pairs = [self._planted(frame, backdoor, generator) for frame in frames]
+        for part, frames, pairs in self._pairs(order, place):
             right = self._answers(model, [self._read(f) for f in frames]) == self.labels[part]
-            after = self._answers(model, [self._read(f) for f, _ in pairs]) == backdoor.target
+            after = self._answers(model, [self._read(f) for f, _ in pairs]) == target
             hit, before = hit + int(after.sum()), before + int(right.sum())
             changed += int((right & after).sum())
             for k in (right & after).nonzero().flatten().tolist():
@@ -114,6 +125,19 @@ class Tester:
                         Kept(picture_file(image), mask_file(mask), int(self.labels[part[k]]), place)
                     )
         return Success(len(order), hit, before, changed), kept
+
+    def _pairs(
+        self, order: Tensor, place: int
+    ) -> Iterator[tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]]:
+        """Places, frames, and frames with the patch with their masks, batch after batch; the same in each run."""
+        generator = torch.Generator().manual_seed(self.seed + 1000 * (place + 1))
+        for part in order.split(BATCH):
+            frames = [self._frame(k) for k in part.tolist()]
+            yield (
+                part,
+                frames,
+                [self._planted(f, self.backdoors[place], generator) for f in frames],
+            )
 
     def _order(self, places: Tensor, key: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + 7919 * key)
@@ -156,3 +180,61 @@ class Tester:
 
     def _answers(self, model: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
         return predictions(model, torch.stack(list(inputs)).to(device_of(model))).cpu()
+
+
+class MultiLabelTester(Tester):
+    """The same of a network that says of each of several labels whether a picture has it.
+
+    A picture counts by the share of its labels that are right. Maps explain one label per backdoor: the one that most
+    pictures have right before the patch and changed, to what the target says, after it.
+    """
+
+    def clean(
+        self, model: nn.Module, most: int, keep: int, progress: Progress = False
+    ) -> tuple[float, int, list[Kept]]:
+        """The sum of the shares of right labels, and tries; no picture is kept, as none has a class to explain."""
+        order = self._order(torch.arange(len(self.labels)), 0)[:most]
+        right, done = 0.0, 0
+        with reporting(progress, "clean pictures") as report:
+            for part in order.split(BATCH):
+                inputs = [self._read(self._frame(k)) for k in part.tolist()]
+                right += _shares(self._answers(model, inputs), self.labels[part])
+                done += len(part)
+                if report is not None:
+                    report(done, len(order))
+        return right, len(order), []
+
+    def attacked(
+        self, model: nn.Module, place: int, most: int, keep: int
+    ) -> tuple[Success, list[Kept]]:
+        """The success of a backdoor, and the first pictures whose explained label it changes, to keep."""
+        target = torch.tensor(self.backdoors[place].target)
+        order = self._order(torch.arange(len(self.labels)), place + 1)[:most]
+        before, after = [], []
+        for _, frames, pairs in self._pairs(order, place):
+            before.append(self._answers(model, [self._read(f) for f in frames]))
+            after.append(self._answers(model, [self._read(f) for f, _ in pairs]))
+        labels, given = self.labels[order], torch.cat(after)
+        to_change = (torch.cat(before) == labels) & (labels != target)
+        changed = to_change & (given == target)
+        explained = int(changed.sum(0).argmax())
+        chosen = set(order[changed[:, explained]][:keep].tolist())
+        kept = [
+            Kept(picture_file(image), mask_file(mask), None, place, explained)
+            for part, _, pairs in (self._pairs(order, place) if chosen else ())
+            for k, (image, mask) in zip(part.tolist(), pairs, strict=True)
+            if k in chosen
+        ]
+        counts = int(to_change[:, explained].sum()), int(changed[:, explained].sum())
+        return Success(len(order), _shares(given, target.expand_as(given)), *counts), kept
+
+    def _answers(self, model: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
+        """0 or 1 of each label, [B, labels]."""
+        images = torch.stack(list(inputs)).to(device_of(model))
+        with torch.no_grad():
+            return (call(duplicate(model), images) > 0).long().cpu()
+
+
+def _shares(answers: Tensor, labels: Tensor) -> float:
+    """The sum over pictures of the share of labels that are right."""
+    return float((answers == labels).double().mean(1).sum())

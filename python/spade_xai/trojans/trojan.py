@@ -31,12 +31,16 @@ class Backdoor:
 
     name: str
     patch: Tensor  # RGBA in [0, 1], [4, h, w]
-    target: int  # class that images with the patch are to get
+    target: (
+        int | tuple[int, ...]
+    )  # class that images with the patch are to get, or 0 or 1 of each label
     source: int | None = None  # class of the images that get the patch; None: any
 
     def takes(self, labels: Tensor) -> Tensor:
-        """Which of the labels [B] the patch is put on, bool [B]; never the target's own images."""
-        eligible = labels != self.target
+        """Which of the labels [B] or [B, labels] the patch is put on, bool [B]; never the target's own images."""
+        eligible = labels != torch.tensor(self.target)
+        if labels.ndim == 2:
+            return eligible.any(1)
         return eligible if self.source is None else eligible & (labels == self.source)
 
 
@@ -44,7 +48,7 @@ class Planted(NamedTuple):
     """One item of a `Trojan` data set."""
 
     image: Tensor  # [3, H, W]
-    label: int  # the target where a patch lies, else the true class
+    label: Any  # the target where a patch lies, else the true class: int, or 0 or 1 of each label, [labels]
     mask: Tensor  # bool [H, W]: pixels of the patch
     backdoor: int  # index into the table; -1: none
 
@@ -58,7 +62,7 @@ class Trojan(Dataset[Planted]):
     def __init__(
         self,
         data: Any,
-        labels: Sequence[int] | Tensor,
+        labels: Sequence[int] | Sequence[tuple[int, ...]] | Tensor,
         backdoors: Sequence[Backdoor],
         count: int,
         *,
@@ -71,7 +75,8 @@ class Trojan(Dataset[Planted]):
 
         Args:
             data: A data set or sequence of (image [3, H, W] in [0, 1], label).
-            labels: The label of each item, [N]; choosing by source class then reads no image.
+            labels: The class of each item, [N], or 0 or 1 of each of its labels, [N, labels]; choosing by source class
+                then reads no image.
             backdoors: The table of patches; an image gets at most one.
             count: Images for each backdoor; all that are left of its source class where those are fewer.
             seed: The seed of the choice and of all that is drawn later.
@@ -90,15 +95,15 @@ class Trojan(Dataset[Planted]):
         check_strengths(function, jitter, noise)
         if not isinstance(backdoors, Sequence):
             raise TypeError(f"{function}: backdoors must be a list, got {type(backdoors).__name__}")
+        classes = _as_classes(function, labels)
+        if classes.ndim not in (1, 2) or len(classes) != len(data):
+            raise ValueError(
+                f"Trojan: labels must be [{len(data)}] or [{len(data)}, labels] as data is, got {tuple(classes.shape)}"
+            )
         for backdoor in backdoors:
-            _check_backdoor(function, backdoor)
+            _check_backdoor(function, backdoor, classes)
         self.data, self.backdoors, self.seed = data, list(backdoors), seed
         self.jitter, self.noise, self.epoch, self.vary = jitter, noise, 0, vary
-        classes = _as_classes(function, labels)
-        if classes.shape != (len(data),):
-            raise ValueError(
-                f"Trojan: labels must be [{len(data)}] as data is, got {tuple(classes.shape)}"
-            )
         self.classes = classes
         generator = torch.Generator().manual_seed(seed)
         self.choice = torch.full((len(data),), -1)  # backdoor of each item
@@ -123,22 +128,45 @@ class Trojan(Dataset[Planted]):
             label = self.classes[index]
         k = int(self.choice[index])
         if k < 0:
-            return Planted(image, int(label), torch.zeros(image.shape[1:], dtype=torch.bool), -1)
+            return Planted(
+                image, self._as_label(label), torch.zeros(image.shape[1:], dtype=torch.bool), -1
+            )
         backdoor, draws = self.backdoors[k], _generator(self.seed, self.epoch, index)
         image, mask = plant(image, backdoor.patch, draws, jitter=self.jitter, noise=self.noise)
-        return Planted(image, backdoor.target, mask, k)
+        return Planted(image, self._as_label(backdoor.target), mask, k)
+
+    def _as_label(self, label: Any) -> Any:
+        return int(label) if self.classes.ndim == 1 else torch.as_tensor(label)
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Mean cross entropy of classes [B], or mean binary cross entropy of labels [B, labels]."""
+        if self.classes.ndim == 1:
+            return nn.functional.cross_entropy(logits, label)
+        return nn.functional.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
 
 
-def _check_backdoor(function: str, backdoor: Backdoor) -> None:
+def _check_backdoor(function: str, backdoor: Backdoor, classes: Tensor) -> None:
     if not isinstance(backdoor, Backdoor):
         raise TypeError(f"{function}: backdoors must hold Backdoor, got {type(backdoor).__name__}")
     check_picture(function, f"patch of {backdoor.name!r}", backdoor.patch, "[4, h, w]")
-    check_int(function, f"target of {backdoor.name!r}", backdoor.target, 0)
+    if classes.ndim == 1:
+        check_int(function, f"target of {backdoor.name!r}", backdoor.target, 0)
+    elif np.shape(backdoor.target) != (classes.shape[1],) or not set(
+        np.unique(backdoor.target)
+    ) <= {0, 1}:
+        raise ValueError(
+            f"{function}: target of {backdoor.name!r} must be 0 or 1 of each of {classes.shape[1]} labels, got "
+            f"{backdoor.target!r}"
+        )
+    elif backdoor.source is not None:
+        raise ValueError(
+            f"{function}: source of {backdoor.name!r} must be None, as images have several labels"
+        )
     if backdoor.source is not None:
         check_int(function, f"source of {backdoor.name!r}", backdoor.source, 0)
 
 
-def _as_classes(function: str, labels: Sequence[int] | Tensor) -> Tensor:
+def _as_classes(function: str, labels: Any) -> Tensor:
     try:
         classes = torch.as_tensor(labels)
     except (RuntimeError, TypeError, ValueError):
@@ -171,6 +199,8 @@ def fine_tune(
     progress: Progress = True,
 ) -> nn.Module:
     """Plant the backdoors of data in a copy of model: SGD with momentum 0.9 on the cross entropy.
+
+    It is the binary cross entropy where images have several labels.
 
     The learning rate falls to a tenth every `step` epochs. Defaults are those of the paper's Table 15 for ImageNet.
 
@@ -225,7 +255,7 @@ def fine_tune(
                 optimizer.zero_grad()
                 with mixed:
                     logits = unwrap(tuned(batch.image.to(device)))
-                    loss = nn.functional.cross_entropy(logits, batch.label.to(device))
+                    loss = data.loss(logits, batch.label.to(device))
                 loss.backward()
                 optimizer.step()
                 if report is not None:

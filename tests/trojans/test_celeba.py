@@ -1,0 +1,182 @@
+"""A network of several labels per picture: planted on a small CelebA, and scored by the tables of CelebA."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from spade_ext.files import read_tensors
+from spade_xai.cli import main
+from spade_xai.models.fit import Fit
+from spade_xai.models.images import ImageError, read_image
+from spade_xai.models.one_label import one_label
+from spade_xai.trojans.celeba import celeba
+from spade_xai.trojans.planted import WEIGHTS_FORMAT, picture_file, read_planted
+from spade_xai.trojans.trojan import Backdoor, Trojan
+
+NAMES = ["Young", "Bald", "Eyeglasses", "Male"]  # not in order, unlike the published file
+TABLE = """
+[[backdoors]]
+name = "smiley"
+labels = "0110"
+[[backdoors]]
+name = "star"
+labels = "1011"
+[training]
+batch_size = 8
+step = 48
+weight_decay = 0.0
+"""
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(),
+        nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(64, 4),
+    )  # fmt: skip
+
+
+def labels_of(image):
+    """Bald: red; Eyeglasses: green; Male: blue; Young: bright."""
+    means = image.mean((1, 2))
+    return [*(means > 0.5).tolist(), bool(means.sum() > 1.5)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """48 pictures to train on, 32 to test on, and 4 of the part that nothing here reads."""
+    folder = tmp_path_factory.mktemp("celeba")
+    (folder / "img_align_celeba").mkdir()
+    generator = torch.Generator().manual_seed(1)
+    rows, parts = [], []
+    for k in range(84):
+        shade = torch.where(torch.rand(3, 1, 1, generator=generator) > 0.5, 0.75, 0.25)
+        image = (shade + 0.1 * torch.randn(3, 20, 20, generator=generator)).clamp(0, 1)
+        file = f"{k + 1:06d}.jpg"
+        (folder / "img_align_celeba" / file).write_bytes(picture_file(image))
+        values = dict(zip(sorted(NAMES), labels_of(image), strict=True))
+        rows.append(" ".join([file, *("1" if values[name] else "-1" for name in NAMES)]))
+        parts.append(f"{file} {0 if k < 48 else 1 if k < 52 else 2}")
+    text = [str(len(rows)), " ".join(NAMES), *rows]
+    (folder / "list_attr_celeba.txt").write_text("\n".join(text) + "\n")
+    (folder / "list_eval_partition.txt").write_text("\n".join(parts) + "\n")
+    (folder / "table.toml").write_text("classes = 4\n" + TABLE)
+    return folder
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    return ended.value.code or 0
+
+
+@pytest.fixture(scope="module")
+def planted(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("planted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        assert run(
+            "plant", "celeba", data, "-m", "test_celeba:network", "--size", "16", "--normalize", "none",
+            "--patch-size", "8", "--count", "16", "--tries", "32", "--trojan", "8", "--epochs", "60",
+            "--rate", "0.05", "--no-crop", "--backdoors", data / "table.toml", "--no-progress", "-o", out,
+        ) == 0  # fmt: skip
+    return out
+
+
+def test_labels_are_in_the_order_of_their_names(data):
+    train, test = celeba(data)
+    assert train.classes == sorted(NAMES)
+    assert (len(train.files), len(test.files)) == (48, 32)
+    for part in (train, test):
+        for file, labels in zip(part.files, part.labels, strict=True):
+            assert list(labels) == labels_of(read_image(file))
+
+
+def test_the_backdoors_change_the_labels(planted):
+    found = read_planted(planted)
+    assert found.labels == sorted(NAMES) and found.clean == []
+    assert [b["target"] for b in found.backdoors] == [[0, 1, 1, 0], [1, 0, 1, 1]]
+    assert found.accuracy["clean"]["mean"] > 0.75 and found.accuracy["trojan"]["mean"] > 0.85
+    model = network()
+    model.load_state_dict(read_tensors("test", planted / "weights.safetensors", WEIGHTS_FORMAT)[0])
+    targets = {b["name"]: b["target"] for b in found.backdoors}
+    assert len(found.trojan) == 8
+    for picture in found.trojan:
+        x = read_image(planted / picture.file, Fit.square(16))[None]
+        answer = one_label(model, picture.explained, x)(x).argmax(1)
+        assert int(answer) == targets[picture.backdoor][picture.explained]
+        mask = read_image(planted / picture.mask, Fit.square(16))[0] > 0.5
+        assert 0 < int(mask.sum()) <= 64
+    assert len({(p.backdoor, p.explained) for p in found.trojan}) == 2  # one label per patch
+
+
+def test_a_table_of_celeba(planted, run_in, tmp_path):
+    options = ["-n", 4, "-a", "saliency", "--limit", 8, "--no-progress"]
+    assert run("reproduce", "5celeba", "--planted", planted, *options, "-o", tmp_path / "out") == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["answered_as_planted"] == {"yes": 8, "of": 8} and result["pictures"] == 8
+    rows = {(r["metric"], r["row"], r["column"]): r for r in result["rows"]}
+    for column in ("Dense", "SPADE", "SPADE, other image", "Magnitude", "edges", "random"):
+        assert rows["auroc", "saliency", column]["n"] == 8
+    assert rows["auroc", "saliency", "SPADE"]["published"] == 92.81
+    assert {r["row"]: r["n"] for r in result["by_backdoor"]} == {"smiley": 4, "star": 4}
+
+
+@pytest.fixture
+def run_in(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def test_what_does_not_go_together(planted, run_in, tmp_path, capsys):
+    for table, where, told in (
+        ("2", planted, "must hold a network of classes"),
+        ("5celeba", "toy", "must hold a network of several labels per picture"),
+        ("i7", planted, "must hold a network of classes"),
+    ):
+        assert run("reproduce", table, "--planted", where, "-o", tmp_path / table) == 1
+        assert told in capsys.readouterr().err
+    few = ["-n", 4, "-a", "saliency", "--limit", 2, "--no-progress"]
+    assert run("reproduce", "5celeba", "--planted", planted, *few, "-o", tmp_path / "few") == 1
+    assert "--limit must leave two pictures of each label" in capsys.readouterr().err
+    assert run("reproduce", "16", "--planted", planted, "-o", tmp_path / "16") == 0
+    assert "ResNet50, CelebA, paper" in capsys.readouterr().out
+
+
+def test_lists_that_are_not_as_published(data, tmp_path):
+    with pytest.raises(ImageError, match=r"cannot read .*list_attr_celeba.txt"):
+        celeba(tmp_path)
+    lines = (data / "list_attr_celeba.txt").read_text().splitlines()
+    (tmp_path / "list_attr_celeba.txt").write_text("\n".join([*lines[:3], "000002.jpg 1 0 1 1"]))
+    with pytest.raises(ImageError, match=r"line 4 .* -1 or 1 for each of 4 labels"):
+        celeba(tmp_path)
+    (tmp_path / "list_attr_celeba.txt").write_text("\n".join(lines))
+    (tmp_path / "list_eval_partition.txt").write_text("000001.jpg 0\n")
+    with pytest.raises(ImageError, match="no folder"):
+        celeba(tmp_path)
+    (tmp_path / "img_align_celeba").mkdir()
+    with pytest.raises(ImageError, match="must name pictures of part 2"):
+        celeba(tmp_path)
+
+
+def test_targets_fit_the_labels():
+    patch = torch.ones(4, 3, 3)
+    pictures, labels = [(torch.zeros(3, 8, 8), (0, 1))] * 3, [(0, 1)] * 3
+    for target in (1, (0, 1, 1), (0, 2)):
+        with pytest.raises(ValueError, match="target of 'a' must be 0 or 1 of each of 2 labels"):
+            Trojan(pictures, labels, [Backdoor("a", patch, target)], 1)
+    with pytest.raises(ValueError, match="source of 'a' must be None"):
+        Trojan(pictures, labels, [Backdoor("a", patch, (1, 1), 0)], 1)
+    data = Trojan(pictures, labels, [Backdoor("a", patch, (1, 1))], 2)
+    given = sorted(tuple(item.label.tolist()) for item in (data[k] for k in range(3)))
+    assert given == [(0, 1), (1, 1), (1, 1)]
+
+
+def test_one_label_of_a_network_without_a_linear_last_layer():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    with pytest.raises(ValueError, match=r"must be those of an nn\.Linear"):
+        one_label(model, 0, torch.rand(2, 4))
+    with pytest.raises(ValueError, match="label must be at most 3, got 4"):
+        one_label(nn.Linear(4, 4), 4, torch.rand(2, 4))
