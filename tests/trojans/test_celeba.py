@@ -145,6 +145,20 @@ def test_what_does_not_go_together(planted, run_in, tmp_path, capsys):
     assert "ResNet50, CelebA, paper" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "command", ["explain", "evaluate", "trace", "tune", "reasons", "estimate", "visualize"]
+)
+def test_commands_of_one_class_refuse_its_weights(command, planted, run_in, tmp_path, capsys):
+    copied = tmp_path / "elsewhere.safetensors"  # the file itself says what it is of
+    copied.write_bytes((planted / "weights.safetensors").read_bytes())
+    model = ["-m", "test_celeba:network", "-w", copied, "--size", 16, "--normalize", "none"]
+    masks = ["--masks", planted / "trojan"] if command == "tune" else []
+    image = next((planted / "trojan").glob("*_mask.png"))
+    assert run(command, str(image).replace("_mask", ""), *model, *masks) == 1
+    told = capsys.readouterr().err
+    assert "says of each of 4 labels whether a picture has it" in told and "one_label" in told
+
+
 def test_lists_that_are_not_as_published(data, tmp_path):
     with pytest.raises(ImageError, match=r"cannot read .*list_attr_celeba.txt"):
         celeba(tmp_path)

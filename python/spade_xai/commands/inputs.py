@@ -1,5 +1,6 @@
 """The model and the images that a command line names, checked against each other."""
 
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from spade_xai.commands import options as o
@@ -23,6 +25,7 @@ from spade_xai.models.preprocessing import (
 )
 from spade_xai.models.texts import SUFFIXES
 from spade_xai.tracing.augment import ImageAugment
+from spade_xai.trojans.planted import LABELS
 
 LARGE, IMAGENET_SIZE = 448, 224  # pixels a side
 
@@ -205,14 +208,18 @@ def load_inputs(
     masks: Path | None = None,
     target: str | None = None,
     label: str | None = None,
+    several: bool = False,
 ) -> Inputs:
     """Load the model, find the images, and run the model on the first of them; it must have the target and the label.
 
     Where a command goes without images the model is run on a black one of the size that it or the user says.
+    `several`: whether the command takes a network that says of each of several labels whether a picture has it.
 
     Raises:
         ImageError, ModelError, ValueError: A file is missing or cannot be read; model, weights and images do not fit.
     """
+    if given.weights is not None and not several:
+        _refuse_labels(Path(given.weights))
     for source in given.images or ():
         if Path(source).suffix.lower() in SUFFIXES:
             raise ImageError(
@@ -242,6 +249,21 @@ def load_inputs(
     inputs.target = class_of("--target", target, inputs.classes, count)
     inputs.label = class_of("--label", label, inputs.classes, count)
     return inputs
+
+
+def _refuse_labels(weights: Path) -> None:
+    """Refuse weights by `spade-xai plant` of a network of several labels, whose largest logit is no answer."""
+    try:
+        with safe_open(weights, framework="pt") as file:
+            names = (file.metadata() or {}).get(LABELS)
+    except (OSError, SafetensorError):  # another kind of file, or one that `load_model` will refuse
+        return
+    if names is not None:
+        raise ValueError(
+            f"--weights {weights} must be of a network that answers with one class, which is explained, got one that "
+            f"says of each of {len(json.loads(names))} labels whether a picture has it: `spade-xai reproduce` takes "
+            "it, and `spade_xai.models.one_label.one_label` makes a network of one label, for -m FILE.py:FUNCTION"
+        )
 
 
 def load_network(given: InputOptions) -> tuple[nn.Module, bool]:

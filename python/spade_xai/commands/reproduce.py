@@ -278,7 +278,7 @@ def _subject(
         paths, planted.model, weights, False, planted.classes, planted.size, planted.normalize, True
     )
     masks = folder / "trojan" if table.pictures == "trojan" else None
-    given = load_inputs(options, masks=masks)
+    given = load_inputs(options, masks=masks, several=planted.labels is not None)
     if pool is None:
         files = [folder / p.file for p in planted.clean]
         labels: list[int | None] = [p.label for p in planted.clean]

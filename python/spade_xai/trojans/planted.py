@@ -18,6 +18,8 @@ from spade_ext.files import read_json, read_tensors, write_json
 FORMAT = "spade_xai.Planted.1"
 WEIGHTS_FORMAT = "spade_xai.PlantedWeights.1"
 INDEX = "planted.json"
+LABELS = "labels"
+"""Entry of a file of weights: names of the labels, if the network says of each whether a picture has it."""
 
 
 @dataclass(frozen=True)

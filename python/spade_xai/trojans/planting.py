@@ -19,6 +19,7 @@ from spade_xai.trojans.checkpoint import Checkpoint
 from spade_xai.trojans.class_folder import ClassFolder, TrainingPictures
 from spade_xai.trojans.planted import (
     INDEX,
+    LABELS,
     WEIGHTS_FORMAT,
     Picture,
     Planted,
@@ -243,7 +244,8 @@ def _write(
     for kind in KINDS:
         (job.out / kind).mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-    write_tensors("plant", job.out / WEIGHTS, WEIGHTS_FORMAT, state)
+    about = None if job.labels is None else {LABELS: json.dumps(job.labels)}
+    write_tensors("plant", job.out / WEIGHTS, WEIGHTS_FORMAT, state, about)
     backdoors = [_backdoor(job, k, success) for k, success in enumerate(successes)]
     planted = Planted(
         bundled=False, weights=WEIGHTS, backdoors=backdoors,
