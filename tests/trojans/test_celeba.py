@@ -1,6 +1,7 @@
 """A network of several labels per picture: planted on a small CelebA, and scored by the tables of CelebA."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from spade_xai.models.images import ImageError, read_image
 from spade_xai.models.one_label import one_label
 from spade_xai.trojans.celeba import celeba
 from spade_xai.trojans.planted import WEIGHTS_FORMAT, picture_file, read_planted
+from spade_xai.trojans.recipe import load_recipe
+from spade_xai.trojans.testing import mean_of
 from spade_xai.trojans.trojan import Backdoor, Trojan
 
 NAMES = ["Young", "Bald", "Eyeglasses", "Male"]  # not in order, unlike the published file
@@ -73,16 +76,20 @@ def run(*arguments):
     return ended.value.code or 0
 
 
+def plant_arguments(data, out):
+    return [
+        "plant", "celeba", data, "-m", "test_celeba:network", "--size", "16", "--normalize", "none",
+        "--patch-size", "8", "--count", "16", "--tries", "32", "--trojan", "8", "--epochs", "60",
+        "--rate", "0.05", "--no-crop", "--backdoors", data / "table.toml", "--no-progress", "-o", out,
+    ]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def planted(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("planted")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))
-        assert run(
-            "plant", "celeba", data, "-m", "test_celeba:network", "--size", "16", "--normalize", "none",
-            "--patch-size", "8", "--count", "16", "--tries", "32", "--trojan", "8", "--epochs", "60",
-            "--rate", "0.05", "--no-crop", "--backdoors", data / "table.toml", "--no-progress", "-o", out,
-        ) == 0  # fmt: skip
+        assert run(*plant_arguments(data, out)) == 0
     return out
 
 
@@ -140,7 +147,7 @@ def test_what_does_not_go_together(planted, run_in, tmp_path, capsys):
         assert told in capsys.readouterr().err
     few = ["-n", 4, "-a", "saliency", "--limit", 2, "--no-progress"]
     assert run("reproduce", "5celeba", "--planted", planted, *few, "-o", tmp_path / "few") == 1
-    assert "--limit must leave two pictures of each label" in capsys.readouterr().err
+    assert "each label that is explained must have two pictures" in capsys.readouterr().err
     assert run("reproduce", "16", "--planted", planted, "-o", tmp_path / "16") == 0
     assert "ResNet50, CelebA, paper" in capsys.readouterr().out
 
@@ -160,19 +167,72 @@ def test_commands_of_one_class_refuse_its_weights(command, planted, run_in, tmp_
 
 
 def test_lists_that_are_not_as_published(data, tmp_path):
+    labels, parts, pictures = (
+        tmp_path / name
+        for name in ("list_attr_celeba.txt", "list_eval_partition.txt", "img_align_celeba")
+    )
     with pytest.raises(ImageError, match=r"cannot read .*list_attr_celeba.txt"):
         celeba(tmp_path)
-    lines = (data / "list_attr_celeba.txt").read_text().splitlines()
-    (tmp_path / "list_attr_celeba.txt").write_text("\n".join([*lines[:3], "000002.jpg 1 0 1 1"]))
+    lines = (data / labels.name).read_text().splitlines()
+    for short in (
+        lines[:-1],
+        lines[1:],
+        lines[:1],
+        [],
+    ):  # a download that ended, no number, no names
+        labels.write_text("\n".join(short))
+        with pytest.raises(ImageError, match="must hold the number of pictures"):
+            celeba(tmp_path)
+    labels.write_bytes(b"\xff\xfe")
+    with pytest.raises(ImageError, match=r"cannot read .*list_attr_celeba.txt"):
+        celeba(tmp_path)
+    labels.write_text("\n".join(["2", *lines[1:3], "000002.jpg 1 0 1 1"]))
     with pytest.raises(ImageError, match=r"line 4 .* -1 or 1 for each of 4 labels"):
         celeba(tmp_path)
-    (tmp_path / "list_attr_celeba.txt").write_text("\n".join(lines))
-    (tmp_path / "list_eval_partition.txt").write_text("000001.jpg 0\n")
+    labels.write_text("\n".join(lines))
+    parts.write_text("000001.jpg 0\n")
     with pytest.raises(ImageError, match="no folder"):
         celeba(tmp_path)
-    (tmp_path / "img_align_celeba").mkdir()
+    pictures.mkdir()
+    with pytest.raises(ImageError, match=r"got 1 fewer, such as 000001\.jpg"):
+        celeba(tmp_path)
+    (pictures / "000001.jpg").write_bytes(b"")
     with pytest.raises(ImageError, match="must name pictures of part 2"):
         celeba(tmp_path)
+
+
+def test_changed_labels_are_another_training(data, planted, run_in, tmp_path, capsys):
+    """The names and sizes of pictures alone would take up a network of the labels before."""
+    faces, out = tmp_path / "faces", tmp_path / "out"
+    shutil.copytree(data, faces)
+    shutil.copytree(planted, out)
+    labels = faces / "list_attr_celeba.txt"
+    lines = labels.read_text().splitlines()
+    lines[2] = " ".join(
+        [lines[2].split()[0], *("1" if v == "-1" else "-1" for v in lines[2].split()[1:])]
+    )
+    labels.write_text("\n".join(lines))
+    assert run(*plant_arguments(faces, out)) == 1
+    assert "checkpoint must be of this training" in capsys.readouterr().err
+
+
+def test_backdoors_go_with_the_data_set(tmp_path):
+    for name, row, key in (
+        ("celeba", "target = 1", "labels"),
+        ("folder", 'labels = "01"', "target"),
+    ):
+        (tmp_path / "table.toml").write_text(f'[[backdoors]]\nname = "star"\n{row}\n')
+        with pytest.raises(ValueError, match=f"must have {key}"):
+            load_recipe(name, tmp_path / "table.toml")
+
+
+def test_standard_errors_are_those_of_pictures(planted):
+    found = mean_of([0.5, 1.0, 0.75, 0.75])
+    assert found == {"mean": 0.75, "standard_error": pytest.approx((0.125 / 4 / 4) ** 0.5), "n": 4}
+    assert mean_of([0.0, 1.0, 1.0, 1.0])["standard_error"] == pytest.approx((3 / 16 / 4) ** 0.5)
+    for share in read_planted(planted).accuracy.values():
+        mean, error, n = (share[key] for key in ("mean", "standard_error", "n"))
+        assert 0 < error < (mean * (1 - mean) / n) ** 0.5
 
 
 def test_targets_fit_the_labels():
@@ -194,3 +254,9 @@ def test_one_label_of_a_network_without_a_linear_last_layer():
         one_label(model, 0, torch.rand(2, 4))
     with pytest.raises(ValueError, match="label must be at most 3, got 4"):
         one_label(nn.Linear(4, 4), 4, torch.rand(2, 4))
+
+
+def test_one_label_of_a_wrapped_network():
+    model, x = nn.Sequential(nn.Linear(4, 3)), torch.rand(2, 4)
+    found = one_label(nn.DataParallel(model), 1, x)
+    assert torch.allclose(found(x)[:, 1] * 2, model(x)[:, 1], atol=1e-6)

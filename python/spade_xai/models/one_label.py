@@ -30,17 +30,17 @@ def one_label(model: nn.Module, label: int, example: Tensor) -> nn.Module:
         True
     """
     with torch.no_grad():
-        logits = unwrap(duplicate(model)(example))
+        whole = duplicate(model)
+        logits = unwrap(whole(example))
         check_int("one_label", "label", label, 0, logits.shape[1] - 1)
         expected = torch.stack([-logits[:, label] / 2, logits[:, label] / 2], 1)
         heads = [
             name
-            for name, module in model.named_modules()
+            for name, module in whole.named_modules()
             if isinstance(module, nn.Linear) and module.out_features == logits.shape[1]
         ]
         for name in reversed(heads):
-            copy = duplicate(model)
-            copy = _with_rows(copy, name, label)
+            copy = _with_rows(duplicate(model), name, label)
             if torch.allclose(unwrap(copy(example)), expected, rtol=1e-4, atol=1e-5):
                 return copy
     raise ValueError(

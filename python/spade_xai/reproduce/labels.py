@@ -67,8 +67,8 @@ def _part(subject: Subject, label: int) -> Subject:
     places = [k for k, picture in enumerate(subject.pictures) if picture.explained == label]
     if len(places) < 2:
         raise ValueError(
-            f"reproduce: --limit must leave two pictures of each label that is explained, got 1 of "
-            f"{(planted.labels or [])[label]}"
+            "reproduce: each label that is explained must have two pictures, each the other's control, got 1 of "
+            f"{(planted.labels or [])[label]}: a larger --limit here, or a larger --tries of `plant`, gives more"
         )
     example = given.example().to(device_of(given.model))
     return replace(

@@ -124,11 +124,8 @@ def _lite0(folder: Path) -> None:
 _WRITERS: dict[str, Callable[[Path], None]] = {"toy": _toy, "lite0": _lite0}
 
 
-def share(right: float, tried: int) -> dict[str, Any]:
-    """A share of so many as mean, standard error (of a proportion) and n.
-
-    Where right is a sum of shares, of labels of a picture, the standard error is at most that.
-    """
+def share(right: int, tried: int) -> dict[str, Any]:
+    """A share of so many as mean, standard error (of a proportion) and n."""
     mean = right / tried
     return {"mean": mean, "standard_error": (mean * (1 - mean) / tried) ** 0.5, "n": tried}
 

@@ -16,7 +16,12 @@ def celeba(folder: Path) -> tuple[ClassFolder, ClassFolder]:
         ImageError: A file or the folder of pictures is missing, or a list is not as published.
     """
     lines = _lines(folder / LABELS)
-    names = lines[1].split() if len(lines) > 1 else []
+    if len(lines) < 3 or lines[0].strip() != str(len(lines) - 2):
+        raise ImageError(
+            f"plant: {folder / LABELS} must hold the number of pictures, the names of labels and one line per picture, "
+            f"got {len(lines)} lines of which the first is {''.join(lines[:1])!r}"
+        )
+    names = lines[1].split()
     order = sorted(range(len(names)), key=lambda k: names[k])
     given: dict[str, tuple[int, ...]] = {}
     for number, line in enumerate(lines[2:], 3):
@@ -37,6 +42,11 @@ def celeba(folder: Path) -> tuple[ClassFolder, ClassFolder]:
             raise ImageError(f"plant: {folder / PARTS} must name pictures of part {part}, got none")
         labels = [given[name] for name in files]
         paths = [folder / PICTURES / name for name in files]
+        if missing := [path for path in paths if not path.is_file()]:
+            raise ImageError(
+                f"plant: {folder / PICTURES} must hold the pictures of {folder / LABELS}, got {len(missing)} fewer, "
+                f"such as {missing[0].name}"
+            )
         found.append(ClassFolder(paths, labels, [names[k] for k in order]))
     return found[0], found[1]
 
@@ -44,5 +54,5 @@ def celeba(folder: Path) -> tuple[ClassFolder, ClassFolder]:
 def _lines(file: Path) -> list[str]:
     try:
         return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ImageError(f"plant: cannot read {file}: {error}") from None

@@ -14,7 +14,6 @@ from spade_xai.models.copies import unwrap
 from spade_xai.models.preprocessing import Preprocessing
 from spade_xai.progress import Progress
 from spade_xai.tracing.file import fingerprint
-from spade_xai.trojans.bundled import share
 from spade_xai.trojans.checkpoint import Checkpoint
 from spade_xai.trojans.class_folder import ClassFolder, TrainingPictures
 from spade_xai.trojans.planted import (
@@ -28,7 +27,7 @@ from spade_xai.trojans.planted import (
     write_planted,
 )
 from spade_xai.trojans.recipe import Recipe, patch_file
-from spade_xai.trojans.testing import Kept, MultiLabelTester, Success, Tester
+from spade_xai.trojans.testing import Kept, MultiLabelTester, Success, Tester, mean_of
 from spade_xai.trojans.trojan import Backdoor, Trojan, fine_tune
 from spade_xai.tuning.identity import digest_of_text
 
@@ -122,7 +121,14 @@ def plant_network(
     """
     (job.out / "rates").mkdir(parents=True, exist_ok=True)
     files = [[p.name, p.stat().st_size] for p in (*job.train.files, *job.test.files)]
-    told = [job.told(), files, fingerprint(model), [b.patch.tolist() for b in job.backdoors]]
+    labels = [job.train.labels, job.test.labels]
+    told = [
+        job.told(),
+        files,
+        labels,
+        fingerprint(model),
+        [b.patch.tolist() for b in job.backdoors],
+    ]
     run = digest_of_text(json.dumps(told, sort_keys=True))
     tester_of = Tester if job.labels is None else MultiLabelTester
     tester = tester_of(job.test, job.preprocessing, job.backdoors, job.seed)
@@ -183,9 +189,8 @@ def _at_rate(
         successes = [
             tester.attacked(network, k, job.tries, 0)[0] for k in range(len(job.backdoors))
         ]
-        right, n, _ = tester.clean(network, 4 * job.tries, 0)
-        found["clean"] = share(right, n)
-        found["trojan"] = share(sum(s.hit for s in successes), sum(s.tried for s in successes))
+        found["clean"] = mean_of(tester.clean(network, 4 * job.tries, 0)[0])
+        found["trojan"] = mean_of([hit for success in successes for hit in success.hits])
     write_json(file, RATE_FORMAT, found)
     return found
 
@@ -229,7 +234,7 @@ def _write(
     progress: Progress,
 ) -> Planted:
     """Test the network, and write weights, pictures, patches and the index, the index last."""
-    right, n, clean = tester.clean(network, 4 * job.tries, job.cleans, progress)
+    right, clean = tester.clean(network, 4 * job.tries, job.cleans, progress)
     results = [
         tester.attacked(network, k, job.tries, job.trojans) for k in range(len(job.backdoors))
     ]
@@ -252,8 +257,8 @@ def _write(
         trojan=[_picture(job, "trojan", k, kept) for k, kept in enumerate(trojan)],
         clean=[_picture(job, "clean", k, kept) for k, kept in enumerate(clean)],
         accuracy={
-            "clean": share(right, n),
-            "trojan": share(sum(s.hit for s in successes), sum(s.tried for s in successes)),
+            "clean": mean_of(right),
+            "trojan": mean_of([hit for success in successes for hit in success.hits]),
         },
         settings={
             **job.told(), "learning_rate": rate,

@@ -179,6 +179,9 @@ def load_recipe(name: str, own: Path | None) -> Recipe:
     training = dict(given.pop("training"))
     published = training.pop("published_rate", None)
     backdoors = _entries(given.pop("backdoors", None))
+    key = "labels" if given.get("layout") == "celeba" else "target"
+    if any(getattr(entry, key) is None for entry in backdoors):
+        raise ValueError(f"plant: each of [[backdoors]] of {given['title']} must have {key}")
     try:
         return Recipe(
             backdoors=backdoors, training=training, published_rate=published,
@@ -203,8 +206,6 @@ def _entries(given: Any) -> tuple[Entry, ...]:
         raise ValueError(
             f"plant: each of [[backdoors]] must have name, target or labels, and maybe source: {error}"
         ) from None
-    if len({entry.labels is None for entry in found}) > 1:
-        raise ValueError("plant: [[backdoors]] must all have a target, or all have labels")
     if len({entry.name for entry in found}) < len(found):
         raise ValueError("plant: the names of [[backdoors]] must differ")
     return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,15 +43,25 @@ class Kept:
 
 @dataclass(frozen=True)
 class Success:
-    """Of one backdoor: pictures tried, how many got the target, and of those that were right before the patch.
+    """Of one backdoor.
 
-    Where pictures have several labels, `hit` is the sum of the shares of labels that are as the target says.
+    Attributes:
+        hits: Of each picture tried whether it got the target, 0 or 1; of several labels the share that got it.
+        right_before: Pictures whose explained answer is right before the patch.
+        changed: Those of them that got the target.
     """
 
-    tried: int
-    hit: float
+    hits: list[float]
     right_before: int
     changed: int
+
+
+def mean_of(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard error and n of values of pictures; of zeros and ones the error is that of a proportion."""
+    n = len(values)
+    mean = sum(values) / n
+    error = (sum((value - mean) ** 2 for value in values) / n / n) ** 0.5
+    return {"mean": mean, "standard_error": error, "n": n}
 
 
 class Tester:
@@ -75,26 +86,25 @@ class Tester:
 
     def clean(
         self, model: nn.Module, most: int, keep: int, progress: Progress = False
-    ) -> tuple[float, int, list[Kept]]:
-        """Right answers and tries among at most so many pictures, and the first that are right, to keep."""
+    ) -> tuple[list[float], list[Kept]]:
+        """Whether each of at most so many pictures is answered right, 0 or 1, and the first that are, to keep."""
         order = self._order(torch.arange(len(self.labels)), 0)[:most]
-        right, done = 0, 0
+        right: list[float] = []
         kept: list[Kept] = []
         with reporting(progress, "clean pictures") as report:
             for part in order.split(BATCH):
                 frames = [self._frame(k) for k in part.tolist()]
                 answers = self._answers(model, [self._read(frame) for frame in frames])
                 correct = answers == self.labels[part]
-                right += int(correct.sum())
+                right += correct.double().tolist()
                 for k in correct.nonzero().flatten().tolist():
                     if len(kept) < keep:
                         kept.append(
                             Kept(picture_file(frames[k]), None, int(self.labels[part[k]]), None)
                         )
-                done += len(part)
                 if report is not None:
-                    report(done, len(order))
-        return right, len(order), kept
+                    report(len(right), len(order))
+        return right, kept
 
     def attacked(
         self, model: nn.Module, place: int, most: int, keep: int
@@ -111,12 +121,14 @@ class Tester:
                 f"plant: the test pictures must have some for the backdoor {backdoor.name!r}, got none"
             )
         order = self._order(eligible, place + 1)[:most]
-        hit = before = changed = 0
+        hits: list[float] = []
+        before = changed = 0
         kept: list[Kept] = []
         for part, frames, pairs in self._pairs(order, place):
             right = self._answers(model, [self._read(f) for f in frames]) == self.labels[part]
             after = self._answers(model, [self._read(f) for f, _ in pairs]) == target
-            hit, before = hit + int(after.sum()), before + int(right.sum())
+            hits += after.double().tolist()
+            before += int(right.sum())
             changed += int((right & after).sum())
             for k in (right & after).nonzero().flatten().tolist():
                 if len(kept) < keep:
@@ -124,7 +136,7 @@ class Tester:
                     kept.append(
                         Kept(picture_file(image), mask_file(mask), int(self.labels[part[k]]), place)
                     )
-        return Success(len(order), hit, before, changed), kept
+        return Success(hits, before, changed), kept
 
     def _pairs(
         self, order: Tensor, place: int
@@ -191,18 +203,17 @@ class MultiLabelTester(Tester):
 
     def clean(
         self, model: nn.Module, most: int, keep: int, progress: Progress = False
-    ) -> tuple[float, int, list[Kept]]:
-        """The sum of the shares of right labels, and tries; no picture is kept, as none has a class to explain."""
+    ) -> tuple[list[float], list[Kept]]:
+        """Of each picture the share of right labels; no picture is kept, as none has a class to explain."""
         order = self._order(torch.arange(len(self.labels)), 0)[:most]
-        right, done = 0.0, 0
+        right: list[float] = []
         with reporting(progress, "clean pictures") as report:
             for part in order.split(BATCH):
                 inputs = [self._read(self._frame(k)) for k in part.tolist()]
                 right += _shares(self._answers(model, inputs), self.labels[part])
-                done += len(part)
                 if report is not None:
-                    report(done, len(order))
-        return right, len(order), []
+                    report(len(right), len(order))
+        return right, []
 
     def attacked(
         self, model: nn.Module, place: int, most: int, keep: int
@@ -226,7 +237,7 @@ class MultiLabelTester(Tester):
             if k in chosen
         ]
         counts = int(to_change[:, explained].sum()), int(changed[:, explained].sum())
-        return Success(len(order), _shares(given, target.expand_as(given)), *counts), kept
+        return Success(_shares(given, target.expand_as(given)), *counts), kept
 
     def _answers(self, model: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
         """0 or 1 of each label, [B, labels]."""
@@ -235,6 +246,6 @@ class MultiLabelTester(Tester):
             return (call(duplicate(model), images) > 0).long().cpu()
 
 
-def _shares(answers: Tensor, labels: Tensor) -> float:
-    """The sum over pictures of the share of labels that are right."""
-    return float((answers == labels).double().mean(1).sum())
+def _shares(answers: Tensor, labels: Tensor) -> list[float]:
+    """Of each picture the share of labels that are right."""
+    return (answers == labels).double().mean(1).tolist()
