@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from spade_ext.files import read_tensors
+from spade_xai import trace
 from spade_xai.cli import main
 from spade_xai.models.fit import Fit
 from spade_xai.models.images import ImageError, read_image
@@ -130,6 +131,32 @@ def test_a_table_of_celeba(planted, run_in, tmp_path):
         assert rows["auroc", "saliency", column]["n"] == 8
     assert rows["auroc", "saliency", "SPADE"]["published"] == 92.81
     assert {r["row"]: r["n"] for r in result["by_backdoor"]} == {"smiley": 4, "star": 4}
+
+
+@pytest.mark.parametrize(("table", "saliency"), [("7celeba", 96.92), ("8celeba", 96.95)])
+def test_the_other_tables_of_celeba_run(table, saliency, planted, run_in, tmp_path):
+    options = ["-n", 4, "-a", "saliency", "-s", 0.5, "--limit", 4, "--no-progress"]
+    assert run("reproduce", table, "--planted", planted, *options, "-o", tmp_path / "out") == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    rows = {(r["metric"], r["row"], r["column"]): r for r in result["rows"]}
+    row = rows["auroc", "saliency", "SPADE"]
+    assert row["n"] == 4 and row["published"] == saliency and result["left_out"] == {}
+    assert result["faithful"]["SPADE"]["of"] == 4
+
+
+def test_a_label_alone_keeps_the_masks_of_the_layers_before(planted):
+    """Of the last layer its two rows lose just the ratio, and by exact OBC the same weights."""
+    state = read_tensors("test", planted / "weights.safetensors", WEIGHTS_FORMAT)[0]
+    model = network().eval()
+    model.load_state_dict(state)
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    options = {"sparsity": 0.5, "augmentations": 8, "progress": False}
+    whole = trace(model, x, **options).masks()
+    alone = trace(one_label(model, 2, x), x, **options).masks()
+    *before, last = whole
+    assert list(alone) == list(whole)
+    assert all(torch.equal(whole[name], alone[name]) for name in before)
+    assert torch.equal(alone[last][0], alone[last][1]) and int(alone[last][0].sum()) == 32
 
 
 @pytest.fixture
