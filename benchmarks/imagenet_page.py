@@ -139,9 +139,9 @@ def network_table(about: Mapping[str, Any]) -> str:
 def measured(result: Mapping[str, Any]) -> str:
     """How much of the whole study the figures are."""
     parts = [
-        f"{arm.title}: {result['arms'][name]['photographs'] if name in result['arms'] else 0} of "
-        f"{result['of_photographs'] - arm.leave_out}"
+        f"{arm.title}: {result['arms'][name]['photographs']} of {result['of_photographs'] - arm.leave_out}"
         for name, arm in ARMS.items()
+        if name in result["arms"]
     ]
     return (
         f"`{result['command']}` at commit {result['commit'][:12]} on {result['machine']['cpu']}, one thread; "

@@ -103,7 +103,8 @@ def assemble(traces: Traces, folder: Path, settings: dict[str, Any], planted: Pa
         print(f"no results yet: {FIRST} needs {LEAST} photographs")
         return
     result: dict[str, Any] = {
-        "command": "python -m benchmarks.imagenet_study",
+        "command": "python -m benchmarks.imagenet_study"
+        + ("" if planted is None else f" --planted {planted.name}"),
         "commit": machine.commit(),
         "machine": machine.describe(),
         "settings": settings,
