@@ -1,6 +1,6 @@
 """The generated parts of docs/imagenet-study.md: its plain summary, its picture and its tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def confirmed(result: Mapping[str, Any]) -> str:
             f"{about['clean_agreement']['photographs']} photographs. Differences to the dense map,",
             *main_table(result),
             "",
-            measured(result),
+            measured(result, result["arms"]),
             "",
             traces_table(result),
         ]
@@ -136,12 +136,12 @@ def network_table(about: Mapping[str, Any]) -> str:
     )
 
 
-def measured(result: Mapping[str, Any]) -> str:
-    """How much of the whole study the figures are."""
+def measured(result: Mapping[str, Any], planned: Iterable[str] = ARMS) -> str:
+    """How much of the study that was planned the figures are."""
     parts = [
-        f"{arm.title}: {result['arms'][name]['photographs']} of {result['of_photographs'] - arm.leave_out}"
-        for name, arm in ARMS.items()
-        if name in result["arms"]
+        f"{ARMS[name].title}: {result['arms'][name]['photographs'] if name in result['arms'] else 0} of "
+        f"{result['of_photographs'] - ARMS[name].leave_out}"
+        for name in planned
     ]
     return (
         f"`{result['command']}` at commit {result['commit'][:12]} on {result['machine']['cpu']}, one thread; "
