@@ -1,7 +1,7 @@
 """The weight of a layer as the matrix that the ops prune, and back; a layer pruned by either method."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -64,7 +64,10 @@ def prune_matrix(
     """
     check_method(function, method)
     n, m = n_of_m or (None, None)
-    return _PRUNED_BY[method](function, weight, hessian, sparsity, n, m, block_size, damp, zeros)
+    job = _Job(
+        function, weight, hessian, sparsity, block_size, zeros, {"n": n, "m": m, "damp": damp}
+    )
+    return _PRUNED_BY[method](job)
 
 
 def check_method(function: str, method: object) -> None:
@@ -79,29 +82,34 @@ def check_method(function: str, method: object) -> None:
         )
 
 
-def _obc(
-    function: str, weight: torch.Tensor, hessian: torch.Tensor, sparsity: float, n: int | None,
-    m: int | None, block_size: int, damp: float, zeros: torch.Tensor | None,
-) -> torch.Tensor:  # fmt: skip
-    return obc_prune(weight, hessian, sparsity, n=n, m=m, damp=damp)
+class _Job(NamedTuple):
+    """The arguments of `prune_matrix`; what both ops take as keywords are `options`."""
+
+    function: str
+    weight: torch.Tensor
+    hessian: torch.Tensor
+    sparsity: float
+    block_size: int
+    zeros: torch.Tensor | None
+    options: dict[str, Any]
 
 
-def _sparsegpt(
-    function: str, weight: torch.Tensor, hessian: torch.Tensor, sparsity: float, n: int | None,
-    m: int | None, block_size: int, damp: float, zeros: torch.Tensor | None,
-) -> torch.Tensor:  # fmt: skip
-    if weight.ndim == 2:
-        return sparsegpt_prune(
-            weight, hessian, sparsity, block_size=block_size, n=n, m=m, damp=damp
-        )
+def _obc(job: _Job) -> torch.Tensor:
+    return obc_prune(job.weight, job.hessian, job.sparsity, **job.options)
+
+
+def _sparsegpt(job: _Job) -> torch.Tensor:
+    options = {"block_size": job.block_size, **job.options}
+    if job.weight.ndim == 2:
+        return sparsegpt_prune(job.weight, job.hessian, job.sparsity, **options)
     batch = sparsegpt_prune_batch(
-        weight, hessian, sparsity, block_size=block_size, n=n, m=m, damp=damp, preserve=zeros
+        job.weight, job.hessian, job.sparsity, preserve=job.zeros, **options
     )
     for group in batch.failed.nonzero().flatten().tolist():
         raise SingularHessianError(
-            f"{function}: the Hessian of group {group} is not positive definite", group
+            f"{job.function}: the Hessian of group {group} is not positive definite", group
         )
     return batch.weights
 
 
-_PRUNED_BY: dict[str, Callable[..., torch.Tensor]] = {"obc": _obc, "sparsegpt": _sparsegpt}
+_PRUNED_BY: dict[str, Callable[[_Job], torch.Tensor]] = {"obc": _obc, "sparsegpt": _sparsegpt}
