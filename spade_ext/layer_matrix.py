@@ -101,7 +101,8 @@ def _obc(job: _Job) -> torch.Tensor:
 def _sparsegpt(job: _Job) -> torch.Tensor:
     options = {"block_size": job.block_size, **job.options}
     if job.weight.ndim == 2:
-        return sparsegpt_prune(job.weight, job.hessian, job.sparsity, **options)
+        pruned: torch.Tensor = sparsegpt_prune(job.weight, job.hessian, job.sparsity, **options)
+        return pruned
     batch = sparsegpt_prune_batch(
         job.weight, job.hessian, job.sparsity, preserve=job.zeros, **options
     )
