@@ -104,6 +104,19 @@ def test_z_box_agrees_with_zennit():
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
+def test_z_box_of_a_padded_input_is_that_of_a_layer_that_pads():
+    own = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)
+    ).double()
+    apart = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3), *own[1:]).double()
+    apart[1].load_state_dict(own[0].state_dict())
+    x, target = torch.rand(2, 3, 8, 8).double() * 2 - 1, torch.tensor([0, 1])
+    expected = relevance(own, x, target, bounds=(-1.0, 1.0))
+    torch.testing.assert_close(relevance(apart, x, target, bounds=(-1.0, 1.0)), expected)
+    twice = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.ZeroPad2d((1, 0, 1, 0)), *apart[1:])
+    torch.testing.assert_close(relevance(twice, x, target, bounds=(-1.0, 1.0)), expected)
+
+
 def test_linear_layer_by_hand():
     layer = nn.Linear(3, 2, bias=False).double()
     layer.weight.data = torch.tensor([[1.0, -2.0, 3.0], [0.0, 1.0, 1.0]]).double()

@@ -91,7 +91,8 @@ def relevance(
         alpha: For alpha_beta; beta = alpha - 1.
         epsilon: Stabiliser of all denominators: z + epsilon sign(z).
         bias: Whether biases count in the denominators and so absorb relevance.
-        bounds: Least and greatest value an input can have; the layers that read x then use the z-box rule.
+        bounds: Least and greatest value an input can have; the layers that read x, padded or not, then use the z-box
+            rule.
         extra: Further positional arguments of model.
 
     Returns:
@@ -158,7 +159,10 @@ class _Propagate(Calls):
 
     def __init__(self, x: Tensor, linear: LinearRule, bounds: tuple[float, float] | None) -> None:
         super().__init__(x)
-        self.x, self.linear, self.bounds = x, linear, bounds
+        self.x, self.linear = x, linear
+        self.bounds = None
+        if bounds is not None:  # of each entry of x
+            self.bounds = torch.full_like(x, bounds[0]), torch.full_like(x, bounds[1])
         self.box_used = False
         self.made_by: Any = WeakIdKeyDictionary()  # outputs of layers: (input, layer)
 
@@ -212,6 +216,9 @@ class _Propagate(Calls):
         out = call.run()
         if name in ("clone", "contiguous", "to") and x is self.x:
             self.x = out
+        if name == "pad" and x is self.x and self.bounds is not None:  # a layer reads the padded x
+            low, high = (call.function(b, *args[1:], **kwargs) for b in self.bounds)
+            self.x, self.bounds = out, (low, high)
         if name not in functions.PASS and signals((out,)):
             raise NotImplementedError(f"lrp: model calls {call.title}, which has no rule")
         return out

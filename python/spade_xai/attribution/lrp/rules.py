@@ -52,12 +52,12 @@ class LinearRule:
             out = out - self.beta * self.share(minus, offset, r)
         return out
 
-    def box(self, layer: "LayerCall", x: Tensor, r: Tensor, low: float, high: float) -> Tensor:
-        """z-box: z_ij = x_i w_ij - l_i w_ij^+ - h_i w_ij^-."""
+    def box(self, layer: "LayerCall", x: Tensor, r: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """z-box: z_ij = x_i w_ij - l_i w_ij^+ - h_i w_ij^-, with bounds l and h in the shape of x."""
         parts = [
             (x, layer.map(layer.weight)),
-            (torch.full_like(x, low), layer.map(-layer.weight.clamp_min(0))),
-            (torch.full_like(x, high), layer.map(-layer.weight.clamp_max(0))),
+            (low, layer.map(-layer.weight.clamp_min(0))),
+            (high, layer.map(-layer.weight.clamp_max(0))),
         ]
         return self.share(parts, layer.shape_bias(layer.bias if self.bias else None, r), r)
 
@@ -98,7 +98,11 @@ class LayerRule(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, layer: LayerCall, rule: LinearRule, bounds: tuple[float, float] | None
+        ctx: Any,
+        x: Tensor,
+        layer: LayerCall,
+        rule: LinearRule,
+        bounds: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         """Call the function and keep what the rule needs."""
         ctx.layer, ctx.rule, ctx.bounds = layer, rule, bounds
