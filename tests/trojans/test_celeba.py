@@ -275,6 +275,19 @@ def test_targets_fit_the_labels():
     assert given == [(0, 1), (1, 1), (1, 1)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_one_label_in_other_precisions(dtype):
+    model, x = (
+        nn.Sequential(nn.Linear(64, 40), nn.Linear(40, 40)).to(dtype),
+        torch.rand(9, 64).to(dtype),
+    )
+    given = model(x)[:, 7]
+    found = one_label(model, 7, x)(x)
+    assert found.dtype == dtype and found[:, 0].equal(-found[:, 1])
+    clear = given.abs() > 0.05
+    assert clear.any() and found.argmax(1)[clear].equal((given > 0).long()[clear])
+
+
 def test_one_label_of_a_network_without_a_linear_last_layer():
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
     with pytest.raises(ValueError, match=r"must be those of an nn\.Linear"):
