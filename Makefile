@@ -88,7 +88,7 @@ cpp-test: .venv/tools
 	  $(IN) cmake --build build/$${sanitizer%,*} && \
 	  $(IN) ctest --test-dir build/$${sanitizer%,*} --output-on-failure -j $$(getconf _NPROCESSORS_ONLN) || exit 1; \
 	done
-	$(UNDER_ASAN) SPADE_FUZZ_SECONDS=20 SPADE_FUZZ_LIBRARY=build/address/libspade.so \
+	$(UNDER_ASAN) SPADE_FUZZ_SECONDS=10 SPADE_FUZZ_LIBRARY=build/address/libspade.so \
 	  $(BIN)/python -m pytest -q -s --noconftest tests/ext/test_fuzz.py
 
 # NVIDIA's compiler from its wheels, apart from torch and the CUDA packages that it may pin. It looks for its
@@ -116,7 +116,7 @@ cuda-test: cuda-build .venv/tools
 
 # Every skip is listed with its reason.
 python-test: .venv/tools
-	$(IN) OMP_NUM_THREADS=1 SPADE_FUZZ_SECONDS=20 $(BIN)/pytest -q -rs $(ON_CORES)
+	$(IN) OMP_NUM_THREADS=1 SPADE_FUZZ_SECONDS=10 $(BIN)/pytest -q -rs $(ON_CORES)
 
 # Small problems through all benchmarks and their report: results are checked, times are not.
 bench-check: .venv/tools

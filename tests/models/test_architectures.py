@@ -16,6 +16,12 @@ def torchvision(name, **options):
     return lambda: models.get_model(name, weights=None, num_classes=10, **options)
 
 
+def vision_transformer():
+    from torchvision import models
+
+    return models.VisionTransformer(32, 16, 3, 4, 64, 128, num_classes=10)
+
+
 def bert():
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
@@ -41,9 +47,9 @@ CASES = {  # model, layers in all, depthwise ones, those to prune, first and las
         torchvision("convnext_tiny"), 59, 18, ["features.0.0", "features.1.0", "classifier.2"],
         "features.0.0", "classifier.2",
     ),
-    "vit_b_16": (
-        torchvision("vit_b_16", image_size=32), 74, 0,
-        ["encoder.layers.encoder_layer_11.self_attention", "heads.head"], "conv_proj", "heads.head",
+    "vit": (
+        vision_transformer, 20, 0,
+        ["encoder.layers.encoder_layer_2.self_attention", "heads.head"], "conv_proj", "heads.head",
     ),
     "bert": (
         bert, 14, 0, ["*.attention.*", "classifier"], "bert.encoder.layer.0.attention.self.query",
