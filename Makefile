@@ -73,7 +73,7 @@ lint: .venv/tools
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python csrc/python/stub.py spade_ext/_C.pyi
 	$(BIN)/mypy
-	git ls-files '*.cpp' '*.h' '*.c' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+	git ls-files -co --exclude-standard '*.cpp' '*.h' '*.c' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 
 # The site of guide, reference and how-tos: build/docs/index.html. Warnings are errors: a link that leads nowhere, a
 # docstring that cannot be read.

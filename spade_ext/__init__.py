@@ -1,13 +1,6 @@
 """Native Hessians, exact OBC and batched SparseGPT for PyTorch."""
 
-from importlib.util import find_spec
-
-if find_spec("spade_ext._C") is None:
-    raise ImportError(
-        f"spade_ext: {__path__[0]} holds the sources without their compiled part. To use the installed package, start "
-        "Python in another folder; to use these sources, compile them with `pip install --no-build-isolation -e .`"
-    )
-
+from spade_ext import _compiled as _compiled  # refuses sources without their compiled part
 from spade_ext import _ops as _ops  # registers the operations with torch
 from spade_ext import compat, reference
 from spade_ext._build import (

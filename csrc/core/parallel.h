@@ -79,7 +79,9 @@ void on_threads(int threads, Body&& body) {
   body();
   for (std::thread& other : others) other.join();
 #else
+#ifdef _OPENMP  // the binding, which starts no threads itself, is compiled without
 #pragma omp parallel num_threads(threads)
+#endif
   body();
 #endif
 }

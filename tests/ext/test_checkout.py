@@ -19,4 +19,27 @@ def test_sources_without_the_compiled_part(tmp_path):
     assert done.returncode
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"ImportError: spade_ext: {tmp_path / 'spade_ext'} holds the sources")
-    assert "start Python in another folder" in last and "pip install" in last
+    assert "start Python in another folder" in last and "CONTRIBUTING.md" in last
+
+
+def test_sources_beside_the_compiled_part_of_another_checkout(tmp_path):
+    """As an editable install of one checkout finds it, when Python is started in another."""
+    sources = Path(spade_ext.__file__).parent
+    shutil.copytree(sources, tmp_path / "spade_ext", ignore=shutil.ignore_patterns("*.so*", "lib"))
+    program = f"""
+import importlib.util, sys
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "spade_ext._C":
+            return importlib.util.spec_from_file_location(name, {spade_ext._C.__file__!r})
+sys.meta_path.append(Finder)
+import spade_ext
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )  # fmt: skip
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: spade_ext: {tmp_path / 'spade_ext'} holds the sources")
+    assert f"which is there for those of {sources} alone" in last

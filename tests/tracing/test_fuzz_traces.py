@@ -19,7 +19,6 @@ from spade_xai import load_trace, schedule, trace, trace_many
 from spade_xai.exceptions import SparsityWarning, UnfaithfulTraceWarning
 from spade_xai.models.layers import find_layers
 from spade_xai.tracing.augment import augmented
-from spade_xai.tracing.pruning.registry import PRUNING_METHODS
 from spade_xai.tracing.pruning.sparsegpt import block_width
 
 
@@ -203,7 +202,7 @@ def one(draw, method, path):
 
 
 def test_traces_agree_with_float64(tmp_path):
-    seen, names = Counter(), [name for name in PRUNING_METHODS if name != "blocked_obc"]
+    seen, names = Counter(), ["obc", "sparsegpt", "magnitude"]  # those that the checks above know
     for number in range(SEED, SEED + CALLS):
         torch.manual_seed(number)
         with warnings.catch_warnings():
