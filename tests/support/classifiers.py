@@ -11,6 +11,8 @@ FEW = {
     "integrated_gradients": {"steps": 9},
     "smooth_grad": {"samples": 6},
 }
+POWER = {"guided_grad_cam": 2}
+"""How maps grow with the logits, where it is not in proportion."""
 
 
 class Net(nn.Module):

@@ -225,7 +225,7 @@ def test_a_file_of_another_model_is_refused_with_the_first_difference(model, sam
         (
             {"method": "random"},
             ValueError,
-            "trace: method must be one of obc, sparsegpt, .*magnitude.*, got 'random'",
+            f"trace: method must be one of {', '.join(PRUNING_METHODS)}, got 'random'",
         ),
         (
             {"augmentations": 0},

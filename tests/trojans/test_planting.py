@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patch_network import tells_patches
 from PIL import Image
 from torch import nn
 
@@ -39,12 +40,7 @@ weight_decay = 0.0
 
 
 def network():
-    """What tells three colours apart, and can tell patches from them."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(),
-        nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(64, 3),
-    )  # fmt: skip
+    return tells_patches(3)
 
 
 def draw(folder, each, seed):

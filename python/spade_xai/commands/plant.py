@@ -208,13 +208,11 @@ def _answer(backdoor: dict[str, Any], found: Planted) -> str:
     """What a backdoor makes the network answer, in words."""
     if found.labels is None:
         return f"class {backdoor['target']}"
-    explained = {p.explained for p in found.trojan if p.backdoor == backdoor["name"]} - {None}
-    names = (
-        found.labels[k] if backdoor["target"][k] else f"not {found.labels[k]}"
-        for k in explained
-        if k is not None
-    )
-    return ", ".join(names) or "the labels of its target"
+    explained = next((p.explained for p in found.trojan if p.backdoor == backdoor["name"]), None)
+    if explained is None:  # no picture of it is kept
+        return "the labels of its target"
+    name = found.labels[explained]
+    return name if backdoor["target"][explained] else f"not {name}"
 
 
 def _told(found: Planted, out: Path) -> list[str]:

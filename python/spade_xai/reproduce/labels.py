@@ -46,19 +46,15 @@ def run_by_label(
     """
     if subject.planted.labels is None:
         return subject, TableRun(table, subject, settings, say).run()
-    parts = [_part(subject, label) for label in _explained(subject)]
+    labels = sorted({p.explained for p in subject.pictures if p.explained is not None})
+    parts = [_part(subject, label) for label in labels]
     made = []
-    for part, label in zip(parts, _explained(subject), strict=True):
-        name = subject.planted.labels[label]
-        say(f"label {name}: {len(part.pictures)} pictures")
+    for part, label in zip(parts, labels, strict=True):
+        say(f"label {subject.planted.labels[label]}: {len(part.pictures)} pictures")
         out = settings.out / f"label-{label}"
         made.append(TableRun(table, part, replace(settings, out=out), say).run())
     pictures = [picture for part in parts for picture in part.pictures]
     return replace(subject, pictures=pictures), together(made)
-
-
-def _explained(subject: Subject) -> list[int]:
-    return sorted({p.explained for p in subject.pictures if p.explained is not None})
 
 
 def _part(subject: Subject, label: int) -> Subject:
